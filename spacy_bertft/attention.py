@@ -1,0 +1,60 @@
+"""Attention over windows that lie side by side in one sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from spacy_bertft.types import Ints
+
+Runs = list[tuple[int, int]]  # (how many windows, their length), in the order of the rows
+
+
+def runs_of(lengths: Ints) -> Runs:
+    """[7, 7, 5] -> [(2, 7), (1, 5)]: neighbours of one length share a call."""
+    values, starts = np.unique(-lengths, return_index=True)  # the windows come longest first
+    counts = np.diff(np.append(starts, len(lengths)))
+    return list(zip(counts.tolist(), (-values).tolist(), strict=True))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    window_runs: Runs,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,  # what other attention functions read
+) -> tuple[Tensor, None]:
+    """Attention of each window within itself, for transformers' attention interface.
+
+    query, key, value: (1, H, N, D/H). sliding_window: the first distance between two subwords that is too far.
+    -> (1, N, H, D/H).
+    """
+    parts = []
+    start = 0
+    for n_windows, length in window_runs:
+        stop = start + n_windows * length
+        q, k, v = (
+            states[0, :, start:stop].unflatten(1, (n_windows, length)).transpose(0, 1) for states in (query, key, value)
+        )  # (n_windows, H, length, D/H)
+        mask = _band(length, sliding_window, q.device)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n_windows * length, H, D/H)
+        start = stop
+    return torch.cat(parts)[None], None
+
+
+def _band(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
+    if sliding_window is None or length <= sliding_window:
+        return None
+    place = torch.arange(length, device=device)
+    return (place[:, None] - place[None, :]).abs() < sliding_window

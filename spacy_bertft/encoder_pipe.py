@@ -1,0 +1,389 @@
+"""`bertft_encoder`: features for Docs, and the boundary between the encoder and the heads that learn with it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from weakref import ref
+
+import numpy as np
+import srsly
+import torch
+from spacy.attrs import IDX, LENGTH
+from spacy.language import Language
+from spacy.pipeline.trainable_pipe import TrainablePipe
+from spacy.tokens import Doc, Span, Token
+from spacy.training import Example, validate_examples
+from spacy.util import registry
+from spacy.vocab import Vocab
+from thinc.api import Model, Optimizer
+from torch import Tensor
+
+from spacy_bertft import published
+from spacy_bertft.batching import chunk
+from spacy_bertft.encoder import (
+    Batching,
+    Device,
+    Encoder,
+    EncoderSettings,
+    Precision,
+    Texts,
+    load,
+    load_folder,
+)
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.features import gather
+from spacy_bertft.optim import StepSettings
+from spacy_bertft.pooling import token_vectors
+from spacy_bertft.shim import read_settings, shim_of, wrap
+from spacy_bertft.types import Features
+
+ENCODER_FOLDER = "encoder"
+# Characters that the encoder takes at once from a stream, so that the features of long texts don't pile up.
+STREAM_CHARACTERS = 400_000
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A component that reads an encoder's features: a head."""
+
+    name: str
+    upstream: str | None  # the encoder's name; None: the nearest before it
+
+    def link(self, encoder: EncoderPipe) -> None:
+        """Note the encoder to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Boundary:
+    """The features that heads learn on now: their gradients gather in `leaf.grad`."""
+
+    leaf: Tensor  # (N, D) float32, what the heads see
+    backprop: Callable[[Tensor], None]  # takes the leaf's gradient into the encoder
+    docs: tuple[Doc, ...]
+
+
+class EncoderPipe(TrainablePipe):  # type: ignore[misc]
+    """A fine-tunable encoder whose features the heads of the pipeline read.
+
+    In training the features end in a leaf tensor. The heads' backward passes add up in its gradient; the encoder goes
+    on from there (it settles) when it is next touched: at an update, a prediction, finish_update or saving. So the
+    order of heads does not matter, and a step that spaCy asks for before the heads have spoken is taken when they have.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[Texts, Features],
+        name: str = "encoder",
+        *,
+        keep_features: bool = False,
+        set_tensor: bool = False,
+    ) -> None:
+        self.vocab = vocab
+        self.model = model
+        self.name = name
+        self.cfg: dict[str, Any] = {}
+        self.keep_features = keep_features
+        self.set_tensor = set_tensor
+        self.listener_map: dict[str, list[Reader]] = {}
+        self.nlp: Callable[[], Language | None] = lambda: None
+        self._boundary: _Boundary | None = None
+        self._owed: StepSettings | None = None
+        self._process = os.getpid()
+
+    # --- the encoder inside
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, settled. An error if it has no weights yet."""
+        self.settle()
+        return self._encoder()
+
+    def _encoder(self) -> Encoder:
+        module = shim_of(self.model).module
+        if not isinstance(module, Encoder):
+            raise ConfigError(
+                f"The encoder component {self.name!r} has no weights yet. Expected an initialised or loaded one: call "
+                "nlp.initialize(), train with `spacy train`, or load a saved pipeline with spacy.load()."
+            )
+        return module
+
+    def _set_encoder(self, encoder: Encoder) -> None:
+        self._boundary = self._owed = None
+        shim_of(self.model).module = encoder
+
+    def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
+        """Load the pretrained weights that the config names."""
+        attrs = self.model.attrs
+        self._set_encoder(load(attrs["name"], attrs["settings"], revision=attrs["revision"]))
+
+    # --- features for Docs
+
+    def predict(self, docs: Iterable[Doc]) -> Features:
+        """Encode B Docs, without gradients."""
+        docs = list(docs)
+        if not self._awaited(docs):
+            self.settle()
+        self._guard_threads()
+        self._encoder()
+        features: Features = self.model.predict(texts_of(docs))
+        return features
+
+    def set_annotations(self, docs: Iterable[Doc], features: Features) -> None:
+        """Publish the features of Docs to the heads; set doc.tensor where asked to."""
+        docs = list(docs)
+        if not self._awaited(docs):
+            readers = map(id, self._active_readers())
+            published.publish(self.name, docs, features, readers=readers, keep=self.keep_features)
+        if self.set_tensor:
+            _set_tensors(docs, features)
+
+    def _awaited(self, docs: Sequence[Doc]) -> bool:
+        """Whether heads have still to learn on the leaf of these very Docs.
+
+        So it is when an encoder in annotating_components predicts between its update and the heads'.
+        """
+        boundary = self._boundary
+        return boundary is not None and boundary.leaf.grad is None and set(docs) <= set(boundary.docs)
+
+    def _active_readers(self) -> list[Reader]:
+        """The linked heads, without those that are disabled in the pipeline."""
+        nlp = self.nlp()
+        if nlp is None:
+            return self.listeners
+        enabled = {id(component) for _, component in nlp.pipeline}
+        disabled = {id(component) for _, component in nlp.components} - enabled
+        return [reader for reader in self.listeners if id(reader) not in disabled]
+
+    def features(self, docs: Sequence[Doc]) -> Features:
+        """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
+        missing = [doc for doc in docs if published.find(doc, self.name) is None]
+        now: dict[Doc, tuple[Features, int]] = {}
+        if missing:
+            encoded = self.predict(missing)
+            self.set_annotations(missing, encoded)
+            now = {doc: (encoded, place) for place, doc in enumerate(missing)}
+        found = ((doc, published.find(doc, self.name)) for doc in docs)
+        return gather([(entry.features, entry.place) if entry else now[doc] for doc, entry in found])
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Encode a stream of Docs, in batches of at most `batch_size` Docs."""
+        for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=lambda doc: len(doc.text)):
+            yield from super().pipe(docs, batch_size=batch_size)
+
+    def _guard_threads(self) -> None:
+        """Keep a forked worker of nlp.pipe(n_process=…) from waiting for threads that were not forked with it."""
+        if os.getpid() != self._process:
+            torch.set_num_threads(1)
+            self._process = os.getpid()
+
+    # --- training
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Encode the predicted Docs so that heads can learn on them; the heads add their losses to this one's.
+
+        `drop` is for the heads: the encoder's own dropout is that of its Hugging Face config.
+        """
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        examples = list(examples)
+        validate_examples(examples, "EncoderPipe.update")
+        self.settle()
+        self._encoder()
+        docs = tuple(eg.predicted for eg in examples)
+        features, backprop = self.model.begin_update(texts_of(docs))
+        leaf = features.hidden.detach().float().requires_grad_()
+        self._boundary = _Boundary(leaf, backprop, docs)
+        published.publish(self.name, docs, replace(features, hidden=leaf), readers=(), keep=True)
+        optimizer = shim_of(self.model).optimizer
+        assert optimizer is not None
+        optimizer.count(len(docs))
+        if sgd not in (None, False):
+            self.finish_update(sgd)
+        return losses
+
+    def settle(self) -> None:
+        """Take the heads' gradient through the encoder, then the step that is owed, if one is."""
+        boundary, self._boundary = self._boundary, None
+        if boundary is not None:
+            published.withdraw(boundary.docs, boundary.leaf)
+            if boundary.leaf.grad is not None:
+                boundary.backprop(boundary.leaf.grad)
+        owed, self._owed = self._owed, None
+        optimizer = shim_of(self.model).optimizer
+        if owed is not None and optimizer is not None:
+            optimizer.step(owed)
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Step now if the heads have spoken, else when they have."""
+        self._owed = read_settings(sgd)
+        if self._boundary is None or self._boundary.leaf.grad is not None:
+            self.settle()
+
+    # --- the heads that read this encoder (spaCy's ListenedToComponent)
+
+    @property
+    def listeners(self) -> list[Reader]:
+        """The heads that read this encoder."""
+        return [reader for of_name in self.listener_map.values() for reader in of_name]
+
+    @property
+    def listening_components(self) -> list[str]:
+        """Their names."""
+        return list(self.listener_map)
+
+    def add_listener(self, listener: Reader, component_name: str) -> None:
+        """Register a head."""
+        self.listener_map.setdefault(component_name, []).append(listener)
+        listener.link(self)
+
+    def remove_listener(self, listener: Reader, component_name: str) -> bool:
+        """Forget a head. True if it was there."""
+        if listener not in self.listener_map.get(component_name, []):
+            return False
+        del self.listener_map[component_name]
+        return True
+
+    def find_listeners(self, component: object) -> None:
+        """Register `component` if it is a head that wants this encoder; spaCy asks for each later component."""
+        if isinstance(component, Reader) and component.upstream in (None, self.name):
+            self.add_listener(component, component.name)
+
+    # --- disk and bytes: an ordinary Hugging Face folder
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        """Write the encoder as a Hugging Face folder, path/encoder."""
+        self.settle()
+        Path(path).mkdir(parents=True, exist_ok=True)
+        module = shim_of(self.model).module
+        if isinstance(module, Encoder):
+            module.save(Path(path) / ENCODER_FOLDER)
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> EncoderPipe:
+        """Load the encoder from path/encoder; nothing is looked up anywhere else."""
+        folder = Path(path) / ENCODER_FOLDER
+        if folder.is_dir():
+            self._set_encoder(load_folder(folder, self.model.attrs["settings"]))
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """The files that to_disk writes, in one bytestring."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.to_disk(folder)
+            files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+            content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        packed: bytes = srsly.msgpack_dumps(content)
+        return packed
+
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> EncoderPipe:
+        """Load what to_bytes gave."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in srsly.msgpack_loads(bytes_data).items():
+                target = Path(folder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            return self.from_disk(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
+        settings = {"keep_features": self.keep_features, "set_tensor": self.set_tensor}
+        return _rebuild, (self.vocab, self.name, settings, dict(self.model.attrs), self.to_bytes())
+
+
+def _rebuild(vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes) -> EncoderPipe:
+    return EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
+
+
+def texts_of(docs: Sequence[Doc]) -> Texts:
+    """Texts and token offsets of Docs."""
+    bounds = [doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2) for doc in docs]
+    tokens = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])  # (T, 2)
+    return Texts(
+        texts=[doc.text for doc in docs],
+        token_starts=tokens[:, 0],
+        token_ends=tokens.sum(axis=1),
+        token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
+    )
+
+
+def _set_tensors(docs: Sequence[Doc], features: Features) -> None:
+    """doc.tensor (T, D): the mean of each token's subwords. doc.vector and similarities follow from it."""
+    vectors = token_vectors(features, "mean").cpu().numpy()
+    for doc, tensor in zip(docs, np.split(vectors, np.cumsum(features.token_counts)[:-1]), strict=True):
+        doc.tensor = tensor
+        # spaCy's own similarity is the same cosine, but warns that there are no static vectors.
+        doc.user_hooks["similarity"] = doc.user_span_hooks["similarity"] = _cosine
+        doc.user_token_hooks["similarity"] = _cosine
+
+
+def _cosine(one: Doc | Span | Token, other: Doc | Span | Token) -> float:
+    norms = float(np.linalg.norm(one.vector) * np.linalg.norm(other.vector))
+    return float(np.dot(one.vector, other.vector)) / norms if norms else 0.0
+
+
+def _hidden(features: Features) -> Tensor:
+    return features.hidden
+
+
+def _model(attrs: dict[str, Any]) -> Model[Texts, Features]:
+    return wrap("bertft-encoder", backward_from=_hidden, attrs=attrs)
+
+
+@registry.architectures("spacy-bertft.Encoder.v1")
+def build_encoder(
+    name: str,
+    revision: str = "main",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    window: int | None = None,
+    overlap: int | None = None,
+    batch_subwords: int | None = None,
+    batching: Batching = "auto",
+) -> Model[Texts, Features]:
+    """An encoder from the Hugging Face family of BERT. Its weights are loaded at initialisation, or with the pipeline.
+
+    name: a hub name ("bert-base-cased"), a local folder, or package/folder of an installed package.
+    revision: branch, tag or commit on the hub.
+    device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
+    precision: of the forward pass; weights, gradients and steps stay float32.
+    window: subwords in one window, special ones included; None: as many as the encoder takes.
+    overlap: subwords that neighbouring windows of a long text share, at least; None: an eighth of the window.
+    batch_subwords: subwords in one forward pass, at most; None: by device.
+    batching: "packed" puts windows side by side without padding, "padded" pads them; "auto" packs where possible.
+    """
+    settings = EncoderSettings(device, precision, window, overlap, batch_subwords, batching)
+    return _model({"name": name, "revision": revision, "settings": settings})
+
+
+@Language.factory(
+    "bertft_encoder",
+    assigns=["doc.tensor"],
+    default_config={
+        "model": {"@architectures": "spacy-bertft.Encoder.v1", "name": "bert-base-cased"},
+        "keep_features": False,
+        "set_tensor": False,
+    },
+)
+def make_encoder(
+    nlp: Language, name: str, model: Model[Texts, Features], keep_features: bool, set_tensor: bool
+) -> EncoderPipe:
+    """The encoder component.
+
+    keep_features: keep the features of a Doc as long as the Doc lives, not just until its last head has read them.
+    set_tensor: set doc.tensor to the tokens' vectors, from which doc.vector and similarities follow.
+    """
+    pipe = EncoderPipe(nlp.vocab, model, name, keep_features=keep_features, set_tensor=set_tensor)
+    pipe.nlp = ref(nlp)
+    return pipe

@@ -1,0 +1,25 @@
+"""The errors this package raises. Each message says what was found, what was expected and how to fix it.
+
+    BertftError                 everything below; catch this one
+    ├── ConfigError             a setting, a pipeline's order, a missing component
+    ├── EncoderError            an encoder or tokenizer that can't be loaded or used
+    └── DataError               training data, annotations, input files
+
+All are ValueErrors too, so code that catches spaCy's own errors catches them.
+"""
+
+
+class BertftError(ValueError):
+    """Base of all errors of spacy-bertft."""
+
+
+class ConfigError(BertftError):
+    """A setting that can't be honoured, or a pipeline whose parts don't fit together."""
+
+
+class EncoderError(BertftError):
+    """An encoder or tokenizer that can't be loaded or can't do what is asked of it."""
+
+
+class DataError(BertftError):
+    """Training data, annotations or input files that can't be used as they are."""

@@ -1,0 +1,43 @@
+"""Rows of subwords -> vectors of tokens and of documents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from spacy_bertft.types import Features, Ints
+
+TokenPooling = Literal["first", "mean"]
+DocPooling = Literal["cls", "mean"]
+
+
+def token_vectors(features: Features, how: TokenPooling) -> Tensor:
+    """The first subword of each token, or the mean of its subwords; zeros for a token without any. -> (T, D)."""
+    rows, counts = features.rows[features.token_subwords], features.token_subword_counts
+    if how == "first":
+        starts = np.cumsum(counts) - counts
+        rows, counts = rows[starts[counts > 0]], np.minimum(counts, 1)
+        if counts.all():
+            return features.hidden[_tensor(rows, features.hidden)]
+    return _segment_mean(features.hidden, rows, counts)
+
+
+def doc_vectors(features: Features, how: DocPooling) -> Tensor:
+    """The mean of the windows' first special subwords ("cls") or of all subwords ("mean"). -> (B, D)."""
+    if how == "cls":
+        return _segment_mean(features.hidden, features.cls_rows, features.window_counts)
+    return _segment_mean(features.hidden, features.rows, features.subword_counts)
+
+
+def _segment_mean(hidden: Tensor, rows: Ints, counts: Ints) -> Tensor:
+    """Mean of the rows of each segment, zeros where there are none. (N, D), (R,), (G,) -> (G, D)."""
+    offsets = _tensor(np.cumsum(counts) - counts, hidden)
+    return embedding_bag(_tensor(rows, hidden), hidden, offsets, mode="mean")
+
+
+def _tensor(array: Ints, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.device)

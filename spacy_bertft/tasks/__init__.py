@@ -1,0 +1,1 @@
+"""The tasks: one file each, with the Task, its factory and its default config."""

@@ -1,0 +1,222 @@
+"""`bertft_ner`: entities by a tag for each token, read off the best valid sequence of tags."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from spacy.language import Language
+from spacy.tokens import Doc, Span, SpanGroup
+from spacy.training import Example
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from spacy_bertft.align import ramps
+from spacy_bertft.decode import PREFIXES, Scheme, Tagging, decode
+from spacy_bertft.errors import DataError
+from spacy_bertft.features import group_sums
+from spacy_bertft.head_pipe import HeadPipe, new_linear
+from spacy_bertft.pooling import TokenPooling, token_vectors
+from spacy_bertft.types import Features
+
+MISSING = -100  # cross_entropy leaves these targets out
+# spaCy's gold tags are BILUO; what each prefix is in the other schemes.
+_FROM_BILUO = {
+    "bio": {"B": "B", "I": "I", "L": "I", "U": "B"},
+    "biluo": {"B": "B", "I": "I", "L": "L", "U": "U"},
+    "io": {"B": "I", "I": "I", "L": "I", "U": "I"},
+}
+
+
+class TokenHead(nn.Module):
+    """Dropout and one linear layer on each token: Features -> logits (T, L)."""
+
+    def __init__(self, width: int, n_outputs: int, pooling: TokenPooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.dropout = nn.Dropout()
+        self.output = new_linear(width, n_outputs)
+
+    def forward(self, features: Features) -> Tensor:
+        """Logits of all tokens; those without a subword get the biases alone."""
+        logits: Tensor = self.output(self.dropout(token_vectors(features, self.pooling)))
+        return logits
+
+
+@dataclass(frozen=True)
+class EntityTask:
+    """Named entities."""
+
+    scheme: Scheme = "bio"
+    pooling: TokenPooling = "first"
+    overwrite: bool = False
+    spans_key: str = "entities"
+
+    def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
+        """The labels of all gold entities; warns once of those that fit no token."""
+        _warn_of_misaligned(examples)
+        return (ent.label_ for eg in examples for ent in eg.reference.ents)
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Any labels will do."""
+
+    def n_outputs(self, n_labels: int) -> int:
+        """One tag for O and the scheme's prefixes for each label."""
+        return 1 + n_labels * len(PREFIXES[self.scheme])
+
+    def targets_per_doc(self, examples: Sequence[Example]) -> float:
+        """Annotated tokens a Doc."""
+        n_targets = sum(int((eg.reference.to_array("ENT_IOB") > 0).sum()) for eg in examples)
+        return max(1.0, n_targets / max(1, len(examples)))
+
+    def build(self, width: int, n_outputs: int, pooler: nn.Linear | None) -> TokenHead:
+        """A new TokenHead."""
+        return TokenHead(width, n_outputs, self.pooling)
+
+    def loss(self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]) -> Tensor:
+        """Cross-entropy summed over the tokens that have gold annotation and a subword."""
+        tag_ids = {tag: place for place, tag in enumerate(_tagging(tuple(labels), self.scheme).tags)}
+        targets = np.array(
+            [self._target(tag, tag_ids) for eg in examples for tag in eg.get_aligned_ner()], dtype=np.int64
+        )
+        targets[features.token_subword_counts == 0] = MISSING
+        return cross_entropy(logits, torch.from_numpy(targets).to(logits.device), ignore_index=MISSING, reduction="sum")
+
+    def _target(self, tag: str | None, tag_ids: dict[str, int]) -> int:
+        """A BILUO tag's number in the scheme. None, "-" and partial tags are missing annotation."""
+        if tag == "O":
+            return 0
+        if tag is None or len(tag) < 3:
+            return MISSING
+        converted = f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
+        if converted not in tag_ids:
+            known = ", ".join(sorted({name[2:] for name in tag_ids} - {""}))
+            raise DataError(
+                f"A gold entity has the label {tag[2:]!r}, which the head doesn't know. Expected one of: {known}. Add it "
+                "with add_label() before training goes on, or initialise the head with examples that have it."
+            )
+        return tag_ids[converted]
+
+    def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
+        """Set doc.ents, and the entities with their scores in doc.spans."""
+        # White space and the like have no subword and no say: the tags are decoded as if they were not there.
+        has_subword = features.token_subword_counts > 0  # (T,)
+        counts = group_sums(has_subword.astype(np.int64), features.token_counts)  # (B,)
+        place_in_doc = ramps(features.token_counts)[has_subword]
+        tagging = _tagging(tuple(labels), self.scheme)
+        entities = decode(logits.float().cpu().numpy()[has_subword], counts, tagging)  # sync
+        shift = (np.cumsum(counts) - counts)[entities.sequence]  # (E,)
+        starts = place_in_doc[entities.starts + shift]
+        ends = place_in_doc[entities.ends + shift - 1] + 1
+        found: list[list[Span]] = [[] for _ in docs]
+        scores: list[list[float]] = [[] for _ in docs]
+        for number, start, end, label, score in zip(
+            *(array.tolist() for array in (entities.sequence, starts, ends, entities.labels, entities.scores)),
+            strict=True,
+        ):
+            found[number].append(Span(docs[number], start, end, label=labels[label]))
+            scores[number].append(score)
+        for doc, spans, of_spans in zip(docs, found, scores, strict=True):
+            self._set(doc, spans, of_spans)
+
+    def _set(self, doc: Doc, spans: list[Span], scores: list[float]) -> None:
+        score_of = {(span.start, span.end, span.label): score for span, score in zip(spans, scores, strict=True)}
+        blocked: list[Span] = []
+        if not self.overwrite and doc.has_annotation("ENT_IOB"):
+            blocked = _blocked(doc)
+            taken = {token for span in (*doc.ents, *blocked) for token in range(span.start, span.end)}
+            free = [span for span in spans if taken.isdisjoint(range(span.start, span.end))]
+            spans = sorted((*doc.ents, *free), key=lambda span: span.start)
+            score_of |= {(span.start, span.end, span.label): score for span, score in scored_spans(doc)}
+        doc.set_ents(spans, blocked=blocked, default="outside")
+        scored = [span for span in doc.ents if (span.start, span.end, span.label) in score_of]
+        values = [score_of[span.start, span.end, span.label] for span in scored]
+        doc.spans[self.spans_key] = SpanGroup(
+            doc, name=self.spans_key, attrs={"scores": np.array(values, dtype=np.float32)}, spans=scored
+        )
+
+
+def scored_spans(doc: Doc) -> Iterator[tuple[Span, float]]:
+    """The spans of doc.spans that carry a score, with it."""
+    for group in doc.spans.values():
+        scores = group.attrs.get("scores")
+        if scores is not None:
+            yield from zip(group, map(float, scores), strict=True)
+
+
+def span_score(span: Span) -> float | None:
+    """The score of an entity, in [0, 1]; None if no component gave one. Reads as `ent._.score`."""
+    wanted = (span.start, span.end, span.label)
+    return next((score for it, score in scored_spans(span.doc) if (it.start, it.end, it.label) == wanted), None)
+
+
+def _blocked(doc: Doc) -> list[Span]:
+    """Tokens that doc.set_ents(blocked=…) has closed to entities."""
+    closed = [token.i for token in doc if token.ent_iob == 3 and not token.ent_type]
+    return [doc[place : place + 1] for place in closed]
+
+
+@lru_cache(maxsize=32)
+def _tagging(labels: tuple[str, ...], scheme: Scheme) -> Tagging:
+    return Tagging.of(labels, scheme)
+
+
+def _warn_of_misaligned(examples: Sequence[Example]) -> None:
+    """Gold entities that fit no tokens of the pipeline's tokenizer can't be learned; say how many, once."""
+    n_gold = n_fitting = 0
+    for eg in examples:
+        n_gold += len(eg.reference.ents)
+        n_fitting += len(eg.get_aligned_ents_and_ner()[0]) if eg.reference.ents else 0
+    if n_fitting < n_gold:
+        warnings.warn(
+            f"{n_gold - n_fitting} of {n_gold} gold entities don't begin and end with a token of this pipeline's "
+            "tokenizer. The tokens they touch are left out of the loss. Correct the offsets, or the tokenizer.",
+            stacklevel=2,
+        )
+
+
+@Language.factory(
+    "bertft_ner",
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type", "doc.spans"],
+    default_config={
+        "encoder": None,
+        "scheme": "bio",
+        "pooling": "first",
+        "overwrite": False,
+        "spans_key": "entities",
+        "learn_rate_factor": 1.0,
+        "scorer": {"@scorers": "spacy.ner_scorer.v1"},
+    },
+    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
+)
+def make_ner(
+    nlp: Language,
+    name: str,
+    encoder: str | None,
+    scheme: Scheme,
+    pooling: TokenPooling,
+    overwrite: bool,
+    spans_key: str,
+    learn_rate_factor: float,
+    scorer: Callable[..., dict[str, Any]] | None,
+) -> HeadPipe:
+    """The entity component.
+
+    encoder: name of the encoder component to read; None: the nearest before this one.
+    scheme: how entities become tags: "bio", "biluo" or "io" (neighbouring entities of one label are joined).
+    pooling: a token is its "first" subword, or the "mean" of its subwords.
+    overwrite: replace the entities that a Doc already has; else they stay, and new ones fill the gaps.
+    spans_key: key of doc.spans where the entities stand with their scores.
+    learn_rate_factor: learn rate of this head, as a multiple of the optimizer's.
+    """
+    task = EntityTask(scheme, pooling, overwrite, spans_key)
+    return HeadPipe(nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor)
+
+
+if not Span.has_extension("score"):
+    Span.set_extension("score", getter=span_score)
