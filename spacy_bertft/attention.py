@@ -44,7 +44,8 @@ def packed_attention(
     for n_windows, length in window_runs:
         stop = start + n_windows * length
         q, k, v = (
-            states[0, :, start:stop].unflatten(1, (n_windows, length)).transpose(0, 1) for states in (query, key, value)
+            states[0, :, start:stop].reshape(states.shape[1], n_windows, length, -1).transpose(0, 1)
+            for states in (query, key, value)
         )  # (n_windows, H, length, D/H)
         mask = _band(length, sliding_window, q.device)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)

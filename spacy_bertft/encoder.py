@@ -65,11 +65,19 @@ class Texts:
 class Encoder(nn.Module):
     """A transformers encoder with its tokenizer: Texts -> Features."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: EncoderSettings,
+        *,
+        trained_pooler: bool = True,
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.trained_pooler = trained_pooler
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -77,6 +85,9 @@ class Encoder(nn.Module):
         self.first_position = _first_position(model)
         self.window = _window(settings, _limit(model, tokenizer, self.first_position), self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
+        cut(
+            np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap
+        )  # an error if it can't
         self.packed = _resolve_batching(model, settings.batching)
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
@@ -108,7 +119,7 @@ class Encoder(nn.Module):
         pooler = getattr(self.model, "pooler", None)
         dense = getattr(pooler, "dense", pooler)
         fits = isinstance(dense, nn.Linear) and dense.weight.shape == (self.width, self.width)
-        return dense if fits and getattr(self.model, "bertft_trained_pooler", True) else None
+        return dense if fits and self.trained_pooler else None
 
     def tokenize(self, texts: Sequence[str]) -> Subwords:
         """Split raw texts into subwords with character offsets; nothing is cut off."""
@@ -250,7 +261,7 @@ def _load(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
     with compat.quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
         if not tokenizer.is_fast:
             raise EncoderError(
                 f"The tokenizer of {source!r} is a {type(tokenizer).__name__}, which has no fast version. Expected a "
@@ -264,14 +275,13 @@ def _load(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
             **compat.dtype_argument(torch.float32),
             **where,
         )
-    _check_weights(source, model, report["missing_keys"])
-    return Encoder(model, tokenizer, settings)
+    missing = sorted(report["missing_keys"])
+    _warn_of_missing(source, model, [key for key in missing if "pooler" not in key])
+    trained_pooler = not any("pooler" in key for key in missing)
+    return Encoder(model, tokenizer, settings, trained_pooler=trained_pooler)
 
 
-def _check_weights(source: str, model: PreTrainedModel, missing: Sequence[str]) -> None:
-    missing = sorted(missing)
-    model.bertft_trained_pooler = not any("pooler" in key for key in missing)  # type: ignore[assignment]
-    absent = [key for key in missing if "pooler" not in key]
+def _warn_of_missing(source: str, model: PreTrainedModel, absent: Sequence[str]) -> None:
     if absent:
         warnings.warn(
             f"The weights of {source!r} lack {len(absent)} parameters of {type(model).__name__}, which start at "

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import ref
 
 import numpy as np
@@ -78,7 +78,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     def __init__(
         self,
         vocab: Vocab,
-        model: Model[Texts, Features],
+        model: Model[Any, Any],
         name: str = "encoder",
         *,
         keep_features: bool = False,
@@ -189,7 +189,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         examples: Iterable[Example],
         *,
         drop: float = 0.0,
-        sgd: Optimizer | None = None,
+        sgd: Optimizer | Literal[False] | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
         """Encode the predicted Docs so that heads can learn on them; the heads add their losses to this one's.
@@ -210,7 +210,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         optimizer = shim_of(self.model).optimizer
         assert optimizer is not None
         optimizer.count(len(docs))
-        if sgd not in (None, False):
+        if sgd:
             self.finish_update(sgd)
         return losses
 
@@ -329,15 +329,16 @@ def _set_tensors(docs: Sequence[Doc], features: Features) -> None:
 
 
 def _cosine(one: Doc | Span | Token, other: Doc | Span | Token) -> float:
-    norms = float(np.linalg.norm(one.vector) * np.linalg.norm(other.vector))
-    return float(np.dot(one.vector, other.vector)) / norms if norms else 0.0
+    left, right = np.asarray(one.vector), np.asarray(other.vector)
+    norms = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / norms if norms else 0.0
 
 
 def _hidden(features: Features) -> Tensor:
     return features.hidden
 
 
-def _model(attrs: dict[str, Any]) -> Model[Texts, Features]:
+def _model(attrs: dict[str, Any]) -> Model[Any, Any]:
     return wrap("bertft-encoder", backward_from=_hidden, attrs=attrs)
 
 
@@ -351,7 +352,7 @@ def build_encoder(
     overlap: int | None = None,
     batch_subwords: int | None = None,
     batching: Batching = "auto",
-) -> Model[Texts, Features]:
+) -> Model[Any, Any]:
     """An encoder from the Hugging Face family of BERT. Its weights are loaded at initialisation, or with the pipeline.
 
     name: a hub name ("bert-base-cased"), a local folder, or package/folder of an installed package.
@@ -377,7 +378,7 @@ def build_encoder(
     },
 )
 def make_encoder(
-    nlp: Language, name: str, model: Model[Texts, Features], keep_features: bool, set_tensor: bool
+    nlp: Language, name: str, model: Model[Any, Any], keep_features: bool, set_tensor: bool
 ) -> EncoderPipe:
     """The encoder component.
 

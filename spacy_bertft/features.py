@@ -64,6 +64,7 @@ def _select(features: Features, chosen: Ints) -> Features:
 
 def group_sums(values: Ints, counts: Ints) -> Ints:
     """Sum of each group of values; 0 for an empty group."""
-    sums = np.append(0, np.cumsum(values))
+    sums: Ints = np.append(0, np.cumsum(values))
     ends = np.cumsum(counts)
-    return sums[ends] - sums[ends - counts]
+    groups: Ints = sums[ends] - sums[ends - counts]
+    return groups

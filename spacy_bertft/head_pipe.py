@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import safetensors.torch
 import srsly
@@ -74,7 +74,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.scorer = scorer
         self.upstream = upstream
         self.learn_rate_factor = learn_rate_factor
-        self.model: Model[Features, Tensor] = wrap("bertft-head", rate_factor=learn_rate_factor)
+        self.model: Model[Any, Any] = wrap("bertft-head", rate_factor=learn_rate_factor)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, **(cfg or {})}
         self._encoder_pipe: EncoderPipe | None = None
 
@@ -123,9 +123,9 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             wanted = "a bertft_encoder component" if self.upstream is None else f"an encoder named {self.upstream!r}"
             found = f" Found: {', '.join(nlp.component_names) or 'nothing'}." if nlp is not None else ""
             raise ConfigError(
-                f"The head {self.name!r} needs {wanted} before it in the pipeline.{found} Expected for example pipeline "
-                f'= ["encoder", "{self.name}"] with [components.encoder] factory = "bertft_encoder"; in Python, '
-                f'nlp.add_pipe("bertft_encoder", before="{self.name}").'
+                f"The head {self.name!r} needs {wanted} before it in the pipeline.{found} Expected for example "
+                f'pipeline = ["encoder", "{self.name}"] with [components.encoder] factory = "bertft_encoder"; in '
+                f'Python, nlp.add_pipe("bertft_encoder", before="{self.name}").'
             )
         return self._encoder_pipe
 
@@ -222,7 +222,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         examples: Iterable[Example],
         *,
         drop: float = 0.0,
-        sgd: Optimizer | None = None,
+        sgd: Optimizer | Literal[False] | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
         """Learn on the gold annotations: gradients for this head, and for the encoder if it trains."""
@@ -244,12 +244,12 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
                 "learn rate in [training.optimizer] (2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
             )
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         optimizer = shim_of(self.model).optimizer
         assert optimizer is not None
         optimizer.count(len(examples))
         self._report(value, losses, trains_encoder=features.hidden.requires_grad)
-        if sgd not in (None, False):
+        if sgd:
             self.finish_update(sgd)
         return losses
 
@@ -324,6 +324,14 @@ def _rebuild(
 def _before(nlp: Language, encoder: EncoderPipe, head: HeadPipe) -> bool:
     components = [component for _, component in nlp.components]
     return encoder in components and components.index(encoder) < components.index(head)
+
+
+def unknown_label(kind: str, label: str, known: Sequence[str]) -> DataError:
+    """The error for a gold label that a head was not made for."""
+    return DataError(
+        f"A gold {kind} is {label!r}, which the head doesn't know. Expected one of: {', '.join(known)}. Add it with "
+        "add_label() before training goes on, or initialise the head with examples that have it."
+    )
 
 
 def new_linear(width: int, n_outputs: int) -> nn.Linear:

@@ -15,7 +15,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.optim import ModuleOptimizer, StepSettings
 
 
-class TorchShim(Shim):  # type: ignore[misc]
+class TorchShim(Shim):
     """Runs a torch module inside a thinc Model and steps it by the training loop's optimizer.
 
     The module comes later (`module = …`): a pipeline is built from its config before its weights are known.
@@ -30,7 +30,8 @@ class TorchShim(Shim):  # type: ignore[misc]
     @property
     def module(self) -> nn.Module | None:
         """The torch module, None before it is initialised or loaded."""
-        return self._model
+        module: nn.Module | None = self._model
+        return module
 
     @module.setter
     def module(self, module: nn.Module | None) -> None:
@@ -54,7 +55,7 @@ class TorchShim(Shim):  # type: ignore[misc]
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
-        return output, lambda gradient: self.backward_from(output).backward(gradient)
+        return output, lambda gradient: torch.autograd.backward(self.backward_from(output), gradient)
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Step by the settings that thinc's optimizer holds now."""

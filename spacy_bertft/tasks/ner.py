@@ -18,9 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from spacy_bertft.align import ramps
 from spacy_bertft.decode import PREFIXES, Scheme, Tagging, decode
-from spacy_bertft.errors import DataError
 from spacy_bertft.features import group_sums
-from spacy_bertft.head_pipe import HeadPipe, new_linear
+from spacy_bertft.head_pipe import HeadPipe, new_linear, unknown_label
 from spacy_bertft.pooling import TokenPooling, token_vectors
 from spacy_bertft.types import Features
 
@@ -95,11 +94,7 @@ class EntityTask:
             return MISSING
         converted = f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
         if converted not in tag_ids:
-            known = ", ".join(sorted({name[2:] for name in tag_ids} - {""}))
-            raise DataError(
-                f"A gold entity has the label {tag[2:]!r}, which the head doesn't know. Expected one of: {known}. Add it "
-                "with add_label() before training goes on, or initialise the head with examples that have it."
-            )
+            raise unknown_label("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
         return tag_ids[converted]
 
     def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.head_pipe import HeadPipe, new_linear
+from spacy_bertft.head_pipe import HeadPipe, new_linear, unknown_label
 from spacy_bertft.pooling import DocPooling, doc_vectors
 from spacy_bertft.types import Features
 
@@ -99,11 +99,7 @@ class CategoryTask:
             cats = eg.reference.cats
             unknown = sorted(set(cats) - set(place))
             if unknown:
-                raise DataError(
-                    f"A gold category is {unknown[0]!r}, which the head doesn't know. Expected one of: "
-                    f"{', '.join(labels)}. Add it with add_label() before training goes on, or initialise the head with "
-                    "examples that have it."
-                )
+                raise unknown_label("category", unknown[0], labels)
             for label, value in cats.items():
                 row[place[label]] = value
             if self.exclusive and np.nansum(row) > 1.001:

@@ -1,0 +1,44 @@
+"""The command line: `bertft …`, and the same as `python -m spacy bertft …`.
+
+A command parses its options, calls one function of the library and shows the result. Nothing heavy is
+imported here: each command imports what it needs when it runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spacy_bertft import __version__
+from spacy_bertft.cli.convert import convert_command
+
+app = typer.Typer(
+    name="bertft",
+    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data for training.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command("convert")(convert_command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"spacy-bertft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Keep commands as subcommands even where there is only one."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="bertft")

@@ -1,0 +1,44 @@
+"""What all commands share: showing lines and tables, and turning our errors into one message."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+
+from spacy_bertft.errors import BertftError
+
+
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """Show an error of this package as one message and exit with code 1; other errors are bugs, and pass."""
+    try:
+        yield
+    except BertftError as err:
+        show(f"✘ {err}", error=True)
+        raise typer.Exit(1) from None
+
+
+def show(text: str, *, error: bool = False) -> None:
+    """Print to stdout or stderr; characters that the terminal can't show are escaped."""
+    encoding = getattr(sys.stderr if error else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=error)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns side by side; numbers to the right, everything else to the left."""
+    cells = [
+        list(header),
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [isinstance(cell, int) for cell in rows[0]]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    )

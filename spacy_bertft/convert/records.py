@@ -1,0 +1,96 @@
+"""What the readers yield: one `Record` for each Doc to be made, and the options that they read by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from spacy_bertft.errors import ConfigError, DataError
+
+Form = Literal["label", "labels", "cats"]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One entity: characters `start` to `end` (exclusive) of the record's text, and its label."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training example as the file has it.
+
+    Either `text` is set, or `words`, each of which is followed by one space. At most one of `label` (one
+    exclusive category), `labels` (any number of categories) and `cats` (a number for each category) is set.
+    None says "not annotated"; an empty tuple says "annotated, and there is none".
+    """
+
+    where: str  # "file:line", for messages
+    text: str = ""
+    words: tuple[str, ...] = ()
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    cats: Mapping[str, float] | None = None
+    spans: tuple[Entity, ...] | None = None
+
+    @property
+    def form(self) -> Form | None:
+        """How the categories are given; None if there are none."""
+        if self.label is not None:
+            return "label"
+        if self.labels is not None:
+            return "labels"
+        return "cats" if self.cats is not None else None
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The categories named by `label` or `labels`."""
+        return (self.label,) if self.label is not None else self.labels or ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read the files; `convert` explains each."""
+
+    text_key: str = "text"
+    label_key: str = "label"
+    labels_key: str = "labels"
+    label_separator: str = "|"
+    quotes: bool = True
+    token_column: int = 1
+    tag_column: int = -1
+    merge_sentences: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("text_key", "label_key", "labels_key", "label_separator"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}: found an empty string; expected a name; fix: leave it out or fill it")
+        if len({self.text_key, self.label_key, self.labels_key}) < 3:
+            raise ConfigError(
+                f"text_key, label_key, labels_key: found {self.text_key!r}, {self.label_key!r} and "
+                f"{self.labels_key!r}; expected three different names; fix: rename one of them "
+                "(--text-key, --label-key, --labels-key)"
+            )
+        for name in ("token_column", "tag_column"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"{name}: found 0; expected 1 or more, or -1 for the last; fix: count from 1")
+        if self.merge_sentences < 1:
+            raise ConfigError(
+                f"merge_sentences: found {self.merge_sentences}; expected 1 or more; "
+                "fix: 1 makes one Doc of each sentence"
+            )
+
+
+def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
+    """The error for something in an input file, in the form that all of them have."""
+    return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")
+
+
+def brief(value: object, *, limit: int = 60) -> str:
+    """`repr(value)`, cut so that a message stays readable."""
+    shown = repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,114 @@
+"""What a conversion did, in numbers: `Tally` while it runs, `Report` when it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Misaligned:
+    """An entity that begins or ends inside a token, and the texts of the tokens that it touches."""
+
+    where: str
+    text: str
+    label: str
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of one file, or of all.
+
+    records, docs   read and written; always equal
+    entities        label -> entities written
+    categories      category -> Docs that have it (a value of 0.5 or more)
+    misaligned      entities that fit no tokens, left as missing annotation; `examples` has the first five
+    trimmed         entities that had white space at an edge
+    repaired        tags that can't follow the one before, read as the start of a new entity
+    skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
+    ignored         key or column that isn't used -> records that have it
+    """
+
+    records: int = 0
+    docs: int = 0
+    entities: Mapping[str, int] = field(default_factory=dict)
+    categories: Mapping[str, int] = field(default_factory=dict)
+    misaligned: int = 0
+    examples: tuple[Misaligned, ...] = ()
+    trimmed: int = 0
+    repaired: int = 0
+    skipped: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was read from `source` and written to `target`."""
+
+    source: Path
+    target: Path
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Report:
+    """One `FileReport` for each input, in the order of the inputs."""
+
+    files: tuple[FileReport, ...]
+
+    @property
+    def total(self) -> Counts:
+        """The sum over all files."""
+        tally = Tally()
+        for file in self.files:
+            tally.add(file.counts)
+        return tally.freeze()
+
+
+@dataclass
+class Tally:
+    """`Counts` in the making: the readers and the writer count into it."""
+
+    records: int = 0
+    docs: int = 0
+    entities: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+    misaligned: int = 0
+    examples: list[Misaligned] = field(default_factory=list)
+    trimmed: int = 0
+    repaired: int = 0
+    skipped: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def add(self, counts: Counts) -> None:
+        """Add the numbers of one file."""
+        self.records += counts.records
+        self.docs += counts.docs
+        self.entities.update(counts.entities)
+        self.categories.update(counts.categories)
+        self.misaligned += counts.misaligned
+        self.examples += counts.examples
+        self.trimmed += counts.trimmed
+        self.repaired += counts.repaired
+        self.skipped += counts.skipped
+        self.ignored.update(counts.ignored)
+
+    def freeze(self) -> Counts:
+        """The numbers as they are now, names sorted."""
+        return Counts(
+            records=self.records,
+            docs=self.docs,
+            entities=dict(sorted(self.entities.items())),
+            categories=dict(sorted(self.categories.items())),
+            misaligned=self.misaligned,
+            examples=tuple(self.examples[:MAX_EXAMPLES]),
+            trimmed=self.trimmed,
+            repaired=self.repaired,
+            skipped=self.skipped,
+            ignored=dict(sorted(self.ignored.items())),
+        )

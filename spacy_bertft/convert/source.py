@@ -1,0 +1,76 @@
+"""Opening input files: they exist, they are not empty, and each line is UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+from spacy_bertft.convert.records import data_error
+from spacy_bertft.errors import DataError
+
+
+def check_input(path: Path) -> None:
+    """Raise DataError unless `path` is a plain file with something in it (it is read twice)."""
+    if not path.exists():
+        raise data_error(str(path), found="no such file", expected="an input file", fix="check the path")
+    if path.is_dir():
+        raise data_error(
+            str(path),
+            found="a folder",
+            expected="a file",
+            fix=f"name the files in it, e.g. {path}/train.jsonl",
+        )
+    if not path.is_file():
+        raise data_error(
+            str(path),
+            found="something that is no plain file",
+            expected="a file that can be read twice",
+            fix="save the data to a file first",
+        )
+    if path.stat().st_size == 0:
+        raise no_records(path)
+
+
+def no_records(path: Path) -> DataError:
+    """The error for a file without any record."""
+    return data_error(
+        str(path),
+        found="no records (the file is empty, or has a header or comments only)",
+        expected="at least one",
+        fix="check how the file was made, or leave it out",
+    )
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The file's lines with their numbers, from 1; line ends are kept, a byte-order mark is not.
+
+    Lines are decoded one at a time, so that an error can say where it is.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield number, _decode(raw, path, number)
+    except OSError as err:
+        raise data_error(
+            str(path),
+            found=f"a file that can't be read ({err.strerror})",
+            expected="a readable file",
+            fix="check its permissions",
+        ) from err
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    if number == 1:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as err:
+        utf16 = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        guess = " (it looks like UTF-16)" if utf16 else ""
+        raise data_error(
+            f"{path}:{number}",
+            found=f"the byte 0x{raw[err.start]:02x} at byte {err.start + 1} of the line{guess}",
+            expected="UTF-8 text",
+            fix="save the file as UTF-8",
+        ) from None
