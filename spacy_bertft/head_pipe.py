@@ -115,7 +115,11 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
     # --- the encoder it reads, and its own module
 
     def link(self, encoder: EncoderPipe) -> None:
-        """Note the encoder to read; the encoder calls this when spaCy links the pipeline."""
+        """Note the encoder to read; encoders call this, in their order, when spaCy links the pipeline."""
+        earlier = self._encoder_pipe
+        # A head that is sourced into a second pipeline still reads the encoder of the first one there.
+        if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
+            earlier.remove_listener(self, self.name)
         self._encoder_pipe = encoder
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:

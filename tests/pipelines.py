@@ -1,0 +1,101 @@
+"""Small pipelines and examples that several tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import spacy
+import torch
+from spacy.language import Language
+from spacy.training import Example
+from torch import nn
+
+from spacy_bertft.shim import shim_of
+
+# text, entities (first character, behind the last, label), category
+ANNOTATED = [
+    ("Anna lives in Berlin", [(0, 4, "PERSON"), (14, 20, "CITY")], "home"),
+    ("Bob Stone went to work in Rome yesterday", [(0, 9, "PERSON"), (26, 30, "CITY")], "work"),
+    ("Nothing happened", [], "home"),
+    ("I met Clara in the office", [(6, 11, "PERSON")], "work"),
+    ("Paris and Oslo are far from my home and garden", [(0, 5, "CITY"), (10, 14, "CITY")], "home"),
+    ("A long meeting", [], "work"),
+]
+TEXTS = [text for text, _, _ in ANNOTATED]
+HEADS = {"ner": "bertft_ner", "textcat": "bertft_textcat"}
+
+
+def blank(encoder: Path | str, heads: dict[str, str] | None = None, **settings: Any) -> Language:
+    """A pipeline of an encoder (with settings of its model) and heads: name -> factory."""
+    nlp = spacy.blank("en")
+    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(encoder), "device": "cpu", **settings}
+    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
+    for name, factory in (HEADS if heads is None else heads).items():
+        nlp.add_pipe(factory, name=name)
+    return nlp
+
+
+def examples(nlp: Language, annotated: Iterable[Any] = ANNOTATED) -> list[Example]:
+    """Gold examples with entities and exclusive categories."""
+    return [
+        Example.from_dict(
+            nlp.make_doc(text),
+            {"entities": entities, "cats": {"home": float(cat == "home"), "work": float(cat == "work")}},
+        )
+        for text, entities, cat in annotated
+    ]
+
+
+def initialized(encoder: Path | str, heads: dict[str, str] | None = None, **settings: Any) -> Language:
+    """The same, ready to train, from one seed."""
+    nlp = blank(encoder, heads, **settings)
+    torch.manual_seed(0)
+    nlp.initialize(lambda: examples(nlp))
+    return nlp
+
+
+def trained(encoder: Path | str, heads: dict[str, str] | None = None, steps: int = 60) -> Language:
+    """The same, trained until it knows the examples."""
+    names = tuple((HEADS if heads is None else heads).items())
+    return blank(encoder, dict(names)).from_bytes(_trained_bytes(encoder, names, steps))
+
+
+@cache
+def _trained_bytes(encoder: Path | str, heads: tuple[tuple[str, str], ...], steps: int) -> bytes:
+    nlp = initialized(encoder, dict(heads))
+    optimizer = nlp.create_optimizer()
+    optimizer.learn_rate = 3e-3
+    for _ in range(steps):
+        nlp.update(examples(nlp), sgd=optimizer)
+    return nlp.to_bytes()
+
+
+def module_of(nlp: Language, name: str) -> nn.Module:
+    """The torch module of a component."""
+    module = shim_of(nlp.get_pipe(name).model).module
+    assert module is not None
+    return module
+
+
+def without_dropout(nlp: Language) -> Language:
+    """Switch off the encoder's own dropout; the heads' is an argument of nlp.update."""
+    for module in module_of(nlp, "encoder").modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return nlp
+
+
+def weights(nlp: Language, name: str) -> dict[str, torch.Tensor]:
+    """A copy of a component's weights, settled."""
+    pipe = nlp.get_pipe(name)
+    module = pipe.encoder if name == "encoder" else module_of(nlp, name)
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def annotations(doc: Any) -> tuple[Any, ...]:
+    """All that the heads set."""
+    ents = [(ent.start_char, ent.end_char, ent.label_, round(ent._.score, 5)) for ent in doc.ents]
+    return ents, {label: round(score, 5) for label, score in doc.cats.items()}
