@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_encoder
+
+# Tiny tensors gain nothing from threads, and lose much where other processes run.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
