@@ -85,6 +85,8 @@ def without_dropout(nlp: Language) -> Language:
     for module in module_of(nlp, "encoder").modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if hasattr(module, "dropout_prob"):  # of attention, in transformers 4
+            module.dropout_prob = 0.0
     return nlp
 
 
