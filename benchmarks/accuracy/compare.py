@@ -1,0 +1,121 @@
+"""Fine-tune one encoder by `spacy train` and by the Hugging Face Trainer: same data, same recipe, same environment.
+
+    pip install -c constraints.txt -e ".[benchmarks]"
+    SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/compare.py ner/wikigold --encoder bert-base-cased
+
+The data folder holds ner/<name>/{train,dev,test}.iob (token TAB BIO2 tag) and textcat/<name>/{train,dev,test}.jsonl
+({"text", "label"}). Both train on the very same tokens, with AdamW, warm-up over a tenth of the steps and linear decay,
+and both are scored by the same functions on their last weights. Runs alternate, one of each a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import hf_trainer
+import spacy
+import typer
+from spacy.cli.train import train as spacy_train
+from spacy.scorer import PRFScore
+from spacy.tokens import Doc
+
+from spacy_bertft.convert import convert
+
+ROOT = Path(__file__).parents[2]
+SPLITS = ("train", "dev", "test")
+
+
+def main(
+    data: Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/… or textcat/…")],
+    encoder: Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")],
+    rate: Annotated[float, typer.Option(help="Highest learn rate.")] = 2e-4,
+    epochs: Annotated[int, typer.Option(help="Times over the training texts.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 8,
+    merge_sentences: Annotated[int, typer.Option(help="Neighbouring sentences that make one text (.iob).")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs of each, with seeds 0, 1, …")] = 2,
+    output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
+) -> None:
+    """Compare on one data set and print dev and test scores of each run."""
+    folder = Path(os.environ["SPACY_BERTFT_DATA"]) / data
+    recipe = hf_trainer.Recipe(encoder, rate, epochs, batch_size)
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        gold = prepare(folder, Path(work), merge_sentences)
+        for seed in range(seeds):
+            for name, run in (("spacy-bertft", train_ours), ("HF Trainer", train_hf)):
+                start = time.perf_counter()
+                predicted = run(gold, recipe, seed, Path(work))
+                seconds = time.perf_counter() - start
+                scores = {split: score(gold[split], predicted[split]) for split in SPLITS[1:]}
+                rows.append({"system": name, "seed": seed, "seconds": round(seconds), **scores})
+                print(f"{name:14} seed {seed}  dev {scores['dev']:.4f}  test {scores['test']:.4f}  {seconds:.0f} s")
+    for name in ("spacy-bertft", "HF Trainer"):
+        means = {split: statistics.mean(row[split] for row in rows if row["system"] == name) for split in SPLITS[1:]}
+        print(f"{name:14} mean    dev {means['dev']:.4f}  test {means['test']:.4f}")
+    if output is not None:
+        output.write_text(
+            json.dumps({"data": data, "merge_sentences": merge_sentences, **asdict(recipe), "runs": rows}, indent=1)
+            + "\n"
+        )
+
+
+def prepare(folder: Path, work: Path, merge_sentences: int) -> dict[str, list[Doc]]:
+    """Convert the data to .spacy files in `work`, and read them back as gold Docs."""
+    files = [next(folder.glob(f"{split}.*")) for split in SPLITS]
+    convert(files, work, merge_sentences=merge_sentences)
+    vocab = spacy.blank("en").vocab
+    return {split: list(spacy.tokens.DocBin().from_disk(work / f"{split}.spacy").get_docs(vocab)) for split in SPLITS}
+
+
+def train_ours(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> dict[str, list[Doc]]:
+    """Train with the config in configs/ and predict dev and test."""
+    head = "textcat" if gold["train"][0].cats else "ner"
+    steps = -(-len(gold["train"]) // recipe.batch_size) * recipe.epochs
+    settings = {
+        "paths.train": str(work / "train.spacy"),
+        "paths.dev": str(work / "dev.spacy"),
+        "corpora.train.gold_preproc": True,
+        "system.seed": seed,
+        "components.encoder.model.name": recipe.encoder,
+        "training.batcher.size": recipe.batch_size,
+        "training.max_steps": steps,
+        "training.eval_frequency": steps,
+        "training.optimizer.learn_rate.initial_rate": recipe.rate,
+        "training.optimizer.learn_rate.warmup_steps": steps // 10,
+    }
+    spacy_train(ROOT / f"configs/{head}.cfg", work / "ours", overrides=settings)
+    nlp = spacy.load(work / "ours" / "model-last")
+    return {split: list(nlp.pipe(bare(doc) for doc in gold[split])) for split in SPLITS[1:]}
+
+
+def train_hf(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> dict[str, list[Doc]]:
+    """Train with the Trainer and predict dev and test."""
+    return hf_trainer.run(gold["train"], {split: gold[split] for split in SPLITS[1:]}, recipe, seed, work / "hf")
+
+
+def bare(doc: Doc) -> Doc:
+    """The same tokens without annotation."""
+    return Doc(doc.vocab, words=[token.text for token in doc], spaces=[bool(token.whitespace_) for token in doc])
+
+
+def score(gold: list[Doc], predicted: list[Doc]) -> float:
+    """F1 over whole entities, or accuracy of the best category."""
+    pairs = list(zip(gold, predicted, strict=True))
+    if gold[0].cats:
+        hits = [max(one.cats, key=one.cats.get) == max(two.cats, key=two.cats.get) for one, two in pairs]
+        return statistics.mean(hits)
+    counts = PRFScore()
+    for one, two in pairs:
+        counts.score_set(*({(ent.start, ent.end, ent.label_) for ent in doc.ents} for doc in (two, one)))
+    return counts.fscore
+
+
+if __name__ == "__main__":
+    typer.run(main)
