@@ -200,8 +200,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
     ) -> None:
         """Make the head anew, for the labels given, else for those of the examples and of add_label."""
         encoder = self._linked(nlp).encoder
-        examples = list(get_examples())
-        validate_examples(examples, "HeadPipe.initialize")
+        examples = self._all_examples(get_examples)
         if labels is None:
             # Sorted, so that the order of the training texts does not matter.
             labels = [*self.labels, *sorted(set(self.task.labels_in(examples)) - set(self.labels))]
@@ -220,6 +219,17 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.cfg["targets_per_doc"] = self.task.targets_per_doc(examples)
         self.cfg["width"] = encoder.width
         self._build(encoder.pooler())
+
+    def _all_examples(self, get_examples: Callable[[], Iterable[Example]]) -> list[Example]:
+        try:
+            examples = list(get_examples())
+        except FileNotFoundError as error:
+            raise DataError(
+                f"The training data {str(error.filename)!r} is not there ({Path(error.filename).absolute()}). Expected "
+                "a .spacy file or a folder of them. Correct --paths.train, or make the file with `bertft convert`."
+            ) from error
+        validate_examples(examples, "HeadPipe.initialize")
+        return examples
 
     def update(
         self,

@@ -8,8 +8,9 @@ import shutil
 import pytest
 import spacy
 from pipelines import blank, examples, initialized
-from spacy.training import Example
+from spacy.training import Corpus, Example
 
+from spacy_bertft.convert import convert
 from spacy_bertft.errors import BertftError, ConfigError, DataError, EncoderError
 
 
@@ -34,9 +35,7 @@ def test_a_head_before_its_encoder(tiny_bert):
 def test_a_folder_without_weights(tiny_bert, tmp_path):
     folder = shutil.copytree(tiny_bert, tmp_path / "copy")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(
-        EncoderError, match=r"no weights \(found: config\.json.*model\.safetensors.*save_pretrained"
-    ):
+    with pytest.raises(EncoderError, match=r"no weights \(found: config\.json.*model\.safetensors.*save_pretrained"):
         _initialize(blank(folder))
 
 
@@ -49,6 +48,21 @@ def test_no_training_examples(tiny_bert):
     nlp = blank(tiny_bert)
     with pytest.raises(DataError, match=r"'ner' found no labels: 0 training examples.*add_label.*debug data"):
         nlp.initialize(lambda: [])
+
+
+def test_a_training_file_that_is_not_there(tiny_bert, tmp_path):
+    nlp = blank(tiny_bert)
+    corpus = Corpus(tmp_path / "train.spacy")
+    with pytest.raises(DataError, match=r"train\.spacy' is not there.*--paths\.train.*bertft convert"):
+        nlp.initialize(lambda: corpus(nlp))
+
+
+def test_entities_that_overlap(tmp_path):
+    (tmp_path / "train.jsonl").write_text(
+        '{"text": "Anna Berg", "spans": [[0, 4, "PERSON"], [0, 9, "PERSON"]]}\n', encoding="utf8"
+    )
+    with pytest.raises(DataError, match=r"train\.jsonl:1: found.*overlap"):
+        convert([tmp_path / "train.jsonl"], tmp_path / "corpus")
 
 
 def test_examples_without_annotation(tiny_bert):
