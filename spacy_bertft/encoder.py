@@ -18,7 +18,7 @@ from spacy_bertft.align import align
 from spacy_bertft.attention import packed_attention, runs_of
 from spacy_bertft.batching import bucket, pack
 from spacy_bertft.errors import ConfigError, EncoderError
-from spacy_bertft.types import Features, Ints, Packed, Subwords, Windows
+from spacy_bertft.types import Alignment, Features, Ints, Packed, Subwords, Windows
 from spacy_bertft.windows import cut
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ class Encoder(nn.Module):
         cut(
             np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap
         )  # an error if it can't
+        if settings.batch_subwords is not None and settings.batch_subwords < 1:
+            raise ConfigError(
+                f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "
+                "best number on this device."
+            )
         self.packed = _resolve_batching(model, settings.batching)
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
@@ -169,14 +174,24 @@ class Encoder(nn.Module):
 
     def packed_forward(self, packed: Packed) -> Tensor:
         """One forward without padding: attention stays within each window. -> (N, D)."""
-        positions = packed.positions + self.first_position
         with self._autocast():
             output = self.model(
                 input_ids=self._tensor(packed.ids)[None],  # (1, N)
-                position_ids=self._tensor(positions)[None],  # (1, N)
+                position_ids=self._tensor(self._positions(packed))[None],  # (1, N)
                 window_runs=runs_of(packed.lengths),
             )
         return output.last_hidden_state[0].float()  # type: ignore[no-any-return]
+
+    def _positions(self, packed: Packed) -> Ints:
+        """Positions (N,) as the family counts them: RoBERTa's from behind the padding's, skipping padding in a text."""
+        if not self.first_position:
+            return packed.positions
+        padding = self.first_position - 1
+        counted = (packed.ids != padding).astype(np.int64)
+        so_far = np.cumsum(counted)
+        before = (so_far - counted)[packed.positions == 0]  # (W,) counted in the windows before
+        positions: Ints = padding + counted * (so_far - np.repeat(before, packed.lengths))
+        return positions
 
     def padded_forward(self, packed: Packed) -> Tensor:
         """One forward with each window a row, padded to the longest; for families that know no other. -> (N, D)."""
@@ -190,8 +205,11 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder: config.json, model.safetensors, tokenizer files."""
+        weights = self.model.state_dict()
+        if not self.trained_pooler:  # or it would pass for trained when it is loaded again
+            weights = {key: tensor for key, tensor in weights.items() if "pooler" not in key}
         with compat.quiet_transformers():
-            self.model.save_pretrained(folder, safe_serialization=True)
+            self.model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
             self.tokenizer.save_pretrained(folder)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
@@ -208,24 +226,25 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
     if folder is not None:
         return load_folder(folder, settings)
     try:
-        return _load(name, settings, revision=revision)
-    except (OSError, ValueError) as error:
-        if isinstance(error, EncoderError | ConfigError):
-            raise
+        checkpoint = _read(name, revision=revision)
+    except EncoderError:
+        raise
+    except Exception as error:  # transformers raises of all kinds
         raise EncoderError(
             f"The encoder {name!r} is not a folder here ({Path(name).absolute()}), not a folder of an installed "
             f"package, and could not be loaded from the Hugging Face hub: {_first_line(error)} Expected a hub name "
             'such as "bert-base-cased" (needs a network or a filled cache), or the path of a folder with config.json, '
             "weights and tokenizer files."
         ) from error
+    return checkpoint.encoder(settings)
 
 
 def find_folder(name: str) -> Path | None:
     """The folder that `name` means: a local one, or package/path inside an installed package."""
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     package, _, inside = name.partition("/")
-    if not inside or not package.isidentifier():
+    if not inside or not package.isidentifier() or package == "__main__":
         return None
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec else None
@@ -246,28 +265,46 @@ def load_folder(folder: Path, settings: EncoderSettings) -> Encoder:
             f"{', '.join(WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights."
         )
     try:
-        return _load(str(folder), settings, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, EncoderError | ConfigError):
-            raise
+        checkpoint = _read(str(folder), local_files_only=True)
+    except EncoderError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise of all kinds
         raise EncoderError(
             f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_listed(found)}). "
             "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
             "Check that the copy is complete."
         ) from error
+    return checkpoint.encoder(settings)
 
 
-def _load(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What transformers read, and the parameters that the files did not hold."""
+
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    missing: list[str]
+
+    def encoder(self, settings: EncoderSettings) -> Encoder:
+        """The encoder; a warning if weights other than the pooler's were missing."""
+        absent = [key for key in self.missing if "pooler" not in key]
+        if absent:
+            warnings.warn(
+                f"The weights of {self.source!r} lack {len(absent)} parameters of {type(self.model).__name__}, which "
+                f"start at random: {_listed(absent)}. Expected a checkpoint of this family; check the encoder's name.",
+                stacklevel=2,
+            )
+        trained_pooler = len(absent) == len(self.missing)
+        return Encoder(self.model, self.tokenizer, settings, trained_pooler=trained_pooler)
+
+
+def _read(source: str, **where: Any) -> _Checkpoint:
     from transformers import AutoModel, AutoTokenizer
 
     with compat.quiet_transformers():
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
-        if not tokenizer.is_fast:
-            raise EncoderError(
-                f"The tokenizer of {source!r} is a {type(tokenizer).__name__}, which has no fast version. Expected a "
-                "fast tokenizer (tokenizer.json), because only those give character offsets. Choose an encoder that "
-                "has one, or convert the tokenizer with the tokenizers library."
-            )
+        _check_tokenizer(source, tokenizer)
         model, report = AutoModel.from_pretrained(
             source,
             trust_remote_code=False,
@@ -275,18 +312,22 @@ def _load(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
             **compat.dtype_argument(torch.float32),
             **where,
         )
-    missing = sorted(report["missing_keys"])
-    _warn_of_missing(source, model, [key for key in missing if "pooler" not in key])
-    trained_pooler = not any("pooler" in key for key in missing)
-    return Encoder(model, tokenizer, settings, trained_pooler=trained_pooler)
+    return _Checkpoint(source, model, tokenizer, sorted(report["missing_keys"]))
 
 
-def _warn_of_missing(source: str, model: PreTrainedModel, absent: Sequence[str]) -> None:
-    if absent:
-        warnings.warn(
-            f"The weights of {source!r} lack {len(absent)} parameters of {type(model).__name__}, which start at "
-            f"random: {_listed(absent)}. Expected a checkpoint of this family; check the encoder's name.",
-            stacklevel=2,
+def _check_tokenizer(source: str, tokenizer: Any) -> None:
+    if not tokenizer.is_fast:
+        raise EncoderError(
+            f"The tokenizer of {source!r} is a {type(tokenizer).__name__}, which has no fast version. Expected a "
+            "fast tokenizer (tokenizer.json), because only those give character offsets. Choose an encoder that "
+            "has one, or convert the tokenizer with the tokenizers library."
+        )
+    # Without tokenizer files transformers 5 makes up a tokenizer to which every word is unknown.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise EncoderError(
+            f"The encoder {source!r} has no vocabulary: its tokenizer knows only "
+            f"{_listed(sorted(tokenizer.get_vocab()))}. Expected the files of a fast tokenizer (tokenizer.json) beside "
+            "the weights. Save the tokenizer there with save_pretrained, or copy its files."
         )
 
 
@@ -309,7 +350,7 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def _align_texts(subwords: Subwords, texts: Texts) -> Any:
+def _align_texts(subwords: Subwords, texts: Texts) -> Alignment:
     """Align all texts at once: their characters are laid end to end, one apart."""
     sizes = np.array([len(text) + 1 for text in texts.texts], dtype=np.int64)
     base = np.cumsum(sizes) - sizes  # (B,)

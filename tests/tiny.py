@@ -90,8 +90,10 @@ def _write_tokenizer_config(folder: Path, family: str, specials: dict[str, str])
     if family in ("roberta", "xlm-roberta", "camembert"):
         names |= {"bos_token": specials["cls"], "eos_token": specials["sep"]}
     settings = names | {"tokenizer_class": _TOKENIZER_CLASSES[family], "model_max_length": 10**30}
-    if family != "roberta" and "roberta" not in family:
+    if "roberta" not in family:
         settings["do_lower_case"] = family in ("bert-uncased", "distilbert", "electra", "albert")
+    if family == "modernbert":
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

@@ -1,0 +1,531 @@
+"""The encoder against transformers' own model run on each text alone; odd texts, settings, saving and loading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, LIMIT, PACKED, WIDTH, make_encoder
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
+from spacy_bertft import compat
+from spacy_bertft.encoder import EncoderSettings, Texts, find_folder, load, load_folder, resolve_device
+from spacy_bertft.errors import ConfigError, EncoderError
+from spacy_bertft.pooling import token_vectors
+from spacy_bertft.windows import cut
+
+TRANSFORMERS_5 = compat.transformers_version().major >= 5
+CAN_PACK = PACKED if TRANSFORMERS_5 else ()
+CPU = {"device": "cpu"}
+
+SENTENCE = "Anna lives in Berlin and works in the office near the old garden."
+# Mixed lengths, an empty text, one subword alone, and two of equal length.
+MIXED = [SENTENCE, "", "a", "Bob Stone went to Rome.", "Die Straße führt nach München.", "Bob Stone went to Rome."]
+LONG = " ".join([SENTENCE, "Où est la bibliothèque?", "Мама мыла раму."] * 6)
+ODD = {
+    "empty": "",
+    "spaces": "   ",
+    "line break and tab": "\n\t",
+    "control characters": "\x00\x01\x7f",
+    "control characters inside": "An\x00na \x01 lives\x7f",
+    "emoji with joiners": "a 👩‍👩‍👧 family 🏳️‍🌈!",
+    "Hebrew": "שלום עולם, Berlin",
+    "Arabic": "مرحبا بالعالم",
+    "combining marks": "cafe\u0301 E\u0301le\u0300ve n\u0303",
+    "Chinese and Japanese": "東京は日本の首都です。我喜欢北京",
+    "zero width": "zero\u200bwidth \u200d \ufeff joined\u2060",
+    "astral characters": "𝔄𝔫𝔫𝔞 𐍈 𝟙𝟚",
+    "ligatures and fractions": "ﬁne ½ ™ ㍿",
+    "many spaces": "  Anna   lives \n\n here  ",
+    "a very long word": "abcdefghij" * 500,
+}
+
+
+def encoder_of(folder, **settings):
+    return load_folder(folder, EncoderSettings(**(CPU | settings))).eval()
+
+
+def texts_of(texts):
+    """Texts with the tokens that spaCy finds in them."""
+    nlp = spacy.blank("xx")
+    docs = [nlp(text) for text in texts]
+    tokens = [token for doc in docs for token in doc]
+    return Texts(
+        texts=[doc.text for doc in docs],
+        token_starts=np.array([token.idx for token in tokens], dtype=np.int64),
+        token_ends=np.array([token.idx + len(token) for token in tokens], dtype=np.int64),
+        token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
+    )
+
+
+@torch.no_grad()
+def plain_forward(folder, texts):
+    """Hidden rows of each text, special subwords included, by transformers alone."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+
+
+def split(values, counts):
+    return torch.split(values, counts.tolist())
+
+
+def assert_near(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class Spy:
+    """How many subwords, padding included, each forward pass of an encoder takes."""
+
+    def __init__(self, encoder):
+        self.sizes = []
+        encoder.model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module, args, kwargs):
+        self.sizes.append(kwargs["input_ids"].numel())
+
+
+# --- the same numbers as transformers
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_rows_equal_the_plain_model_on_each_text_alone(tiny_encoder, family, batching):
+    if batching == "packed" and family not in CAN_PACK:
+        pytest.skip(f"{family} is not packed under this transformers")
+    folder = tiny_encoder(family)
+    with torch.no_grad():
+        features = encoder_of(folder, batching=batching)(texts_of(MIXED))
+    expected = plain_forward(folder, MIXED)
+    for rows, text in zip(split(features.hidden[features.rows], features.subword_counts), expected, strict=True):
+        assert_near(rows, text[1:-1])
+    assert_near(features.hidden[features.cls_rows], torch.stack([text[0] for text in expected]))
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="nothing is packed under transformers 4")
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_gradients_equal_padded_ones(tiny_encoder, family):
+    gradients = []
+    for batching in ("packed", "padded"):
+        encoder = encoder_of(tiny_encoder(family), batching=batching)
+        features = encoder(texts_of([*MIXED, LONG]))
+        rows = features.hidden[[*features.rows, *features.cls_rows]]
+        weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+        (rows * weights).mean().backward()
+        gradients.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+    packed, padded = gradients
+    assert packed.keys() == padded.keys()
+    assert len(packed) > 10
+    for name in packed:
+        assert_near(packed[name], padded[name])
+
+
+@pytest.mark.parametrize("batching", ["auto", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_subword_of_a_long_text_is_read_from_its_window_alone(tiny_encoder, family, batching):
+    folder = tiny_encoder(family)
+    encoder = encoder_of(folder, batching=batching)
+    texts = [LONG, "a", LONG[:300], ""]
+    with torch.no_grad():
+        features = encoder(texts_of(texts))
+    assert len(set(features.rows.tolist())) == len(features.rows) == features.subword_counts.sum()
+    assert features.window_counts[0] >= 3
+    model = AutoModel.from_pretrained(folder).eval()
+    subwords = encoder.tokenize(texts)
+    windows = cut(subwords.counts, size=encoder.window - encoder.n_special, overlap=encoder.overlap)
+    for window in range(len(windows.starts)):
+        start, keep, stop = windows.starts[window], windows.keep_starts[window], windows.keep_ends[window]
+        ids = [*encoder.prefix, *subwords.ids[start : windows.ends[window]], *encoder.suffix]
+        with torch.no_grad():
+            alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0, len(encoder.prefix) :]
+        assert_near(features.hidden[features.rows[keep:stop]], alone[keep - start : stop - start])
+
+
+@pytest.mark.parametrize("family", ["modernbert"])
+def test_local_attention_matters_in_these_windows(tiny_encoder, family):
+    """Otherwise the comparisons above would not show a forgotten sliding window."""
+    folder = tiny_encoder(family)
+    local = plain_forward(folder, [SENTENCE])[0]
+    model = AutoModel.from_pretrained(folder, local_attention=2 * LIMIT).eval()
+    with torch.no_grad():
+        everywhere = model(**AutoTokenizer.from_pretrained(folder)(SENTENCE, return_tensors="pt")).last_hidden_state[0]
+    assert (local - everywhere).abs().max() > 0.01
+
+
+def test_every_packed_family_is_compared():
+    compared = {"bert" if family.startswith("bert") else family for family in PACKED}
+    assert compared == compat.PACKED_FAMILIES
+
+
+def test_roberta_positions_start_behind_the_padding(tiny_encoder):
+    encoder = encoder_of(tiny_encoder("roberta"))
+    assert encoder.first_position == 2
+    assert encoder.window == LIMIT == encoder.model.config.max_position_embeddings - 2
+
+
+def test_bfloat16_stays_close_to_float32(tiny_bert):
+    texts = texts_of([SENTENCE, "a"])
+    with torch.no_grad():
+        half = encoder_of(tiny_bert, precision="bfloat16")(texts).hidden
+        full = encoder_of(tiny_bert)(texts).hidden
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().max() < 0.1
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("batching", ["auto", "padded"])
+@pytest.mark.parametrize("budget", [1, 50, 150, 1000])
+def test_no_forward_takes_more_than_the_budget_or_one_window(tiny_bert, batching, budget):
+    encoder = encoder_of(tiny_bert, batch_subwords=budget, batching=batching)
+    spy = Spy(encoder)
+    with torch.no_grad():
+        features = encoder(texts_of([*MIXED, LONG]))
+    assert max(spy.sizes) <= max(budget, encoder.window)
+    if encoder.packed:
+        assert sum(spy.sizes) == len(features.hidden)  # nothing padded
+
+
+def test_a_text_of_100_000_tokens_gets_a_finite_vector_for_each(tiny_bert):
+    words = [word for word in SENTENCE.split() for _ in range(8)] * 1100
+    words = words[:100_000]
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    starts = ends - np.array([len(word) for word in words])
+    encoder = encoder_of(tiny_bert)
+    spy = Spy(encoder)
+    with torch.no_grad():
+        features = encoder(Texts([" ".join(words)], starts, ends, np.array([len(words)])))
+        vectors = token_vectors(features, "first")
+    assert vectors.shape == (100_000, WIDTH)
+    assert vectors.isfinite().all()
+    assert features.token_subword_counts.min() >= 1
+    assert max(spy.sizes) <= encoder.budget
+
+
+# --- odd texts
+
+
+def owned_subwords(features):
+    """Which subwords of its own text each token owns, for each text."""
+    of_tokens = np.split(features.token_subwords, np.cumsum(features.token_subword_counts)[:-1])
+    firsts = np.repeat(np.cumsum(features.subword_counts) - features.subword_counts, features.token_counts)
+    return [(own - first).tolist() for own, first in zip(of_tokens, firsts, strict=True)]
+
+
+def brute_force(encoder, texts):
+    """The same by comparing each subword with each token."""
+    owned, token = [], 0
+    for text, n_tokens in zip(texts.texts, texts.token_counts, strict=True):
+        subwords = encoder.tokenize([text])
+        for place in range(token, token + n_tokens):
+            first, behind = texts.token_starts[place], texts.token_ends[place]
+            spans = enumerate(zip(subwords.starts.tolist(), subwords.ends.tolist(), strict=True))
+            owned.append([number for number, (start, end) in spans if max(start, first) < min(end, behind)])
+        token += n_tokens
+    return owned
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_odd_texts_are_encoded_and_aligned(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    texts = texts_of([*ODD.values(), SENTENCE])
+    with torch.no_grad():
+        features = encoder(texts)
+    assert features.hidden.isfinite().all()
+    assert owned_subwords(features) == brute_force(encoder, texts)
+    assert features.token_subword_counts[-texts.token_counts[-1] :].min() >= 1
+    assert token_vectors(features, "mean").shape == (texts.token_counts.sum(), WIDTH)
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("family", ["bert-uncased", "roberta", "xlm-roberta", "deberta-v2"])
+def test_an_odd_text_alone_gives_what_it_gives_among_others(tiny_encoder, family, odd):
+    encoder = encoder_of(tiny_encoder(family))
+    with torch.no_grad():
+        alone = encoder(texts_of([ODD[odd]]))
+        among = encoder(texts_of(["a", ODD[odd], SENTENCE]))
+    assert_near(
+        split(among.hidden[among.rows], among.subword_counts)[1],
+        alone.hidden[alone.rows],
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_word_owns_the_subwords_of_its_own_letters(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    texts = texts_of(["Anna lives in Berlin"])
+    features = encoder(texts)
+    subwords = encoder.tokenize(texts.texts)
+    covered = [
+        texts.texts[0][subwords.starts[own[0]] : subwords.ends[own[-1]]].strip() for own in owned_subwords(features)
+    ]
+    assert covered == ["Anna", "lives", "in", "Berlin"]
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="nothing is packed under transformers 4")
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_equals_padded_where_a_text_spells_a_special_subword(tiny_encoder, family):
+    special = encoder_of(tiny_encoder(family)).tokenizer
+    texts = texts_of([f"Anna {special.pad_token} lives {special.sep_token} in {special.mask_token} Berlin", "a"])
+    with torch.no_grad():
+        packed, padded = (encoder_of(tiny_encoder(family), batching=how)(texts) for how in ("packed", "padded"))
+    assert_near(packed.hidden[packed.rows], padded.hidden[padded.rows])
+
+
+def test_no_texts_give_no_rows(tiny_bert):
+    features = encoder_of(tiny_bert)(texts_of([]))
+    assert features.hidden.shape == (0, WIDTH)
+    assert len(features.rows) == len(features.token_counts) == 0
+
+
+def test_preset_truncation_and_padding_of_the_tokenizer_cut_and_add_nothing(tiny_bert, tmp_path):
+    expected = encoder_of(tiny_bert).tokenize([LONG, "a"])
+    folder = shutil.copytree(tiny_bert, tmp_path / "preset")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=20)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    encoder = encoder_of(folder)
+    found = encoder.tokenize([LONG, "a"])
+    assert found.counts.tolist() == expected.counts.tolist()
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert encoder.n_special == 2
+
+
+# --- settings
+
+
+def test_window_and_overlap_are_honoured(tiny_bert):
+    encoder = encoder_of(tiny_bert, window=12, overlap=4)
+    spy = Spy(encoder)
+    counts = encoder(texts_of([LONG])).window_counts
+    n_subwords = encoder.tokenize([LONG]).counts[0]
+    assert counts.tolist() == [1 + -(-(n_subwords - 10) // 6)]  # 10 subwords in a window, 6 new in the next
+    assert sum(spy.sizes) == 12 * counts[0]
+
+
+def test_window_is_by_default_the_smaller_limit_of_model_and_tokenizer(tiny_bert, tmp_path):
+    assert encoder_of(tiny_bert).window == LIMIT
+    folder = shutil.copytree(tiny_bert, tmp_path / "limited")
+    rewrite(folder / "tokenizer_config.json", model_max_length=20)
+    assert encoder_of(folder).window == 20
+
+
+def test_batching_auto_packs_where_it_can(tiny_encoder):
+    assert [family for family in FAMILIES if encoder_of(tiny_encoder(family)).packed] == list(CAN_PACK)
+
+
+def test_batching_packed_is_refused_where_it_is_not_possible(tiny_encoder):
+    with pytest.raises(ConfigError, match=r'is "packed", but DebertaV2Model .* padded\. Set batching = "auto"'):
+        encoder_of(tiny_encoder("deberta-v2"), batching="packed")
+
+
+@pytest.mark.parametrize("window", [-1, 0, 2, LIMIT + 1])
+def test_impossible_window_is_refused(tiny_bert, window):
+    message = rf"window is {window} subwords\. Expected more than its 2 .* at most {LIMIT}.* Set window"
+    with pytest.raises(ConfigError, match=message):
+        encoder_of(tiny_bert, window=window)
+
+
+@pytest.mark.parametrize("overlap", [-1, 10])
+def test_impossible_overlap_is_refused(tiny_bert, overlap):
+    with pytest.raises(ConfigError, match=rf"overlap is {overlap} .*expected 0 <= overlap < 10\. Set a smaller"):
+        encoder_of(tiny_bert, window=12, overlap=overlap)(texts_of(["a"]))
+
+
+@pytest.mark.parametrize("budget", [-1, 0])
+def test_impossible_budget_is_refused(tiny_bert, budget):
+    with pytest.raises(ConfigError, match=rf"batch_subwords .*{budget}.*[Ee]xpected"):
+        encoder_of(tiny_bert, batch_subwords=budget)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_missing_device_is_refused():
+    with pytest.raises(ConfigError, match=r'device is "cuda", but PyTorch .* finds none here\. Set device = "auto"'):
+        resolve_device("cuda")
+
+
+def test_device_auto_follows_spacy(monkeypatch):
+    monkeypatch.setattr(compat, "spacy_gpu", lambda: "cuda")
+    assert resolve_device("auto").type == "cuda"
+
+
+# --- saving
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_encoder_comes_back_the_same(tiny_encoder, tmp_path, family):
+    encoder = encoder_of(tiny_encoder(family))
+    encoder.save(tmp_path / "saved")
+    again = encoder_of(tmp_path / "saved")
+    state = encoder.state_dict()
+    assert state.keys() == again.state_dict().keys()
+    assert all(torch.equal(state[key], tensor) for key, tensor in again.state_dict().items())
+    texts = [SENTENCE, *ODD.values()]
+    assert encoder.tokenize(texts).ids.tolist() == again.tokenize(texts).ids.tolist()
+    assert encoder.tokenize(texts).starts.tolist() == again.tokenize(texts).starts.tolist()
+    with torch.no_grad():
+        assert torch.equal(encoder(texts_of(texts)).hidden, again(texts_of(texts)).hidden)
+
+
+@pytest.mark.parametrize("family", ["bert-uncased", "modernbert"])
+def test_saved_folder_is_a_plain_hugging_face_one(tiny_encoder, tmp_path, family):
+    folder = tmp_path / "saved"
+    encoder_of(tiny_encoder(family)).save(folder)
+    assert "bertft" not in (folder / "config.json").read_text(encoding="utf-8")
+    assert not list(folder.glob("*.bin"))
+    expected = plain_forward(tiny_encoder(family), MIXED)
+    for found, rows in zip(plain_forward(folder, MIXED), expected, strict=True):
+        assert torch.equal(found, rows)
+
+
+# --- loading
+
+
+def rewrite(path, **changes):
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | changes), encoding="utf-8")
+
+
+def remove(folder, *patterns):
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@pytest.fixture
+def folder(tiny_bert, tmp_path):
+    """A copy of a tiny encoder, to be damaged."""
+    return shutil.copytree(tiny_bert, tmp_path / "copy")
+
+
+def test_load_takes_a_local_folder(tiny_bert):
+    assert load(str(tiny_bert), EncoderSettings(**CPU)).width == WIDTH
+
+
+def test_a_folder_is_loaded_without_the_hub_and_without_its_code(tiny_bert, monkeypatch):
+    asked = []
+    for auto in (AutoModel, AutoTokenizer):
+
+        def spy(*args, original=auto.from_pretrained, **kwargs):
+            asked.append((kwargs["local_files_only"], kwargs["trust_remote_code"]))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(auto, "from_pretrained", spy)
+    encoder_of(tiny_bert)
+    assert asked == [(True, False)] * 2
+
+
+def test_load_takes_a_folder_of_an_installed_package(tiny_bert, tmp_path, monkeypatch):
+    package = tmp_path / "site" / "tiny_model_package"
+    shutil.copytree(tiny_bert, package / "data" / "bert")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert find_folder("tiny_model_package/data/bert") == package / "data" / "bert"
+    assert load("tiny_model_package/data/bert", EncoderSettings(**CPU)).width == WIDTH
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-encoder", "no-such-encoder", "spacy/no-such-folder"])
+def test_unknown_name_says_what_was_tried(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EncoderError) as caught:
+        load(name, EncoderSettings(**CPU))
+    for part in (repr(name), str(tmp_path / name), "installed package", "Hugging Face hub", "Expected a hub name"):
+        assert part in str(caught.value)
+
+
+def test_folder_without_config_is_refused(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(EncoderError, match=r"holds no config\.json \(found: .*model\.safetensors.*Expected.*Give its"):
+        encoder_of(folder)
+
+
+def test_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=r"holds no weights \(found: config\.json.*Expected one of .* Save the"):
+        encoder_of(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"garbage" * 100], ids=["cut off", "garbage"]
+)
+def test_damaged_weights_are_refused(folder, damage):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(EncoderError, match=r"could not be loaded: .*found: .*Expected .*Check"):
+        encoder_of(folder)
+
+
+@pytest.mark.parametrize("content", ["{oops", "{}"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_damaged_settings_are_refused(folder, file, content):
+    (folder / file).write_text(content, encoding="utf-8")
+    with pytest.raises(EncoderError, match=r"could not be loaded: .*found: .*Expected .*Check"):
+        encoder_of(folder)
+
+
+def test_weights_of_another_size_are_refused(folder):
+    rewrite(folder / "config.json", hidden_size=2 * WIDTH)
+    with pytest.raises(EncoderError, match=r"could not be loaded: .*Expected .*Check"):
+        encoder_of(folder)
+
+
+@pytest.mark.parametrize("family", ["bert-uncased", "roberta", "albert"])
+def test_folder_without_tokenizer_is_refused(tiny_encoder, tmp_path, family):
+    folder = shutil.copytree(tiny_encoder(family), tmp_path / "copy")
+    remove(folder, "*token*", "vocab*", "merges*")
+    with pytest.raises(EncoderError, match=r"Expected.*(tokenizer\.json|files of a fast tokenizer)"):
+        encoder_of(folder)
+
+
+def test_slow_tokenizer_is_refused(folder):
+    remove(folder, "*token*", "vocab*")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}', encoding="utf-8")
+    with pytest.raises(EncoderError, match=r"ByT5Tokenizer, which has no fast version\. Expected a fast .* Choose"):
+        encoder_of(folder)
+
+
+def test_missing_weights_are_warned_of_once(folder):
+    weights = load_file(folder / "model.safetensors")
+    lost = sorted(key for key in weights if "layer.1.output.dense" in key)
+    save_file({key: weights[key] for key in weights.keys() - set(lost)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.warns(UserWarning, match="start at random") as caught:
+        encoder_of(folder)
+    assert len(caught) == 1
+    assert f"lack 2 parameters of BertModel, which start at random: {', '.join(lost)}. Expected" in str(
+        caught[0].message
+    )
+
+
+@pytest.mark.parametrize("family", ["bert-uncased", "albert"])
+def test_pretrained_pooler_is_found(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    pooler = encoder.pooler()
+    assert isinstance(pooler, nn.Linear)
+    assert any(parameter is pooler.weight for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("family", ["distilbert", "electra", "modernbert", "deberta-v2"])
+def test_family_without_pooler_has_none(tiny_encoder, family):
+    assert encoder_of(tiny_encoder(family)).pooler() is None
+
+
+@pytest.fixture(scope="module")
+def without_pooler(tmp_path_factory):
+    return make_encoder(tmp_path_factory.mktemp("mlm"), "bert-uncased", head="AutoModelForMaskedLM")
+
+
+def test_checkpoint_without_pooler_has_none(without_pooler):
+    assert encoder_of(without_pooler).pooler() is None
+
+
+def test_checkpoint_without_pooler_has_none_after_saving(without_pooler, tmp_path):
+    encoder_of(without_pooler).save(tmp_path / "saved")
+    assert encoder_of(tmp_path / "saved").pooler() is None
