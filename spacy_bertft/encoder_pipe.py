@@ -113,6 +113,12 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
             )
         return module
 
+    def load_pretrained(self) -> Encoder:
+        """The encoder. One in frozen_components, which spaCy does not initialise, loads its pretrained weights now."""
+        if shim_of(self.model).module is None:
+            self.initialize(lambda: [])
+        return self.encoder
+
     def _set_encoder(self, encoder: Encoder) -> None:
         self._boundary = self._owed = None
         shim_of(self.model).module = encoder

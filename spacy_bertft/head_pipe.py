@@ -199,7 +199,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         labels: Sequence[str] | None = None,
     ) -> None:
         """Make the head anew, for the labels given, else for those of the examples and of add_label."""
-        encoder = self._linked(nlp).encoder
+        encoder = self._linked(nlp).load_pretrained()
         examples = self._all_examples(get_examples)
         if labels is None:
             # Sorted, so that the order of the training texts does not matter.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 
 import pytest
 import spacy
 import torch
 from pipelines import ANNOTATED, HEADS, TEXTS, annotations, blank, examples, initialized, trained, weights
+from safetensors.torch import load_file
 from spacy.cli.train import train
 from spacy.tokens import DocBin
 from spacy.training import Example
@@ -39,8 +41,6 @@ def test_disk_gives_back_the_same_pipeline(tiny_bert, tmp_path):
 
 
 def test_a_saved_pipeline_does_not_need_the_encoder_it_came_from(tiny_encoder, tmp_path):
-    import shutil
-
     source = shutil.copytree(tiny_encoder("bert-cased"), tmp_path / "source")
     nlp = initialized(source)
     nlp.to_disk(tmp_path / "model")
@@ -303,6 +303,13 @@ def test_spacy_train_with_a_frozen_encoder(tiny_bert, tmp_path, annotating):
     weights_file = "encoder/encoder/model.safetensors"
     assert (second / weights_file).read_bytes() == (first / weights_file).read_bytes()
     assert (second / "ner/model.safetensors").read_bytes() != (first / "ner/model.safetensors").read_bytes()
+
+
+def test_spacy_train_with_a_pretrained_encoder_that_stays_as_it_is(tiny_bert, tmp_path):
+    model = _train(tmp_path, tiny_bert, "out", **{"training.frozen_components": ["encoder"]})
+    found, expected = load_file(model / "encoder/encoder/model.safetensors"), load_file(tiny_bert / "model.safetensors")
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert spacy.load(model)(TEXTS[0]).cats
 
 
 def test_all_names_are_registered():
