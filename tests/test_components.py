@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import spacy
 import torch
 from pipelines import ANNOTATED, HEADS, TEXTS, annotations, blank, examples, initialized, trained, weights
 from safetensors.torch import load_file
+from spacy.cli.debug_data import debug_data
 from spacy.cli.train import train
 from spacy.tokens import DocBin
 from spacy.training import Example
@@ -303,6 +306,22 @@ def test_spacy_train_with_a_frozen_encoder(tiny_bert, tmp_path, annotating):
     weights_file = "encoder/encoder/model.safetensors"
     assert (second / weights_file).read_bytes() == (first / weights_file).read_bytes()
     assert (second / "ner/model.safetensors").read_bytes() != (first / "ner/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ner", "textcat", "textcat_multilabel", "ner_textcat"])
+def test_what_each_config_trains_can_be_trained_on_and_its_data_looked_at(tiny_bert, tmp_path, name, capsys):
+    nlp = spacy.load(_train(tmp_path, tiny_bert, "out", name))
+    before = weights(nlp, "encoder")
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 1e-3
+    nlp.update(examples(nlp), sgd=optimizer)
+    after = weights(nlp, "encoder")
+    assert any(not value.equal(after[key]) for key, value in before.items())
+    corpus = str(tmp_path / "corpus.spacy")
+    overrides = {"paths.train": corpus, "paths.dev": corpus, "components.encoder.model.name": str(tiny_bert)}
+    with suppress(SystemExit):  # it stops with 1 because texts of train and dev are the same
+        debug_data(Path(f"configs/{name}.cfg"), config_overrides=overrides, silent=False)
+    assert "Data file validation" in capsys.readouterr().out
 
 
 def test_spacy_train_with_a_pretrained_encoder_that_stays_as_it_is(tiny_bert, tmp_path):
