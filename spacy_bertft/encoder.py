@@ -85,9 +85,8 @@ class Encoder(nn.Module):
         self.first_position = _first_position(model)
         self.window = _window(settings, _limit(model, tokenizer, self.first_position), self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
-        cut(
-            np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap
-        )  # an error if it can't
+        # A window and an overlap that don't fit each other are an error here, before there is a text to cut.
+        cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
         if settings.batch_subwords is not None and settings.batch_subwords < 1:
             raise ConfigError(
                 f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "

@@ -36,12 +36,6 @@ class ModuleOptimizer:
         """Add examples whose gradients are, or will be, summed into the next step."""
         self._examples += n_examples
 
-    def reset(self) -> None:
-        """Forget moments and gradients; call when parameters were replaced."""
-        self._adamw = None
-        self._examples = 0
-        self.module.zero_grad(set_to_none=True)
-
     def step(self, settings: StepSettings) -> None:
         """Take a step if there are gradients."""
         with_gradient = [p for p in self.module.parameters() if p.grad is not None]
