@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spacy_bertft.align import ramps
 from spacy_bertft.types import Ints, Packed, Windows
@@ -51,6 +52,29 @@ def pack(ids: Ints, windows: Windows, chosen: Ints, *, prefix: Ints, suffix: Int
     for place, special in enumerate(suffix):
         packed[starts + len(prefix) + bodies + place] = special
     return Packed(packed, positions, lengths)
+
+
+def positions(packed: Packed, first: int) -> Ints:
+    """Positions (N,) as the family counts them: RoBERTa's from behind the padding's, skipping padding in a text.
+
+    first: the position of a window's first subword.
+    """
+    if not first:
+        return packed.positions
+    padding = first - 1
+    counted = (packed.ids != padding).astype(np.int64)
+    so_far = np.cumsum(counted)
+    before = (so_far - counted)[packed.positions == 0]  # (W,) counted in the windows before
+    shifted: Ints = padding + counted * (so_far - np.repeat(before, packed.lengths))
+    return shifted
+
+
+def pad(packed: Packed, padding: int) -> tuple[NDArray[np.bool_], Ints]:
+    """Each window a row, padded to the longest: which cells are real, and the ids. (W, longest) both."""
+    real = np.arange(packed.lengths.max(initial=1)) < packed.lengths[:, None]
+    ids = np.full(real.shape, padding, dtype=np.int64)
+    ids[real] = packed.ids
+    return real, ids
 
 
 def chunk(items: Iterable[T], *, size: int, budget: int, cost: Callable[[T], int]) -> Iterator[list[T]]:

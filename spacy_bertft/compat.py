@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 # Families whose attention runs through transformers' attention interface, with the keyword arguments of the
@@ -20,10 +22,8 @@ PACKED_FAMILIES = frozenset(
 
 
 def transformers_version() -> Version:
-    """The installed version of transformers."""
-    import transformers
-
-    return Version(transformers.__version__)
+    """The installed version of transformers, which is not imported for it."""
+    return Version(version("transformers"))
 
 
 def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
@@ -31,12 +31,12 @@ def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
     return {"dtype" if transformers_version() >= Version("4.56") else "torch_dtype": dtype}
 
 
-def can_pack(model: PreTrainedModel) -> bool:
-    """Whether `model` can take windows side by side (see PACKED_FAMILIES).
+def can_pack(family: str) -> bool:
+    """Whether transformers' model of a family can take windows side by side (see PACKED_FAMILIES).
 
     transformers 4 moved the families to the attention interface one by one, so it gets the padded forward.
     """
-    return transformers_version().major >= 5 and model.config.model_type in PACKED_FAMILIES
+    return transformers_version().major >= 5 and family in PACKED_FAMILIES
 
 
 def use_attention(model: PreTrainedModel, name: str, function: Callable[..., Any]) -> None:
@@ -51,6 +51,35 @@ def use_attention(model: PreTrainedModel, name: str, function: Callable[..., Any
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     return None
+
+
+def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:
+    """`activation(linear(x))` without gradients, on the CPU, as fast as PyTorch has it.
+
+    activation: "none", "gelu", "gelu_tanh" or "relu". rows: rows of a usual `x`.
+
+    Where PyTorch was built with oneDNN, the weight is laid out for it once and the activation is part of the product.
+    Those calls are what torch.compile generates; they are not documented for other use, so both are looked for.
+    """
+    import torch
+    from torch.nn import functional
+
+    reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if available and reorder is not None and product is not None:
+        kind, _, algorithm = activation.partition("_")
+        laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
+        how = algorithm or ("none" if kind == "gelu" else "")
+        return lambda x: product(x, laid_out, offset, kind, [], how)
+    finish: dict[str, Callable[[Tensor], Tensor]] = {
+        "none": lambda x: x,
+        "gelu": functional.gelu,
+        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+        "relu": functional.relu,
+    }
+    apply = finish[activation]
+    return lambda x: apply(functional.linear(x, weight, bias))
 
 
 @contextmanager

@@ -1,39 +1,39 @@
-"""The Hugging Face encoder: load, tokenise, packed or padded forward, save as a Hugging Face folder."""
+"""The encoder: texts -> subwords -> windows -> batches -> hidden rows, by the engine that suits."""
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
 from spacy_bertft.align import align
-from spacy_bertft.attention import packed_attention, runs_of
+from spacy_bertft.attention import packed_attention
+from spacy_bertft.backends import Engine
+from spacy_bertft.backends.fused import FusedEngine
+from spacy_bertft.backends.model import ModelEngine
+from spacy_bertft.backends.net import read_net, read_shape
+from spacy_bertft.backends.onnx import OnnxEngine
 from spacy_bertft.batching import bucket, pack
+from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.errors import ConfigError, EncoderError
-from spacy_bertft.types import Alignment, Features, Ints, Packed, Subwords, Windows
+from spacy_bertft.types import Alignment, Features, Ints, Subwords, Windows
 from spacy_bertft.windows import cut
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Batching = Literal["auto", "packed", "padded"]
+Backend = Literal["torch", "onnxruntime"]
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Subwords in one forward: on a CPU few enough for its caches, on a GPU enough to fill it.
 CPU_BUDGET, GPU_BUDGET = 1024, 16384
 # The window where neither tokenizer nor model knows a limit.
@@ -45,11 +45,12 @@ class EncoderSettings:
     """How an encoder runs. None: the best default for the model and the device."""
 
     device: Device = "auto"
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     window: int | None = None  # subwords, special ones included
     overlap: int | None = None  # subwords that neighbouring windows share, at least
     batch_subwords: int | None = None  # subwords in one forward, at most
     batching: Batching = "auto"
+    backend: Backend = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +64,27 @@ class Texts:
 
 
 class Encoder(nn.Module):
-    """A transformers encoder with its tokenizer: Texts -> Features."""
+    """An encoder with its tokenizer: Texts -> Features.
+
+    Engines: transformers' model in training, on a GPU and for the families that no other engine knows; the fused
+    forward for prediction on a CPU; ONNX Runtime for a checkpoint that was exported to it.
+    """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        settings: EncoderSettings,
-        *,
-        trained_pooler: bool = True,
+        self, checkpoint: Checkpoint, settings: EncoderSettings, *, model: PreTrainedModel | None = None
     ) -> None:
+        """model: transformers' model, if it was loaded already; its weights come before the checkpoint's."""
         super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
         self.settings = settings
-        self.trained_pooler = trained_pooler
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        self.prefix, self.suffix = _special_subwords(backend)
-        self.first_position = _first_position(model)
-        self.window = _window(settings, _limit(model, tokenizer, self.first_position), self.n_special)
+        self.shape = read_shape(checkpoint.config)
+        self.packed = _resolve_packed(checkpoint.config.get("model_type", ""), settings.batching)
+        self.tokenizer = checkpoint.tokenizer()
+        self.prefix, self.suffix = _special_subwords(self.tokenizer)
+        if model is not None:
+            self._take(model)
+        self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
+        self.window = _window(settings, _limit(checkpoint, self.first_position), self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
         # A window and an overlap that don't fit each other are an error here, before there is a text to cut.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
@@ -92,10 +93,13 @@ class Encoder(nn.Module):
                 f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "
                 "best number on this device."
             )
-        self.packed = _resolve_batching(model, settings.batching)
-        if self.packed:
-            compat.use_attention(model, "bertft_packed", packed_attention)
-        self.to(resolve_device(settings.device))
+        self._fused: tuple[object, FusedEngine] | None = None
+        self._onnx: OnnxEngine | None = None
+        device = resolve_device(settings.device) if checkpoint.graph is None else torch.device("cpu")
+        if device.type != "cpu" or self.loaded is not None:
+            self.to(device)
+
+    # --- what it is made of
 
     @property
     def n_special(self) -> int:
@@ -105,12 +109,12 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """D."""
-        return int(self.model.config.hidden_size)
+        return self.shape.width if self.shape else int(self.model.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        return torch.device("cpu") if self.loaded is None else self.loaded.device
 
     @property
     def budget(self) -> int:
@@ -118,18 +122,84 @@ class Encoder(nn.Module):
         default = CPU_BUDGET if self.device.type == "cpu" else GPU_BUDGET
         return self.settings.batch_subwords or default
 
+    @property
+    def trainable(self) -> bool:
+        """Whether there are weights to train: an encoder for ONNX Runtime has none."""
+        return self.checkpoint.graph is None
+
+    @property
+    def loaded(self) -> PreTrainedModel | None:
+        """transformers' model, if anything has asked for it yet."""
+        return self._modules.get("model")  # type: ignore[return-value]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """transformers' model, built when it is first asked for."""
+        if self.loaded is None:
+            if not self.trainable:
+                raise ConfigError(
+                    "The encoder was exported to ONNX Runtime and can't be trained or taken apart. Expected backend = "
+                    '"torch" and the pipeline that it was exported from: train that, and export it again.'
+                )
+            self._take(self.checkpoint.model())
+        assert self.loaded is not None
+        return self.loaded
+
+    def _take(self, model: PreTrainedModel) -> None:
+        if self.packed:
+            compat.use_attention(model, "bertft_packed", packed_attention)
+        self._modules["model"] = model
+        self.checkpoint = replace(self.checkpoint, weights={})  # those of the model count from now on
+
     def pooler(self) -> nn.Linear | None:
         """The pretrained layer over the first special subword, where the checkpoint has one (BERT, ALBERT)."""
+        if not (self.trainable and self.checkpoint.trained_pooler):
+            return None
         pooler = getattr(self.model, "pooler", None)
         dense = getattr(pooler, "dense", pooler)
         fits = isinstance(dense, nn.Linear) and dense.weight.shape == (self.width, self.width)
-        return dense if fits and self.trained_pooler else None
+        return dense if fits else None
+
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face folder: config.json, model.safetensors (or model.onnx), tokenizer files."""
+        self._at_rest().write(folder)
+
+    def _at_rest(self) -> Checkpoint:
+        if self.loaded is None:
+            return self.checkpoint
+        files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
+        return replace(self.checkpoint, files=files, weights=self.loaded.state_dict())
+
+    # What PyTorch does with a module's weights needs the model: move or convert them, list them, take them out.
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Encoder:
+        self._build()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's parameters; none for ONNX Runtime."""
+        self._build()
+        return super().named_parameters(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The model's weights; none for ONNX Runtime."""
+        self._build()
+        return super().state_dict(*args, **kwargs)
+
+    def _build(self) -> None:
+        if self.trainable:
+            self.model  # noqa: B018
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies make engines of their own: the weights in a CPU's own layout and a session can't be copied.
+        return {**self.__dict__, "_fused": None, "_onnx": None}
+
+    # --- forward
 
     def tokenize(self, texts: Sequence[str]) -> Subwords:
         """Split raw texts into subwords with character offsets; nothing is cut off."""
         # One text a call: calls for many run in threads of their own, which a forked worker would wait for in vain.
-        encode = self.tokenizer.backend_tokenizer.encode
-        encodings = [encode(text, add_special_tokens=False) for text in texts]
+        encodings = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
         bounds = np.concatenate([np.zeros((0, 2), dtype=np.int64), *offsets])
@@ -162,8 +232,8 @@ class Encoder(nn.Module):
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""
         lengths = windows.ends - windows.starts + self.n_special  # (W,)
-        groups = bucket(lengths, budget=self.budget, padded=not self.packed)
-        run = self.packed_forward if self.packed else self.padded_forward
+        run = self.engine()
+        groups = bucket(lengths, budget=self.budget, padded=run.padded)
         parts = [run(pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)) for group in groups]
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
@@ -171,163 +241,39 @@ class Encoder(nn.Module):
         hidden = torch.cat(parts) if parts else torch.zeros(0, self.width, device=self.device)
         return hidden, first_rows
 
-    def packed_forward(self, packed: Packed) -> Tensor:
-        """One forward without padding: attention stays within each window. -> (N, D)."""
-        with self._autocast():
-            output = self.model(
-                input_ids=self._tensor(packed.ids)[None],  # (1, N)
-                position_ids=self._tensor(self._positions(packed))[None],  # (1, N)
-                window_runs=runs_of(packed.lengths),
-            )
-        return output.last_hidden_state[0].float()  # type: ignore[no-any-return]
+    def engine(self) -> Engine:
+        """What runs the next forward."""
+        if self.checkpoint.graph is not None:
+            self._onnx = self._onnx or OnnxEngine(self.checkpoint.graph, padding=self.checkpoint.config["pad_token_id"])
+            return self._onnx
+        learning = self.training or torch.is_grad_enabled()
+        half = self._half(learning=learning)
+        plain = self.device.type == "cpu" and not half and self.settings.batching != "padded"
+        fused = self._fused_engine() if plain and not learning else None
+        if fused is not None:
+            return fused
+        self._fused = None
+        return ModelEngine(self.model, padded=not self.packed, half=half, first_position=self.first_position)
 
-    def _positions(self, packed: Packed) -> Ints:
-        """Positions (N,) as the family counts them: RoBERTa's from behind the padding's, skipping padding in a text."""
-        if not self.first_position:
-            return packed.positions
-        padding = self.first_position - 1
-        counted = (packed.ids != padding).astype(np.int64)
-        so_far = np.cumsum(counted)
-        before = (so_far - counted)[packed.positions == 0]  # (W,) counted in the windows before
-        positions: Ints = padding + counted * (so_far - np.repeat(before, packed.lengths))
-        return positions
+    def _half(self, *, learning: bool) -> bool:
+        """Whether to run in bfloat16; "auto" does so for prediction on a GPU that has it."""
+        if self.settings.precision == "auto":
+            return not learning and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return self.settings.precision == "bfloat16"
 
-    def padded_forward(self, packed: Packed) -> Tensor:
-        """One forward with each window a row, padded to the longest; for families that know no other. -> (N, D)."""
-        mask = np.arange(packed.lengths.max(initial=1)) < packed.lengths[:, None]  # (W, longest)
-        ids = np.full(mask.shape, self.tokenizer.pad_token_id or 0, dtype=np.int64)
-        ids[mask] = packed.ids
-        real = self._tensor(mask)
-        with self._autocast():
-            output = self.model(input_ids=self._tensor(ids), attention_mask=real.long())
-        return output.last_hidden_state[real].float()  # type: ignore[no-any-return]
-
-    def save(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder: config.json, model.safetensors, tokenizer files."""
-        weights = self.model.state_dict()
-        if not self.trained_pooler:  # or it would pass for trained when it is loaded again
-            weights = {key: tensor for key, tensor in weights.items() if "pooler" not in key}
-        with compat.quiet_transformers():
-            self.model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
-            self.tokenizer.save_pretrained(folder)
-
-    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
-    def _autocast(self) -> torch.autocast:
-        half = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
-
-
-def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Encoder:
-    """Load an encoder from a local folder, a folder of an installed package, or the Hugging Face hub."""
-    folder = find_folder(name)
-    if folder is not None:
-        return load_folder(folder, settings)
-    try:
-        checkpoint = _read(name, revision=revision)
-    except EncoderError:
-        raise
-    except Exception as error:  # transformers raises of all kinds
-        raise EncoderError(
-            f"The encoder {name!r} is not a folder here ({Path(name).absolute()}), not a folder of an installed "
-            f"package, and could not be loaded from the Hugging Face hub: {_first_line(error)} Expected a hub name "
-            'such as "bert-base-cased" (needs a network or a filled cache), or the path of a folder with config.json, '
-            "weights and tokenizer files."
-        ) from error
-    return checkpoint.encoder(settings)
-
-
-def find_folder(name: str) -> Path | None:
-    """The folder that `name` means: a local one, or package/path inside an installed package."""
-    if name and Path(name).is_dir():
-        return Path(name)
-    package, _, inside = name.partition("/")
-    if not inside or not package.isidentifier() or package == "__main__":
-        return None
-    spec = importlib.util.find_spec(package)
-    places = spec.submodule_search_locations if spec else None
-    return next((Path(place, inside) for place in places or () if Path(place, inside).is_dir()), None)
-
-
-def load_folder(folder: Path, settings: EncoderSettings) -> Encoder:
-    """Load an encoder from a Hugging Face folder, without looking anywhere else."""
-    found = sorted(path.name for path in folder.iterdir())
-    if "config.json" not in found:
-        raise EncoderError(
-            f"The folder {folder} holds no config.json (found: {_listed(found)}). Expected a Hugging Face model "
-            "folder: config.json, model.safetensors and tokenizer files. Give its path as the encoder's name."
-        )
-    if not set(WEIGHT_FILES) & set(found):
-        raise EncoderError(
-            f"The encoder folder {folder} holds no weights (found: {_listed(found)}). Expected one of "
-            f"{', '.join(WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights."
-        )
-    try:
-        checkpoint = _read(str(folder), local_files_only=True)
-    except EncoderError:
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise of all kinds
-        raise EncoderError(
-            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_listed(found)}). "
-            "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
-            "Check that the copy is complete."
-        ) from error
-    return checkpoint.encoder(settings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """What transformers read, and the parameters that the files did not hold."""
-
-    source: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    missing: list[str]
-
-    def encoder(self, settings: EncoderSettings) -> Encoder:
-        """The encoder; a warning if weights other than the pooler's were missing."""
-        absent = [key for key in self.missing if "pooler" not in key]
-        if absent:
-            warnings.warn(
-                f"The weights of {self.source!r} lack {len(absent)} parameters of {type(self.model).__name__}, which "
-                f"start at random: {_listed(absent)}. Expected a checkpoint of this family; check the encoder's name.",
-                stacklevel=2,
-            )
-        trained_pooler = len(absent) == len(self.missing)
-        return Encoder(self.model, self.tokenizer, settings, trained_pooler=trained_pooler)
-
-
-def _read(source: str, **where: Any) -> _Checkpoint:
-    from transformers import AutoModel, AutoTokenizer
-
-    with compat.quiet_transformers():
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
-        _check_tokenizer(source, tokenizer)
-        model, report = AutoModel.from_pretrained(
-            source,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **compat.dtype_argument(torch.float32),
-            **where,
-        )
-    return _Checkpoint(source, model, tokenizer, sorted(report["missing_keys"]))
-
-
-def _check_tokenizer(source: str, tokenizer: Any) -> None:
-    if not tokenizer.is_fast:
-        raise EncoderError(
-            f"The tokenizer of {source!r} is a {type(tokenizer).__name__}, which has no fast version. Expected a "
-            "fast tokenizer (tokenizer.json), because only those give character offsets. Choose an encoder that "
-            "has one, or convert the tokenizer with the tokenizers library."
-        )
-    # Without tokenizer files transformers 5 makes up a tokenizer to which every word is unknown.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise EncoderError(
-            f"The encoder {source!r} has no vocabulary: its tokenizer knows only "
-            f"{_listed(sorted(tokenizer.get_vocab()))}. Expected the files of a fast tokenizer (tokenizer.json) beside "
-            "the weights. Save the tokenizer there with save_pretrained, or copy its files."
-        )
+    def _fused_engine(self) -> FusedEngine | None:
+        if self.shape is None:
+            return None
+        # A model may have learned since; each change in place counts up a tensor's version.
+        parameters = [] if self.loaded is None else list(self.loaded.parameters())
+        state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        if self._fused is None or self._fused[0] != state:
+            net = read_net(self.shape, self._at_rest().weights)
+            if net is None:
+                return None
+            self._fused = None  # lets go of the old one first
+            self._fused = state, FusedEngine(net, batch_rows=self.budget)
+        return self._fused[1]
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -363,9 +309,9 @@ def _align_texts(subwords: Subwords, texts: Texts) -> Alignment:
     )
 
 
-def _special_subwords(backend: Any) -> tuple[Ints, Ints]:
+def _special_subwords(tokenizer: Tokenizer) -> tuple[Ints, Ints]:
     """The special subwords before and behind a text."""
-    encoding = backend.encode("a")
+    encoding = tokenizer.encode("a")
     body = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
     if not body:
         raise EncoderError(
@@ -376,16 +322,16 @@ def _special_subwords(backend: Any) -> tuple[Ints, Ints]:
     return ids[: body[0]], ids[body[-1] + 1 :]
 
 
-def _first_position(model: PreTrainedModel) -> int:
+def _first_position(model: PreTrainedModel | None) -> int:
     """The position of a window's first subword: behind the padding's in the RoBERTa family, else 0."""
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
 
 
-def _limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, first_position: int) -> int | None:
+def _limit(checkpoint: Checkpoint, first_position: int) -> int | None:
     """The longest window that tokenizer and model allow; None if neither says."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length, positions - first_position if positions and positions > 0 else None]
+    positions = checkpoint.config.get("max_position_embeddings")
+    limits = [checkpoint.tokenizer_limit, positions - first_position if positions and positions > 0 else None]
     # Checkpoints without a limit say 1e30.
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < 10**6]
     return min(known, default=None)
@@ -401,21 +347,13 @@ def _window(settings: EncoderSettings, limit: int | None, n_special: int) -> int
     return window
 
 
-def _resolve_batching(model: PreTrainedModel, batching: Batching) -> bool:
-    packable = compat.can_pack(model)
+def _resolve_packed(family: str, batching: Batching) -> bool:
+    """Whether transformers' model of a family runs packed."""
+    packable = compat.can_pack(family)
     if batching == "packed" and not packable:
         raise ConfigError(
-            f'The encoder\'s batching is "packed", but {type(model).__name__} under transformers '
-            f'{compat.transformers_version()} can only be padded. Set batching = "auto", or use transformers 5 and one '
-            f"of {', '.join(sorted(compat.PACKED_FAMILIES))}."
+            f'The encoder\'s batching is "packed", but {family} under transformers {compat.transformers_version()} can '
+            'only be padded. Set batching = "auto", or use transformers 5 and one of '
+            f"{', '.join(sorted(compat.PACKED_FAMILIES))}."
         )
     return packable and batching != "padded"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "nothing"

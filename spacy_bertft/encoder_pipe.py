@@ -25,18 +25,10 @@ from torch import Tensor
 
 from spacy_bertft import published
 from spacy_bertft.batching import chunk
-from spacy_bertft.encoder import (
-    Batching,
-    Device,
-    Encoder,
-    EncoderSettings,
-    Precision,
-    Texts,
-    load,
-    load_folder,
-)
+from spacy_bertft.encoder import Backend, Batching, Device, Encoder, EncoderSettings, Precision, Texts
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.features import gather
+from spacy_bertft.loading import load, load_saved
 from spacy_bertft.optim import StepSettings
 from spacy_bertft.pooling import token_vectors
 from spacy_bertft.shim import read_settings, shim_of, wrap
@@ -281,7 +273,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         """Load the encoder from path/encoder; nothing is looked up anywhere else."""
         folder = Path(path) / ENCODER_FOLDER
         if folder.is_dir():
-            self._set_encoder(load_folder(folder, self.model.attrs["settings"]))
+            self._set_encoder(load_saved(folder, self.model.attrs["settings"]))
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -353,24 +345,27 @@ def build_encoder(
     name: str,
     revision: str = "main",
     device: Device = "auto",
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     window: int | None = None,
     overlap: int | None = None,
     batch_subwords: int | None = None,
     batching: Batching = "auto",
+    backend: Backend = "torch",
 ) -> Model[Any, Any]:
     """An encoder from the Hugging Face family of BERT. Its weights are loaded at initialisation, or with the pipeline.
 
     name: a hub name ("bert-base-cased"), a local folder, or package/folder of an installed package.
     revision: branch, tag or commit on the hub.
     device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
-    precision: of the forward pass; weights, gradients and steps stay float32.
+    precision: of the forward pass; weights, gradients and steps stay float32. "auto" is bfloat16 for prediction on a
+        GPU that has it, else float32.
     window: subwords in one window, special ones included; None: as many as the encoder takes.
     overlap: subwords that neighbouring windows of a long text share, at least; None: an eighth of the window.
     batch_subwords: subwords in one forward pass, at most; None: by device.
     batching: "packed" puts windows side by side without padding, "padded" pads them; "auto" packs where possible.
+    backend: "torch", or "onnxruntime" for an encoder that `bertft export` wrote: faster on a CPU, and not trainable.
     """
-    settings = EncoderSettings(device, precision, window, overlap, batch_subwords, batching)
+    settings = EncoderSettings(device, precision, window, overlap, batch_subwords, batching, backend)
     return _model({"name": name, "revision": revision, "settings": settings})
 
 

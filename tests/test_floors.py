@@ -16,7 +16,18 @@ ROOT = Path(spacy_bertft.__file__).parent
 FLOORS = {
     0: {"types", "errors", "compat"},
     1: {"align", "windows", "batching", "decode"},
-    2: {"encoder", "attention", "pooling", "features", "tuning", "optim", "pretraining", "backends"},
+    2: {
+        "encoder",
+        "checkpoint",
+        "loading",
+        "attention",
+        "pooling",
+        "features",
+        "tuning",
+        "optim",
+        "pretraining",
+        "backends",
+    },
     3: {"shim"},
     4: {"published", "encoder_pipe", "head_pipe", "tasks", "corpus"},
     5: {"hf", "listeners", "distributed", "bulk", "report", "convert"},
@@ -24,7 +35,7 @@ FLOORS = {
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 MAY_IMPORT_THINC = {"shim", "encoder_pipe", "head_pipe", "compat"} | FLOORS[5] | FLOORS[6]
-MAY_IMPORT_TRANSFORMERS = {"encoder", "compat", "hf", "pretraining", "backends"}
+MAY_IMPORT_TRANSFORMERS = {"encoder", "checkpoint", "loading", "compat", "hf", "pretraining", "backends"}
 FILES = {
     str(path.relative_to(ROOT)): path.relative_to(ROOT).parts[0].removesuffix(".py")
     for path in sorted(ROOT.rglob("*.py"))

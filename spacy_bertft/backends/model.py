@@ -1,0 +1,54 @@
+"""transformers' own model as an engine: for training, for a GPU, and for families that the fused forward leaves out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacy_bertft.attention import runs_of
+from spacy_bertft.batching import pad, positions
+from spacy_bertft.types import Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class ModelEngine:
+    """Runs a transformers model, packed where its family allows it."""
+
+    def __init__(self, model: PreTrainedModel, *, padded: bool, half: bool, first_position: int) -> None:
+        """Not padded: its attention must be `attention.packed_attention`. half: run in bfloat16 where that is exact
+        enough; weights and results stay float32.
+        """
+        self.model = model
+        self.padded = padded
+        self.half = half
+        self.first_position = first_position
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """One forward; attention stays within each window. -> (N, D) float32."""
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.half):
+            hidden = self._padded(packed) if self.padded else self._packed(packed)
+        return hidden.float()
+
+    def _packed(self, packed: Packed) -> Tensor:
+        """Without padding: the windows side by side in one sequence."""
+        output = self.model(
+            input_ids=self._tensor(packed.ids)[None],  # (1, N)
+            position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
+            window_runs=runs_of(packed.lengths),
+        )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _padded(self, packed: Packed) -> Tensor:
+        """Each window a row, padded to the longest."""
+        mask, ids = pad(packed, self.model.config.pad_token_id or 0)
+        real = self._tensor(mask)
+        output = self.model(input_ids=self._tensor(ids), attention_mask=real.long())
+        return output.last_hidden_state[real]  # type: ignore[no-any-return]
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.model.device)

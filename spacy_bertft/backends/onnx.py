@@ -1,0 +1,61 @@
+"""ONNX Runtime as an engine, on the CPU, for encoders that `bertft export` wrote."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacy_bertft.batching import pad
+from spacy_bertft.errors import EncoderError
+from spacy_bertft.types import Packed
+
+# The graph's inputs (windows, longest), int64, and outputs. It leaves padding out of all but attention.
+IDS, MASK = "input_ids", "attention_mask"
+HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
+
+
+class OnnxEngine:
+    """Runs a graph that backends/graph.py built."""
+
+    padded = True
+
+    def __init__(self, graph: NDArray[np.uint8], *, padding: int) -> None:
+        """padding: the id of the padding subword."""
+        self.graph = graph
+        self.padding = padding
+        self._session: Any = None
+        self._process = 0
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """One forward; attention stays within each window. -> (N, D) float32."""
+        real, ids = pad(packed, self.padding)
+        (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64)})
+        return torch.from_numpy(rows)
+
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        # A forked worker has none of the session's threads.
+        if self._session is None or self._process != os.getpid():
+            self._session, self._process = _session(self.graph), os.getpid()
+        found: list[NDArray[np.float32]] = self._session.run(outputs, inputs)
+        return found
+
+
+def _session(graph: NDArray[np.uint8]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EncoderError(
+            'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: pip '
+            'install "spacy-bertft[onnx]".'
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    # The graph is fused as it should be: ONNX Runtime's own fusion of sum and norm is several times slower on a CPU.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(graph.tobytes(), options, providers=["CPUExecutionProvider"])
