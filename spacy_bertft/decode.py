@@ -69,26 +69,36 @@ def decode(logits: Floats, counts: Ints, tagging: Tagging) -> Entities:
     valid ones (Forney, The Viterbi algorithm, 1973). An entity's score is the lowest probability of its tags.
     """
     tags = logits.argmax(axis=1) if len(logits) else np.zeros(0, dtype=np.int64)
-    starts = np.cumsum(counts) - counts
-    for text in _invalid(tags, counts, tagging):
-        place = slice(starts[text], starts[text] + counts[text])
-        tags[place] = viterbi(logits[place], tagging)
+    invalid = _invalid(tags, counts, tagging)
+    if len(invalid):
+        rows = np.isin(np.repeat(np.arange(len(counts)), counts), invalid)
+        tags[rows] = viterbi(logits[rows], counts[invalid], tagging)
     return _entities(tags, _probability_of(tags, logits), counts, tagging)
 
 
-def viterbi(logits: Floats, tagging: Tagging) -> Ints:
-    """The valid sequence of tags (T,) with the highest sum of logits (T, L)."""
+def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
+    """For each text the valid sequence of tags with the highest sum of logits. -> (T,).
+
+    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts go forward together, token by token.
+    """
+    order = np.argsort(-counts, kind="stable")  # so that the texts that go on are always the first ones
+    lengths = counts[order]
+    starts = (np.cumsum(counts) - counts)[order]
     blocked = np.where(tagging.allowed, 0.0, -np.inf).astype(np.float32)  # (L, L)
-    best = np.where(tagging.initial, logits[0], -np.inf)  # (L,)
-    back = np.empty(logits.shape, dtype=np.int32)
-    for place in range(1, len(logits)):
-        candidates = best[:, None] + blocked  # (L, L)
-        back[place] = candidates.argmax(axis=0)
-        best = candidates.max(axis=0) + logits[place]
+    best = np.where(tagging.initial, logits[starts], -np.inf)  # (B, L)
+    back: list[Ints] = []
+    for place in range(1, lengths[0]):
+        going = int(np.searchsorted(-lengths, -place))  # texts longer than `place`
+        candidates = best[:going, :, None] + blocked  # (going, L, L)
+        back.append(candidates.argmax(axis=1))
+        best[:going] = candidates.max(axis=1) + logits[starts[:going] + place]
+    tag = np.where(tagging.final, best, -np.inf).argmax(axis=1)  # (B,) of each text's last token
     tags = np.empty(len(logits), dtype=np.int64)
-    tags[-1] = np.where(tagging.final, best, -np.inf).argmax()
-    for place in range(len(logits) - 1, 0, -1):
-        tags[place - 1] = back[place, tags[place]]
+    tags[starts + lengths - 1] = tag
+    for place in range(lengths[0] - 1, 0, -1):
+        going = len(back[place - 1])
+        tag[:going] = back[place - 1][np.arange(going), tag[:going]]
+        tags[starts[:going] + place - 1] = tag[:going]
     return tags
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +35,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Batching = Literal["auto", "packed", "padded"]
 Backend = Literal["torch", "onnxruntime"]
 
-# Subwords in one forward: on a CPU few enough for its caches, on a GPU enough to fill it.
-CPU_BUDGET, GPU_BUDGET = 1024, 16384
 # The window where neither tokenizer nor model knows a limit.
 DEFAULT_WINDOW = 512
 
@@ -93,6 +92,7 @@ class Encoder(nn.Module):
                 f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "
                 "best number on this device."
             )
+        self._process = os.getpid()
         self._fused: tuple[object, FusedEngine] | None = None
         self._onnx: OnnxEngine | None = None
         device = resolve_device(settings.device) if checkpoint.graph is None else torch.device("cpu")
@@ -118,9 +118,8 @@ class Encoder(nn.Module):
 
     @property
     def budget(self) -> int:
-        """Subwords in one forward, at most."""
-        default = CPU_BUDGET if self.device.type == "cpu" else GPU_BUDGET
-        return self.settings.batch_subwords or default
+        """Subwords in the next forward, at most."""
+        return self.settings.batch_subwords or self.engine().budget
 
     @property
     def trainable(self) -> bool:
@@ -198,8 +197,10 @@ class Encoder(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Subwords:
         """Split raw texts into subwords with character offsets; nothing is cut off."""
-        # One text a call: calls for many run in threads of their own, which a forked worker would wait for in vain.
-        encodings = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        if len(texts) > 1 and os.getpid() == self._process:
+            encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        else:  # calls for many texts run in threads of their own, which a forked worker would wait for in vain
+            encodings = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
         bounds = np.concatenate([np.zeros((0, 2), dtype=np.int64), *offsets])
@@ -233,7 +234,8 @@ class Encoder(nn.Module):
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""
         lengths = windows.ends - windows.starts + self.n_special  # (W,)
         run = self.engine()
-        groups = bucket(lengths, budget=self.budget, padded=run.padded)
+        budget = self.settings.batch_subwords or run.budget
+        groups = bucket(lengths, budget=budget, padded=run.padded)
         parts = [run(pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)) for group in groups]
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
@@ -272,7 +274,7 @@ class Encoder(nn.Module):
             if net is None:
                 return None
             self._fused = None  # lets go of the old one first
-            self._fused = state, FusedEngine(net, batch_rows=self.budget)
+            self._fused = state, FusedEngine(net)
         return self._fused[1]
 
 

@@ -171,7 +171,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Encode a stream of Docs, in batches of at most `batch_size` Docs."""
-        for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=lambda doc: len(doc.text)):
+        for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=_n_characters):
             yield from super().pipe(docs, batch_size=batch_size)
 
     def _guard_threads(self) -> None:
@@ -314,6 +314,11 @@ def texts_of(docs: Sequence[Doc]) -> Texts:
         token_ends=tokens.sum(axis=1),
         token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
     )
+
+
+def _n_characters(doc: Doc) -> int:
+    """The length of a Doc's text, but for white space at its end; `doc.text` would put it together first."""
+    return doc[-1].idx + len(doc[-1]) if len(doc) else 0
 
 
 def _set_tensors(docs: Sequence[Doc], features: Features) -> None:

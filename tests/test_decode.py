@@ -87,12 +87,15 @@ def test_rules_allow_exactly_the_valid_sequences(scheme):
 
 
 @modest
-@given(st.sampled_from(SCHEMES), st.integers(1, 4), st.integers(0, 10**6))
-def test_viterbi_finds_the_best_of_all_valid_sequences(scheme, length, seed):
-    logits = random_logits(length, scheme, seed)
-    candidates = sequences(length, scheme)
-    sums = logits[np.arange(length), candidates].sum(axis=1)
-    assert viterbi(logits, Tagging.of(LABELS, scheme)).tolist() == candidates[sums.argmax()].tolist()
+@given(st.sampled_from(SCHEMES), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 10**6))
+def test_viterbi_finds_the_best_of_all_valid_sequences_of_each_text(scheme, lengths, seed):
+    logits = random_logits(sum(lengths), scheme, seed)
+    best = []
+    for of_text in np.split(logits, np.cumsum(lengths)[:-1]):
+        candidates = sequences(len(of_text), scheme)
+        sums = of_text[np.arange(len(of_text)), candidates].sum(axis=1)
+        best.extend(candidates[sums.argmax()].tolist())
+    assert viterbi(logits, np.array(lengths), Tagging.of(LABELS, scheme)).tolist() == best
 
 
 @modest
@@ -149,9 +152,9 @@ def test_neighbouring_entities_of_one_label_stay_apart():
 def test_search_runs_only_where_the_greedy_tags_are_invalid(monkeypatch):
     searched = []
 
-    def spy(logits, tagging):
-        searched.append(logits)
-        return viterbi(logits, tagging)
+    def spy(logits, counts, tagging):
+        searched.append((logits.tolist(), counts.tolist()))
+        return viterbi(logits, counts, tagging)
 
     monkeypatch.setattr(module, "viterbi", spy)
     tags = Tagging.of(LABELS, "bio").tags
@@ -159,7 +162,7 @@ def test_search_runs_only_where_the_greedy_tags_are_invalid(monkeypatch):
     for place, name in enumerate(["B-PERSON", "I-PERSON", "O", "I-CITY"]):  # the second text's tags break a rule
         logits[place, tags.index(name)] = 5
     entities(logits, [2, 2], "bio")
-    assert [text.tolist() for text in searched] == [logits[2:].tolist()]
+    assert searched == [(logits[2:].tolist(), [2])]
 
 
 def test_logits_are_not_changed():

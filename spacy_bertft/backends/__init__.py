@@ -13,6 +13,7 @@ class Engine(Protocol):
     """What runs the encoder."""
 
     padded: bool  # whether windows of unlike length cost padding
+    budget: int  # rows in one forward at most, unless the user says otherwise; by measurement
 
     def __call__(self, packed: Packed) -> Tensor:
         """One forward; attention stays within each window. -> (N, D) float32."""

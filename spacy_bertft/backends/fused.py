@@ -51,12 +51,12 @@ class FusedEngine:
     """Runs a Net."""
 
     padded = False
+    budget = 2048
 
-    def __init__(self, net: Net, *, batch_rows: int) -> None:
-        """batch_rows: rows of a usual batch, which the layout of the weights is chosen for."""
+    def __init__(self, net: Net) -> None:
 
         def product(one: Linear, activation: str = "none") -> Product:
-            return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=batch_rows)
+            return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
 
         self.net = net
         self._layers = [

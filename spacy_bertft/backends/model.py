@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 class ModelEngine:
     """Runs a transformers model, packed where its family allows it."""
 
+    # On a CPU few enough for its caches, on a GPU enough to fill it.
+    CPU_BUDGET, GPU_BUDGET = 1024, 16384
+
     def __init__(self, model: PreTrainedModel, *, padded: bool, half: bool, first_position: int) -> None:
         """Not padded: its attention must be `attention.packed_attention`. half: run in bfloat16 where that is exact
         enough; weights and results stay float32.
         """
         self.model = model
         self.padded = padded
+        self.budget = self.CPU_BUDGET if model.device.type == "cpu" else self.GPU_BUDGET
         self.half = half
         self.first_position = first_position
 

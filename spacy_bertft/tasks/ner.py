@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -43,8 +43,12 @@ class TokenHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens; those without a subword get the biases alone."""
-        logits: Tensor = self.output(self.dropout(token_vectors(features, self.pooling)))
-        return logits
+        if self.training:
+            logits: Tensor = self.output(self.dropout(token_vectors(features, self.pooling)))
+            return logits
+        # The same, but what is gathered are few logits instead of wide vectors.
+        of_rows = replace(features, hidden=features.hidden @ self.output.weight.T)  # (N, L)
+        return token_vectors(of_rows, self.pooling) + self.output.bias
 
 
 @dataclass(frozen=True)
