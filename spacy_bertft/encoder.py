@@ -236,12 +236,22 @@ class Encoder(nn.Module):
         run = self.engine()
         budget = self.settings.batch_subwords or run.budget
         groups = bucket(lengths, budget=budget, padded=run.padded)
-        parts = [run(pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)) for group in groups]
+        parts = (run(pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)) for group in groups)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
         first_rows[order] = np.cumsum(lengths[order]) - lengths[order]
-        hidden = torch.cat(parts) if parts else torch.zeros(0, self.width, device=self.device)
-        return hidden, first_rows
+        return self._together(parts, n_rows=int(lengths.sum())), first_rows
+
+    def _together(self, parts: Iterator[Tensor], *, n_rows: int) -> Tensor:
+        """All hidden rows (N, D). Without gradients the parts are not held: they double the memory of a long text."""
+        hidden = torch.empty(n_rows, self.width, device=self.device)
+        if torch.is_grad_enabled():
+            return torch.cat([hidden[:0], *parts])
+        done = 0
+        for part in parts:
+            hidden[done : done + len(part)] = part
+            done += len(part)
+        return hidden
 
     def engine(self) -> Engine:
         """What runs the next forward."""

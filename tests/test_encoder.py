@@ -386,7 +386,8 @@ def test_saved_encoder_comes_back_the_same(tiny_encoder, tmp_path, family):
     assert encoder.tokenize(texts).ids.tolist() == again.tokenize(texts).ids.tolist()
     assert encoder.tokenize(texts).starts.tolist() == again.tokenize(texts).starts.tolist()
     with torch.no_grad():
-        assert torch.equal(encoder(texts_of(texts)).hidden, again(texts_of(texts)).hidden)
+        # Not to the bit: the weights lie elsewhere in memory, where the matrix product may go another way.
+        assert_near(encoder(texts_of(texts)).hidden, again(texts_of(texts)).hidden)
 
 
 @pytest.mark.parametrize("family", ["bert-uncased", "modernbert"])
@@ -397,4 +398,4 @@ def test_saved_folder_is_a_plain_hugging_face_one(tiny_encoder, tmp_path, family
     assert not list(folder.glob("*.bin"))
     expected = plain_forward(tiny_encoder(family), MIXED)
     for found, rows in zip(plain_forward(folder, MIXED), expected, strict=True):
-        assert torch.equal(found, rows)
+        assert_near(found, rows)
