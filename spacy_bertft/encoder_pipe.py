@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import ref
@@ -301,6 +302,8 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
 
 def _rebuild(vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes) -> EncoderPipe:
+    if parent_process() is not None:
+        torch.set_num_threads(1)  # there are other workers for the other cores
     return EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
 
 

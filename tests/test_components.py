@@ -15,6 +15,7 @@ from pipelines import ANNOTATED, HEADS, TEXTS, annotations, blank, examples, ini
 from safetensors.torch import load_file
 from spacy.cli.debug_data import debug_data
 from spacy.cli.train import train
+from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training import Example
 from spacy.util import load_config, registry
@@ -197,6 +198,26 @@ def test_worker_processes_give_the_same_annotations(tiny_bert, method, monkeypat
     context = multiprocessing.get_context(method)
     monkeypatch.setattr("spacy.language.mp", context)
     assert _annotations(nlp, n_process=2, batch_size=2) == expected
+
+
+@Language.component("thread_counter")
+def count_threads(doc):
+    doc.user_data["threads"] = torch.get_num_threads()
+    return doc
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_each_worker_process_computes_on_one_thread(tiny_bert, method, monkeypatch):
+    nlp = trained(tiny_bert)
+    nlp.add_pipe("thread_counter")
+    monkeypatch.setattr("spacy.language.mp", multiprocessing.get_context(method))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        docs = list(nlp.pipe(TEXTS, n_process=2, batch_size=2))
+    finally:
+        torch.set_num_threads(before)
+    assert [doc.user_data["threads"] for doc in docs] == [1] * len(TEXTS)
 
 
 def test_components_pickle_without_their_torch_modules(tiny_bert):

@@ -76,6 +76,11 @@ def prepare(folder: Path, work: Path, merge_sentences: int) -> dict[str, list[Do
 
 def train_ours(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> dict[str, list[Doc]]:
     """Train with the config in configs/ and predict dev and test."""
+    return predict(train(gold, recipe, seed, work), gold)
+
+
+def train(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> Path:
+    """Train with the config in configs/ on the files that `prepare` left in `work`; the last weights."""
     head = "textcat" if gold["train"][0].cats else "ner"
     steps = -(-len(gold["train"]) // recipe.batch_size) * recipe.epochs
     settings = {
@@ -91,7 +96,12 @@ def train_ours(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int,
         "training.optimizer.learn_rate.warmup_steps": steps // 10,
     }
     spacy_train(ROOT / f"configs/{head}.cfg", work / "ours", overrides=settings)
-    nlp = spacy.load(work / "ours" / "model-last")
+    return work / "ours" / "model-last"
+
+
+def predict(pipeline: Path, gold: dict[str, list[Doc]]) -> dict[str, list[Doc]]:
+    """The gold tokens of dev and test, annotated by a pipeline."""
+    nlp = spacy.load(pipeline)
     return {split: list(nlp.pipe(bare(doc) for doc in gold[split])) for split in SPLITS[1:]}
 
 
