@@ -87,7 +87,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self.nlp: Callable[[], Language | None] = lambda: None
         self._boundary: _Boundary | None = None
         self._owed: StepSettings | None = None
-        self._process = os.getpid()
+        self._process = self._origin = os.getpid()
 
     # --- the encoder inside
 
@@ -176,10 +176,15 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
             yield from super().pipe(docs, batch_size=batch_size)
 
     def _guard_threads(self) -> None:
-        """Keep a forked worker of nlp.pipe(n_process=…) from waiting for threads that were not forked with it."""
-        if os.getpid() != self._process:
+        """One thread for a worker of nlp.pipe(n_process=…): there are others for the other cores.
+
+        A forked process would also wait in vain for threads that were not forked with it.
+        """
+        forked = os.getpid() != self._process
+        spawned = os.getpid() != self._origin and parent_process() is not None
+        if forked or spawned:
             torch.set_num_threads(1)
-            self._process = os.getpid()
+            self._process = self._origin = os.getpid()
 
     # --- training
 
@@ -298,13 +303,15 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
         settings = {"keep_features": self.keep_features, "set_tensor": self.set_tensor}
-        return _rebuild, (self.vocab, self.name, settings, dict(self.model.attrs), self.to_bytes())
+        return _rebuild, (self.vocab, self.name, settings, dict(self.model.attrs), self.to_bytes(), self._origin)
 
 
-def _rebuild(vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes) -> EncoderPipe:
-    if parent_process() is not None:
-        torch.set_num_threads(1)  # there are other workers for the other cores
-    return EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
+def _rebuild(
+    vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes, origin: int
+) -> EncoderPipe:
+    pipe = EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
+    pipe._origin = origin
+    return pipe
 
 
 def texts_of(docs: Sequence[Doc]) -> Texts:
