@@ -24,7 +24,7 @@ from spacy_bertft.backends.onnx import OnnxEngine
 from spacy_bertft.batching import bucket, pack
 from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.errors import ConfigError, EncoderError
-from spacy_bertft.types import Alignment, Features, Ints, Subwords, Windows
+from spacy_bertft.types import Alignment, Features, Ints, Packed, Subwords, Windows
 from spacy_bertft.windows import cut
 
 if TYPE_CHECKING:
@@ -161,9 +161,10 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder: config.json, model.safetensors (or model.onnx), tokenizer files."""
-        self._at_rest().write(folder)
+        self.at_rest().write(folder)
 
-    def _at_rest(self) -> Checkpoint:
+    def at_rest(self) -> Checkpoint:
+        """Its files and weights as they are now."""
         if self.loaded is None:
             return self.checkpoint
         files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
@@ -214,7 +215,7 @@ class Encoder(nn.Module):
     def forward(self, texts: Texts) -> Features:
         """Encode whole texts of any length, in as many forwards as the budget asks for."""
         subwords = self.tokenize(texts.texts)
-        windows = cut(subwords.counts, size=self.window - self.n_special, overlap=self.overlap)
+        windows = self._cut(subwords)
         hidden, first_rows = self._encode(subwords.ids, windows)
         alignment = _align_texts(subwords, texts)
         kept = windows.keep_ends - windows.keep_starts  # (W,)
@@ -232,11 +233,9 @@ class Encoder(nn.Module):
 
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""
-        lengths = windows.ends - windows.starts + self.n_special  # (W,)
         run = self.engine()
-        budget = self.settings.batch_subwords or run.budget
-        groups = bucket(lengths, budget=budget, padded=run.padded)
-        parts = (run(pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)) for group in groups)
+        groups, lengths = self._group(windows, run)
+        parts = (run(self._pack(ids, windows, group)) for group in groups)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
         first_rows[order] = np.cumsum(lengths[order]) - lengths[order]
@@ -252,6 +251,25 @@ class Encoder(nn.Module):
             hidden[done : done + len(part)] = part
             done += len(part)
         return hidden
+
+    def _group(self, windows: Windows, engine: Engine) -> tuple[list[Ints], Ints]:
+        """Groups of windows that an engine takes at once, and the length of each window with special subwords."""
+        lengths = windows.ends - windows.starts + self.n_special  # (W,)
+        budget = self.settings.batch_subwords or engine.budget
+        return bucket(lengths, budget=budget, padded=engine.padded), lengths
+
+    def _pack(self, ids: Ints, windows: Windows, group: Ints) -> Packed:
+        return pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)
+
+    def batches(self, texts: Sequence[str]) -> Iterator[Packed]:
+        """What `forward` gives to the engine, batch by batch."""
+        subwords = self.tokenize(texts)
+        windows = self._cut(subwords)
+        groups, _ = self._group(windows, self.engine())
+        return (self._pack(subwords.ids, windows, group) for group in groups)
+
+    def _cut(self, subwords: Subwords) -> Windows:
+        return cut(subwords.counts, size=self.window - self.n_special, overlap=self.overlap)
 
     def engine(self) -> Engine:
         """What runs the next forward."""
@@ -280,7 +298,7 @@ class Encoder(nn.Module):
         parameters = [] if self.loaded is None else list(self.loaded.parameters())
         state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         if self._fused is None or self._fused[0] != state:
-            net = read_net(self.shape, self._at_rest().weights)
+            net = read_net(self.shape, self.at_rest().weights)
             if net is None:
                 return None
             self._fused = None  # lets go of the old one first

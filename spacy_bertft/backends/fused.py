@@ -59,7 +59,7 @@ class FusedEngine:
             return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
 
         self.net = net
-        self._layers = [
+        self.layers = [
             _Layer(
                 product(layer.query_key_value()),
                 product(layer.out),
@@ -81,7 +81,7 @@ class FusedEngine:
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
         runs = _plan(packed.lengths)
-        for layer in self._layers:
+        for layer in self.layers:
             mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
             hidden = _normalise(layer.out(mixed).add_(hidden), layer.out_norm, net.shape.eps)
             hidden = _normalise(layer.down(layer.up(hidden)).add_(hidden), layer.down_norm, net.shape.eps)
