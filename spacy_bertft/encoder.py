@@ -234,7 +234,9 @@ class Encoder(nn.Module):
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""
         run = self.engine()
-        groups, lengths = self._group(windows, run)
+        lengths = windows.ends - windows.starts + self.n_special  # (W,)
+        budget = self.settings.batch_subwords or run.budget
+        groups = bucket(lengths, budget=budget, padded=run.padded)
         parts = (run(self._pack(ids, windows, group)) for group in groups)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
@@ -252,21 +254,15 @@ class Encoder(nn.Module):
             done += len(part)
         return hidden
 
-    def _group(self, windows: Windows, engine: Engine) -> tuple[list[Ints], Ints]:
-        """Groups of windows that an engine takes at once, and the length of each window with special subwords."""
-        lengths = windows.ends - windows.starts + self.n_special  # (W,)
-        budget = self.settings.batch_subwords or engine.budget
-        return bucket(lengths, budget=budget, padded=engine.padded), lengths
-
     def _pack(self, ids: Ints, windows: Windows, group: Ints) -> Packed:
         return pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)
 
-    def batches(self, texts: Sequence[str]) -> Iterator[Packed]:
-        """What `forward` gives to the engine, batch by batch."""
+    def batches(self, texts: Sequence[str], *, budget: int) -> list[Packed]:
+        """What engines are given for some texts, `budget` subwords at most at once."""
         subwords = self.tokenize(texts)
         windows = self._cut(subwords)
-        groups, _ = self._group(windows, self.engine())
-        return (self._pack(subwords.ids, windows, group) for group in groups)
+        groups = bucket(windows.ends - windows.starts + self.n_special, budget=budget, padded=False)
+        return [self._pack(subwords.ids, windows, group) for group in groups]
 
     def _cut(self, subwords: Subwords) -> Windows:
         return cut(subwords.counts, size=self.window - self.n_special, overlap=self.overlap)

@@ -30,7 +30,7 @@ FLOORS = {
     },
     3: {"shim"},
     4: {"published", "encoder_pipe", "head_pipe", "tasks", "corpus"},
-    5: {"hf", "listeners", "distributed", "bulk", "report", "convert"},
+    5: {"hf", "listeners", "distributed", "bulk", "report", "convert", "export"},
     6: {"cli"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -23,6 +23,7 @@ class OnnxEngine:
     """Runs a graph that backends/graph.py built."""
 
     padded = True
+    budget = 512
 
     def __init__(self, graph: NDArray[np.uint8], *, padding: int) -> None:
         """padding: the id of the padding subword."""
@@ -56,6 +57,8 @@ def _session(graph: NDArray[np.uint8]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors alone
+    # Threads that wait in a loop would keep the cores from the heads, from other workers and from other programs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The graph is fused as it should be: ONNX Runtime's own fusion of sum and norm is several times slower on a CPU.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(graph.tobytes(), options, providers=["CPUExecutionProvider"])

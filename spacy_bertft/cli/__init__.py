@@ -12,15 +12,17 @@ import typer
 
 from spacy_bertft import __version__
 from spacy_bertft.cli.convert import convert_command
+from spacy_bertft.cli.export import export_command
 
 app = typer.Typer(
     name="bertft",
-    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data for training.",
+    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data, export for production.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
 app.command("convert")(convert_command)
+app.command("export")(export_command)
 
 
 def _show_version(asked: bool) -> None:

@@ -1,0 +1,105 @@
+"""`bertft export`: a trained pipeline for another engine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spacy_bertft.cli.console import clean_errors, show, table
+
+if TYPE_CHECKING:
+    from spacy_bertft.export import Change, ExportReport
+
+
+class ExportEngine(str, Enum):
+    """The choices of --engine."""
+
+    onnx = "onnx"
+
+
+Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
+Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
+EngineOption = Annotated[
+    ExportEngine, typer.Option("--engine", help="What runs the encoder; onnx is ONNX Runtime on the CPU.")
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
+Dev = Annotated[
+    Path | None, typer.Option("--dev", help="Annotated .spacy file, or a folder of them, to compare the scores on.")
+]
+Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
+Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
+Code = Annotated[Path | None, typer.Option("--code", help="Python file that registers functions the pipeline needs.")]
+
+
+def export_command(
+    pipeline: Pipeline,
+    out: Out,
+    engine: EngineOption = ExportEngine.onnx,
+    int8: Int8 = False,
+    dev: Dev = None,
+    tolerance: Tolerance = 0.5,
+    force: Force = False,
+    overwrite: Overwrite = False,
+    code: Code = None,
+) -> None:
+    """Write a trained pipeline with its encoder for fast prediction on a CPU, and say what that changes."""
+    from spacy.cli._util import import_code
+
+    from spacy_bertft.export import DroppedError, export
+
+    import_code(code)
+    with clean_errors():
+        try:
+            report = export(
+                pipeline,
+                out,
+                int8=int8,
+                dev=dev,
+                tolerance=tolerance,
+                force=force,
+                overwrite=overwrite,
+                note=lambda line: show(f"ℹ {line}", error=True),
+            )
+        except DroppedError as error:
+            _show_report(error.report)
+            raise
+    _show_report(report)
+    _show_end(report)
+
+
+def _show_report(report: ExportReport) -> None:
+    hidden = report.hidden
+    source = "texts of the dev set" if report.dev else "built-in texts"
+    show(
+        f"Hidden states of {hidden.texts} {source}: largest difference {hidden.largest:.2g}, mean difference "
+        f"{hidden.mean:.2g}; the values' mean size is {hidden.size:.2g}\n"
+    )
+    if report.scores:
+        show(table(("score (points)", "before", "after", "change"), [_score(score) for score in report.scores]))
+        moved = [score for score in report.label_scores if f"{score.difference:.2f}".strip("-") != "0.00"]
+        if moved:
+            show("\n" + table(("of single labels", "before", "after", "change"), [_score(score) for score in moved]))
+        same = len(report.label_scores) - len(moved)
+        show(f"{same} scores of single labels are as before.\n" if same else "")
+    speed, size = report.speed, report.size
+    rows = [
+        ("words/s", f"{speed.before:9,.0f}", f"{speed.after:9,.0f}", f"{speed.after / speed.before:.2f}x"),
+        ("MB on disk", f"{size.before / 1e6:9,.1f}", f"{size.after / 1e6:9,.1f}", f"{size.after / size.before:.2f}x"),
+    ]
+    show(table(("pipeline", "   before", "    after", "after / before"), rows))
+
+
+def _score(score: Change) -> tuple[str, ...]:
+    return score.name, f"{score.before:6.2f}", f"{score.after:6.2f}", f"{score.difference:+6.2f}"
+
+
+def _show_end(report: ExportReport) -> None:
+    if report.dev is None:
+        show("⚠ no scores were compared: give a dev set with --dev to know what the export costs", error=True)
+    for score in report.dropped:
+        show(f"⚠ {score.name} dropped by {-score.difference:.2f} points, more than {report.tolerance:g}", error=True)
+    show(f"✔ {report.out}: encoder {', '.join(report.encoders)} for ONNX Runtime{', int8' if report.int8 else ''}")

@@ -1,0 +1,74 @@
+"""What an export changed, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spacy_bertft.errors import BertftError
+
+# Scores that differ by rounding alone have not dropped.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure before and after."""
+
+    name: str
+    before: float
+    after: float
+
+    @property
+    def difference(self) -> float:
+        """What was added to the figure."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """How far hidden values are from what they were, over all subwords of `texts` texts and the special ones."""
+
+    largest: float  # difference
+    mean: float  # difference
+    size: float  # mean of the values' own sizes, to judge the differences by
+    texts: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and how it compares with the pipeline it was made from."""
+
+    pipeline: Path
+    out: Path
+    encoders: tuple[str, ...]  # names of the components
+    int8: bool
+    dev: Path | None  # what the scores are of; without it the built-in texts were compared
+    tolerance: float  # points that a score may drop
+    hidden: Hidden
+    scores: tuple[Change, ...]  # in points: 100 is perfect
+    label_scores: tuple[Change, ...]  # the same for single labels, "ents_per_type.PERSON.f"; these may drop
+    speed: Change  # words a second, on the CPU
+    size: Change  # bytes on disk
+
+    @property
+    def dropped(self) -> tuple[Change, ...]:
+        """The scores that dropped by more than the tolerance."""
+        return tuple(score for score in self.scores if -score.difference > self.tolerance + ROUNDING)
+
+
+class DroppedError(BertftError):
+    """Scores dropped by more than the tolerance, so nothing was written."""
+
+    def __init__(self, report: ExportReport) -> None:
+        drops = "; ".join(
+            f"{score.name} fell from {score.before:.2f} to {score.after:.2f}, by {-score.difference:.2f} points"
+            for score in report.dropped
+        )
+        int8 = "export without --int8 (that changes next to nothing), " if report.int8 else ""
+        super().__init__(
+            f"The exported pipeline is worse on {report.dev}: {drops}. Expected drops of at most {report.tolerance:g} "
+            f"points (--tolerance), so {report.out} was not written. To go on, {int8}train longer or on more data and "
+            "export again, allow more with --tolerance, or take it as it is with --force."
+        )
+        self.report = report

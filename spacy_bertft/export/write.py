@@ -1,0 +1,124 @@
+"""A copy of a saved pipeline whose encoders run by ONNX Runtime, put in its place only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import srsly
+from packaging.requirements import Requirement
+from spacy.language import Language
+from spacy.util import get_minor_version_range, load_config
+
+from spacy_bertft import __version__
+from spacy_bertft.backends.fused import FusedEngine
+from spacy_bertft.backends.graph import build
+from spacy_bertft.backends.net import FAMILIES, read_net
+from spacy_bertft.backends.outliers import find_outliers
+from spacy_bertft.checkpoint import Checkpoint
+from spacy_bertft.encoder import Encoder
+from spacy_bertft.encoder_pipe import ENCODER_FOLDER, EncoderPipe
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.export.compare import OWN_TEXTS
+
+CONFIG, META = "config.cfg", "meta.json"
+
+
+def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:
+    """Write the loaded pipeline `nlp` of the folder `pipeline` to `folder`: a copy but for the encoders."""
+    replaced = {pipeline / name / ENCODER_FOLDER for name in names}
+    shutil.copytree(pipeline, folder, ignore=lambda inside, files: files if Path(inside) in replaced else ())
+    for name in names:
+        pipe = nlp.get_pipe(name)
+        assert isinstance(pipe, EncoderPipe)
+        _graph(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
+    backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
+    load_config(folder / CONFIG, overrides=backends, interpolate=False).to_disk(folder / CONFIG, interpolate=False)
+    _require_onnx(folder / META)
+
+
+def _graph(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
+    """The encoder at rest, with a graph for its weights."""
+    checkpoint = encoder.at_rest()
+    net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None
+    if net is None:
+        raise ConfigError(
+            f"The encoder {name!r} is of the family {checkpoint.config.get('model_type')}, or has settings that can't "
+            f"be exported. Expected one of {', '.join(sorted(FAMILIES))}, with learned absolute positions and GELU or "
+            "ReLU. Use the pipeline as it is, or train one with such an encoder."
+        )
+    outliers = find_outliers(net, encoder.batches(OWN_TEXTS, budget=FusedEngine.budget)) if int8 else None
+    return Checkpoint(checkpoint.files, graph=build(net, outliers))
+
+
+def _require_onnx(meta: Path) -> None:
+    """Let wheels of the pipeline ask for ONNX Runtime, beside this package."""
+    content = srsly.read_json(meta)
+    others = [line for line in content.get("requirements", []) if Requirement(line).name != "spacy-bertft"]
+    ours = f"spacy-bertft[onnx]{get_minor_version_range(__version__)}"
+    srsly.write_json(meta, content | {"requirements": [*others, ours]})
+
+
+@contextmanager
+def staged(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write to, which is moved to `out` if the block succeeds and deleted if it does not."""
+    _check_out(pipeline, out, overwrite=overwrite)
+    there = next(parent for parent in out.absolute().parents if parent.is_dir())
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=".bertft-export-", dir=there))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        yield holder / "new"
+        try:
+            _move(holder / "new", out, old=holder / "old")
+        except OSError as error:
+            raise _unwritable(out, error) from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
+    source, target = pipeline.resolve(), out.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise ConfigError(
+            f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
+            "another folder: the pipeline stays as it is, for an exported one can't be trained. Give a path beside it."
+        )
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The output {str(out)!r} is a file. Expected a folder, or a path that is free.")
+    if found and CONFIG not in found:
+        raise ConfigError(
+            f"The output {str(out)!r} holds other things than a pipeline ({', '.join(found[:8])}). Expected a path "
+            "that is free, or an empty folder. Give another."
+        )
+    if found and not overwrite:
+        raise ConfigError(
+            f"The output {str(out)!r} holds a pipeline already. Expected a path that is free. Give another, or replace "
+            "what is there with --overwrite."
+        )
+
+
+def _move(new: Path, out: Path, *, old: Path) -> None:
+    """Put `new` in the place of `out`; what is there goes to `old`, and comes back if that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        os.replace(out, old)
+    try:
+        os.replace(new, out)
+    except OSError:
+        if old.exists():
+            os.replace(old, out)
+        raise
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The output {str(out)!r} can't be written: {error} Expected a folder to write to. Check the path, its "
+        "permissions and the free space."
+    )
