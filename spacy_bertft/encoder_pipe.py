@@ -205,7 +205,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         examples = list(examples)
         validate_examples(examples, "EncoderPipe.update")
         self.settle()
-        self._encoder()
+        self._encoder().model  # noqa: B018  # an error for an encoder that can't be trained
         docs = tuple(eg.predicted for eg in examples)
         features, backprop = self.model.begin_update(texts_of(docs))
         leaf = features.hidden.detach().float().requires_grad_()

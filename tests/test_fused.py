@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,14 +53,16 @@ def test_windows_of_all_lengths_equal_the_model(encoder, tiny_bert, lengths):
 
 
 @pytest.mark.parametrize("lengths", [[1], [17], [33, 33, 33], [40, 9, 9, 9, 3, 1], [64, 48, 16]], ids=str)
-def test_keys_are_read_in_whole_vectors_where_there_is_room_and_never_outside(lengths):
+@pytest.mark.parametrize("idle", [0, 15])
+def test_keys_are_read_in_whole_vectors_where_there_is_room_and_never_outside(lengths, idle):
     packed = packed_of(lengths)
-    runs = _plan(packed.lengths)
+    n_rows = len(packed.ids) + idle
+    runs = _plan(packed.lengths, n_rows=n_rows)
     assert sum(run.windows * run.length for run in runs) == len(packed.ids)
     for run in runs:
         last = run.key_start + (run.windows - 1) * run.length + run.key_length
         assert 0 <= run.key_start <= run.start
-        assert last <= len(packed.ids)
+        assert last <= n_rows
         assert run.key_length % 16 == 0 or run.mask is None
         if run.mask is not None:
             own = (run.mask[0, 0, 0] == 0).nonzero().ravel().tolist()
@@ -92,6 +96,26 @@ def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, 
         torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
         torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
+
+
+def test_idle_rows_bound_the_numbers_of_rows_that_products_meet(encoder):
+    met = set()
+
+    def watched(product):
+        def run(rows):
+            met.add(len(rows))
+            return product(rows)
+
+        return run
+
+    with torch.no_grad():
+        engine = encoder.engine()
+        engine.layers = [replace(layer, up=watched(layer.up)) for layer in engine.layers]
+        for length in range(1, 65):
+            hidden = engine(packed_of([length, 1]))
+            assert hidden.isfinite().all()
+            assert len(hidden) == length + 1
+    assert met == {32, 64, 96}
 
 
 @torch.no_grad()

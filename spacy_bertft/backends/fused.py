@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
@@ -21,6 +22,9 @@ from spacy_bertft.types import Ints, Packed
 # PyTorch's attention on a CPU takes keys by vectors of 16 floats and those left over one by one, which can cost as
 # much again. So a window's keys are taken together with the rows beside them, masked, up to a multiple of this.
 KEY_MULTIPLE = 16
+# A batch gets idle rows up to a multiple of this: oneDNN keeps compiled code for each number of rows that it has met,
+# some hundred kilobytes each, and a stream of texts would meet them all.
+ROW_MULTIPLE = 32
 
 Product = Callable[[Tensor], Tensor]
 
@@ -75,27 +79,28 @@ class FusedEngine:
     def __call__(self, packed: Packed) -> Tensor:
         """One forward; attention stays within each window. -> (N, D) float32."""
         net = self.net
-        hidden = net.words[torch.from_numpy(packed.ids)]  # (N, E)
-        hidden += net.positions[torch.from_numpy(positions(packed, net.shape.first_position))]
+        idle = (0, -len(packed.ids) % ROW_MULTIPLE)
+        places = positions(packed, net.shape.first_position)
+        hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
+        hidden += net.positions[torch.from_numpy(np.pad(places, idle))]
         hidden = _normalise(hidden, net.norm, net.shape.eps)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
-        runs = _plan(packed.lengths)
+        runs = _plan(packed.lengths, n_rows=len(hidden))
         for layer in self.layers:
             mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
             hidden = _normalise(layer.out(mixed).add_(hidden), layer.out_norm, net.shape.eps)
             hidden = _normalise(layer.down(layer.up(hidden)).add_(hidden), layer.down_norm, net.shape.eps)
-        return hidden
+        return hidden[: len(packed.ids)]
 
 
 def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
     return layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
 
 
-def _plan(lengths: Ints) -> list[_Run]:
-    """What attention reads of the rows, window run by window run."""
-    n_rows, start = int(lengths.sum()), 0
-    runs = []
+def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
+    """What attention reads of the rows, window run by window run. n_rows: idle ones behind the windows included."""
+    runs, start = [], 0
     for windows, length in runs_of(lengths):
         stop = start + windows * length
         spare = -length % KEY_MULTIPLE
@@ -116,6 +121,7 @@ def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
     width = triple // 3
     size = width // heads
     mixed = query_key_value.new_empty(n_rows, width)
+    mixed[runs[-1].start + runs[-1].windows * runs[-1].length :] = 0.0  # idle rows, which stay numbers
     for run in runs:
 
         def view(rows: int, first_row: int, part: int, run: _Run = run) -> Tensor:

@@ -61,4 +61,10 @@ def _session(graph: NDArray[np.uint8]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The graph is fused as it should be: ONNX Runtime's own fusion of sum and norm is several times slower on a CPU.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(graph.tobytes(), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(graph.tobytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds
+        raise EncoderError(
+            f"The encoder's model.onnx could not be read by ONNX Runtime {onnxruntime.__version__}: {error} Expected "
+            "the whole file that `bertft export` wrote. Check that the copy is complete, or export the pipeline again."
+        ) from error
