@@ -197,7 +197,7 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
         # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
         hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
         hidden = graph.normalise(f"{name}.out_norm", hidden, layer.out_norm, shape.eps)
-        if outliers is None:
+        if outliers is None or not len(outliers[number].down):
             inner = graph.activate(shape.activation, graph.linear(f"{name}.up", hidden, layer.up))
             out = graph.linear(f"{name}.down", inner, layer.down)
         else:

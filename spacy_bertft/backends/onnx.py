@@ -19,16 +19,19 @@ IDS, MASK = "input_ids", "attention_mask"
 HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
 
 
+_inherited: list[Any] = []
+
+
 class OnnxEngine:
     """Runs a graph that backends/graph.py built."""
 
     padded = True
     budget = 512
 
-    def __init__(self, graph: NDArray[np.uint8], *, padding: int) -> None:
-        """padding: the id of the padding subword."""
+    def __init__(self, graph: NDArray[np.uint8], *, padding: int | None) -> None:
+        """padding: the id of the padding subword, if there is one. The graph leaves padding out, whatever its id."""
         self.graph = graph
-        self.padding = padding
+        self.padding = padding or 0
         self._session: Any = None
         self._process = 0
 
@@ -39,8 +42,11 @@ class OnnxEngine:
         return torch.from_numpy(rows)
 
     def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        # A forked worker has none of the session's threads.
         if self._session is None or self._process != os.getpid():
+            # A forked worker has none of the session's threads: it makes a session of its own, and never deletes the
+            # one that it inherited, which would wait for those threads.
+            if self._session is not None:
+                _inherited.append(self._session)
             self._session, self._process = _session(self.graph), os.getpid()
         found: list[NDArray[np.float32]] = self._session.run(outputs, inputs)
         return found

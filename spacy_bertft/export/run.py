@@ -143,7 +143,8 @@ def _load(pipeline: Path, names: Sequence[str]) -> Language:
 
 
 def _unreadable(pipeline: Path, error: Exception) -> ConfigError:
+    said = " ".join(str(error).split())
     return ConfigError(
-        f"The pipeline {str(pipeline)!r} could not be loaded: {error} Expected one that spacy.load() takes. If it "
-        "needs functions of your own, give the file that registers them as --code."
+        f"The pipeline {str(pipeline)!r} could not be loaded: {said} Expected one that spacy.load() takes. If it needs "
+        "functions of your own, give the file that registers them as --code."
     )

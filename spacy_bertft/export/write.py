@@ -11,6 +11,7 @@ from pathlib import Path
 
 import srsly
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from spacy.language import Language
 from spacy.util import get_minor_version_range, load_config
 
@@ -35,14 +36,14 @@ def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, 
     for name in names:
         pipe = nlp.get_pipe(name)
         assert isinstance(pipe, EncoderPipe)
-        _graph(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
+        exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
     backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
     load_config(folder / CONFIG, overrides=backends, interpolate=False).to_disk(folder / CONFIG, interpolate=False)
     _require_onnx(folder / META)
 
 
-def _graph(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
-    """The encoder at rest, with a graph for its weights."""
+def exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
+    """The encoder at rest, with a graph for its weights. name: of its component, for messages."""
     checkpoint = encoder.at_rest()
     net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None
     if net is None:
@@ -58,7 +59,8 @@ def _graph(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
 def _require_onnx(meta: Path) -> None:
     """Let wheels of the pipeline ask for ONNX Runtime, beside this package."""
     content = srsly.read_json(meta)
-    others = [line for line in content.get("requirements", []) if Requirement(line).name != "spacy-bertft"]
+    lines = content.get("requirements", [])
+    others = [line for line in lines if canonicalize_name(Requirement(line).name) != "spacy-bertft"]
     ours = f"spacy-bertft[onnx]{get_minor_version_range(__version__)}"
     srsly.write_json(meta, content | {"requirements": [*others, ours]})
 
