@@ -270,7 +270,9 @@ class Encoder(nn.Module):
     def engine(self) -> Engine:
         """What runs the next forward."""
         if self.checkpoint.graph is not None:
-            self._onnx = self._onnx or OnnxEngine(self.checkpoint.graph, padding=self.checkpoint.config["pad_token_id"])
+            self._onnx = self._onnx or OnnxEngine(
+                self.checkpoint.graph, padding=self.checkpoint.config.get("pad_token_id")
+            )
             return self._onnx
         learning = self.training or torch.is_grad_enabled()
         half = self._half(learning=learning)

@@ -26,6 +26,11 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
     folder = find_folder(name)
     if folder is not None:
         return load_folder(folder, settings)
+    if settings.backend == "onnxruntime":
+        raise EncoderError(
+            f'The encoder\'s backend is "onnxruntime", but {name!r} is no folder here ({Path(name).absolute()}). '
+            'Expected a folder that `bertft export` wrote. Give its path, or set backend = "torch".'
+        )
     try:
         return _by_transformers(name, settings, revision=revision)
     except BertftError:

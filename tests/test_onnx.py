@@ -31,7 +31,7 @@ from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.encoder import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
-from spacy_bertft.loading import load_folder
+from spacy_bertft.loading import load, load_folder
 
 ROOT = Path(__file__).parents[1]
 KNOWN = [family for family in TINY if family.removesuffix("-cased").removesuffix("-uncased") in FAMILIES]
@@ -323,6 +323,11 @@ def test_training_it_is_refused_but_heads_learn_on_it(folder):
 def test_a_folder_without_a_graph_is_refused(tiny_bert):
     with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* holds no model\.onnx .*bertft export'):
         load_folder(tiny_bert, EncoderSettings(backend="onnxruntime"))
+
+
+def test_a_hub_name_has_no_graph():
+    with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* is no folder here .*bertft export'):
+        load("bert-base-cased", EncoderSettings(backend="onnxruntime"))
 
 
 def test_a_graph_without_the_backend_is_refused(folder):
