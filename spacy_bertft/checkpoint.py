@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class Checkpoint:
         """Write a plain Hugging Face folder, each file whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
-            _replace(folder / name, lambda part, content=content: part.write_bytes(content))
+            _replace(folder / name, partial(Path.write_bytes, data=content))
         if self.graph is not None:
             _replace(folder / GRAPH, self.graph.tofile)
             return
@@ -113,7 +113,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then put it in its place: the old file may be mapped into memory, here or elsewhere."""
     part = path.with_name(f"{path.name}.part")
     try:

@@ -31,14 +31,21 @@ from spacy_bertft.convert import convert
 ROOT = Path(__file__).parents[2]
 SPLITS = ("train", "dev", "test")
 
+Data = Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/… or textcat/…")]
+Encoder = Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")]
+Rate = Annotated[float, typer.Option(help="Highest learn rate.")]
+Epochs = Annotated[int, typer.Option(help="Times over the training texts.")]
+BatchSize = Annotated[int, typer.Option(help="Texts in a batch.")]
+MergeSentences = Annotated[int, typer.Option(help="Neighbouring sentences that make one text (.iob).")]
+
 
 def main(
-    data: Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/… or textcat/…")],
-    encoder: Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")],
-    rate: Annotated[float, typer.Option(help="Highest learn rate.")] = 2e-4,
-    epochs: Annotated[int, typer.Option(help="Times over the training texts.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 8,
-    merge_sentences: Annotated[int, typer.Option(help="Neighbouring sentences that make one text (.iob).")] = 1,
+    data: Data,
+    encoder: Encoder,
+    rate: Rate = 2e-4,
+    epochs: Epochs = 5,
+    batch_size: BatchSize = 8,
+    merge_sentences: MergeSentences = 1,
     seeds: Annotated[int, typer.Option(help="Runs of each, with seeds 0, 1, …")] = 2,
     output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
 ) -> None:

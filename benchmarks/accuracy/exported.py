@@ -22,13 +22,13 @@ ENGINES = {"onnx": [], "onnx int8": ["--int8"]}
 
 
 def main(
-    data: Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/… or textcat/…")],
-    encoder: Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")],
+    data: compare.Data,
+    encoder: compare.Encoder,
     work: Annotated[Path, typer.Option(help="Folder for the pipelines; a trained one there is taken as it is.")],
-    rate: Annotated[float, typer.Option(help="Highest learn rate.")] = 2e-4,
-    epochs: Annotated[int, typer.Option(help="Times over the training texts.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 8,
-    merge_sentences: Annotated[int, typer.Option(help="Neighbouring sentences that make one text (.iob).")] = 1,
+    rate: compare.Rate = 2e-4,
+    epochs: compare.Epochs = 5,
+    batch_size: compare.BatchSize = 8,
+    merge_sentences: compare.MergeSentences = 1,
 ) -> None:
     """Print dev and test scores of the trained pipeline and of what was exported from it."""
     work.mkdir(parents=True, exist_ok=True)

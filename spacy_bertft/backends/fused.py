@@ -50,6 +50,11 @@ class _Run:
     key_length: int
     mask: Tensor | None  # (1, 1, 1, key_length), -inf at the rows of neighbours
 
+    @property
+    def stop(self) -> int:
+        """The row behind the last window."""
+        return self.start + self.windows * self.length
+
 
 class FusedEngine:
     """Runs a Net."""
@@ -58,7 +63,6 @@ class FusedEngine:
     budget = 2048
 
     def __init__(self, net: Net) -> None:
-
         def product(one: Linear, activation: str = "none") -> Product:
             return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
 
@@ -121,7 +125,7 @@ def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
     width = triple // 3
     size = width // heads
     mixed = query_key_value.new_empty(n_rows, width)
-    mixed[runs[-1].start + runs[-1].windows * runs[-1].length :] = 0.0  # idle rows, which stay numbers
+    mixed[runs[-1].stop :] = 0.0  # idle rows, which stay numbers
     for run in runs:
 
         def view(rows: int, first_row: int, part: int, run: _Run = run) -> Tensor:
@@ -133,6 +137,5 @@ def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
         key = view(run.key_length, run.key_start, width)
         value = view(run.key_length, run.key_start, 2 * width)
         of_run = scaled_dot_product_attention(query, key, value, attn_mask=run.mask)
-        stop = run.start + run.windows * run.length
-        mixed[run.start : stop].view(run.windows, run.length, heads, size).copy_(of_run.transpose(1, 2))
+        mixed[run.start : run.stop].view(run.windows, run.length, heads, size).copy_(of_run.transpose(1, 2))
     return mixed

@@ -34,7 +34,6 @@ SIZE_LIMIT = 2**31 - 1
 # ONNX's numbers of types.
 FLOAT, INT32, INT64 = 1, 6, 7
 
-
 _ACTIVATIONS = {"gelu": ("Gelu", MICROSOFT), "gelu_tanh": ("FastGelu", MICROSOFT), "relu": ("Relu", "")}
 # An outlier among `up`'s inputs is taken as so many channels of an equal share each, so that it needs no wider scale.
 SHARES = 8
