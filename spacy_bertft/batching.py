@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacy_bertft.align import ramps
-from spacy_bertft.types import Ints, Packed, Windows
+from spacy_bertft.types import Ints, Packed, Pieces, Specials, Windows
 
 T = TypeVar("T")
 
@@ -35,23 +35,62 @@ def bucket(lengths: Ints, *, budget: int, padded: bool) -> list[Ints]:
     return groups
 
 
-def pack(ids: Ints, windows: Windows, chosen: Ints, *, prefix: Ints, suffix: Ints) -> Packed:
-    """Lay the chosen windows side by side, each between the special subwords `prefix` and `suffix`.
+def window_lengths(windows: Windows, specials: Specials) -> Ints:
+    """Rows of each window, special subwords included. (W,)"""
+    lengths: Ints = windows.pieces.ends - windows.pieces.starts + specials.count(paired=False)
+    if windows.firsts is not None and windows.paired is not None:
+        lengths = lengths + windows.firsts.ends - windows.firsts.starts + windows.paired * len(specials.middle)
+    return lengths
+
+
+def subword_rows(windows: Windows, first_rows: Ints, specials: Specials, *, n_subwords: int) -> Ints:
+    """The row (S,) of each subword, from the window that it is read from. first_rows: (W,) of each window."""
+    rows = np.empty(n_subwords, dtype=np.int64)
+    for pieces, before in _places(windows, specials):
+        kept = pieces.keep_ends - pieces.keep_starts  # (W,)
+        subwords = np.repeat(pieces.keep_starts, kept) + ramps(kept)
+        rows[subwords] = subwords + np.repeat(first_rows + before - pieces.starts, kept)
+    return rows
+
+
+def _places(windows: Windows, specials: Specials) -> list[tuple[Pieces, Ints]]:
+    """The pieces of the windows, and how many rows of its window (W,) stand before each."""
+    before: Ints = np.full(len(windows.pieces.starts), len(specials.prefix))
+    if windows.firsts is None or windows.paired is None:
+        return [(windows.pieces, before)]
+    behind = before + windows.firsts.ends - windows.firsts.starts + windows.paired * len(specials.middle)
+    return [(windows.firsts, before), (windows.pieces, behind)]
+
+
+def pack(ids: Ints, windows: Windows, chosen: Ints, specials: Specials) -> Packed:
+    """Lay the chosen windows side by side, with the special subwords around and between their pieces.
 
     ids: (S,) the subwords of all texts.
     """
-    bodies = windows.ends[chosen] - windows.starts[chosen]  # (W,)
-    lengths = bodies + len(prefix) + len(suffix)  # (W,)
+    lengths = window_lengths(windows, specials)[chosen]  # (W,)
     positions = ramps(lengths)  # (N,)
     starts = np.cumsum(lengths) - lengths  # (W,)
     packed = np.empty(len(positions), dtype=np.int64)
-    body_rows = np.repeat(starts + len(prefix), bodies) + ramps(bodies)
-    packed[body_rows] = ids[np.repeat(windows.starts[chosen], bodies) + ramps(bodies)]
-    for place, special in enumerate(prefix):
-        packed[starts + place] = special
-    for place, special in enumerate(suffix):
-        packed[starts + len(prefix) + bodies + place] = special
-    return Packed(packed, positions, lengths)
+
+    def fill(values: Ints, at: Ints) -> None:
+        for place, special in enumerate(values):
+            packed[at + place] = special
+
+    parts = _places(windows, specials)
+    for pieces, before in parts:
+        sizes = (pieces.ends - pieces.starts)[chosen]
+        within = ramps(sizes)
+        packed[np.repeat(starts + before[chosen], sizes) + within] = ids[
+            np.repeat(pieces.starts[chosen], sizes) + within
+        ]
+    fill(specials.prefix, starts)
+    fill(specials.suffix, starts + lengths - len(specials.suffix))
+    if windows.paired is None:
+        return Packed(packed, positions, lengths)
+    paired = windows.paired[chosen]
+    second = parts[-1][1][chosen]  # (W,) where the second segment begins
+    fill(specials.middle, (starts + second - len(specials.middle))[paired])
+    return Packed(packed, positions, lengths, (positions >= np.repeat(np.where(paired, second, lengths), lengths)) * 1)
 
 
 def positions(packed: Packed, first: int) -> Ints:
@@ -69,12 +108,15 @@ def positions(packed: Packed, first: int) -> Ints:
     return shifted
 
 
-def pad(packed: Packed, padding: int) -> tuple[NDArray[np.bool_], Ints]:
-    """Each window a row, padded to the longest: which cells are real, and the ids. (W, longest) both."""
-    real = np.arange(packed.lengths.max(initial=1)) < packed.lengths[:, None]
-    ids = np.full(real.shape, padding, dtype=np.int64)
-    ids[real] = packed.ids
-    return real, ids
+def pad(values: Ints, lengths: Ints, padding: int) -> tuple[NDArray[np.bool_], Ints]:
+    """Each window a row, padded to the longest: which cells are real, and the values. (W, longest) both.
+
+    values: (N,) of packed windows.
+    """
+    real = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    cells = np.full(real.shape, padding, dtype=np.int64)
+    cells[real] = values
+    return real, cells
 
 
 def chunk(items: Iterable[T], *, size: int, budget: int, cost: Callable[[T], int]) -> Iterator[list[T]]:

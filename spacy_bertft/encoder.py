@@ -14,18 +14,18 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.align import align
+from spacy_bertft.align import align, ramps, take_groups
 from spacy_bertft.attention import packed_attention
 from spacy_bertft.backends import Engine
 from spacy_bertft.backends.fused import FusedEngine
 from spacy_bertft.backends.model import ModelEngine
 from spacy_bertft.backends.net import read_net, read_shape
 from spacy_bertft.backends.onnx import OnnxEngine
-from spacy_bertft.batching import bucket, pack
+from spacy_bertft.batching import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.errors import ConfigError, EncoderError
-from spacy_bertft.types import Alignment, Features, Ints, Packed, Subwords, Windows
-from spacy_bertft.windows import cut
+from spacy_bertft.types import Alignment, Features, Ints, Packed, Specials, Subwords, Windows
+from spacy_bertft.windows import cut, cut_pairs, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,6 +34,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Batching = Literal["auto", "packed", "padded"]
 Backend = Literal["torch", "onnxruntime"]
+LongPairs = Literal["windows", "shorten"]
 
 # The window where neither tokenizer nor model knows a limit.
 DEFAULT_WINDOW = 512
@@ -50,6 +51,7 @@ class EncoderSettings:
     batch_subwords: int | None = None  # subwords in one forward, at most
     batching: Batching = "auto"
     backend: Backend = "torch"
+    long_pairs: LongPairs = "windows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,9 @@ class Texts:
     token_starts: Ints  # (T,) in its own text
     token_ends: Ints  # (T,)
     token_counts: Ints  # (B,)
+    # (B, 4) where the first and the second of two segments start and end, as characters; -1: the text has none. None:
+    # no text has any.
+    segments: Ints | None = None
 
 
 class Encoder(nn.Module):
@@ -79,7 +84,7 @@ class Encoder(nn.Module):
         self.shape = read_shape(checkpoint.config)
         self.packed = _resolve_packed(checkpoint.config.get("model_type", ""), settings.batching)
         self.tokenizer = checkpoint.tokenizer()
-        self.prefix, self.suffix = _special_subwords(self.tokenizer)
+        self.specials = _special_subwords(self.tokenizer)
         if model is not None:
             self._take(model)
         self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
@@ -104,7 +109,7 @@ class Encoder(nn.Module):
     @property
     def n_special(self) -> int:
         """How many special subwords stand around a window."""
-        return len(self.prefix) + len(self.suffix)
+        return self.specials.count(paired=False)
 
     @property
     def width(self) -> int:
@@ -214,30 +219,76 @@ class Encoder(nn.Module):
 
     def forward(self, texts: Texts) -> Features:
         """Encode whole texts of any length, in as many forwards as the budget asks for."""
-        subwords = self.tokenize(texts.texts)
+        subwords = self.split(texts)
         windows = self._cut(subwords)
         hidden, first_rows = self._encode(subwords.ids, windows)
         alignment = _align_texts(subwords, texts)
-        kept = windows.keep_ends - windows.keep_starts  # (W,)
-        rows = np.repeat(first_rows + len(self.prefix) - windows.starts, kept) + np.arange(len(subwords.ids))
+        starts_special = len(self.specials.prefix) > 0
         return Features(
             hidden=hidden,
-            rows=rows,
+            rows=subword_rows(windows, first_rows, self.specials, n_subwords=len(subwords.ids)),
             subword_counts=subwords.counts,
             token_subwords=alignment.subwords,
             token_subword_counts=alignment.counts,
             token_counts=texts.token_counts,
-            cls_rows=first_rows if len(self.prefix) else first_rows[:0],
-            window_counts=windows.counts if len(self.prefix) else np.zeros_like(windows.counts),
+            cls_rows=first_rows if starts_special else first_rows[:0],
+            window_counts=windows.counts if starts_special else np.zeros_like(windows.counts),
+        )
+
+    def split(self, texts: Texts) -> Subwords:
+        """The subwords of texts: segment by segment where a text has two, and nothing of it outside of them."""
+        if texts.segments is None:
+            return self.tokenize(texts.texts)
+        bounds = [
+            (number, start, end)
+            for number, (text, segments) in enumerate(zip(texts.texts, texts.segments.tolist(), strict=True))
+            for start, end in ([(0, len(text))] if segments[0] < 0 else [segments[:2], segments[2:]])
+        ]
+        pieces = [texts.texts[number][start:end] for number, start, end in bounds]
+        # One context often stands beside many questions: each piece is tokenised once.
+        places = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
+        distinct = self.tokenize(list(places))
+        chosen = np.array([places[piece] for piece in pieces], dtype=np.int64)
+        sizes = distinct.counts[chosen]
+        shift = np.repeat(np.array([start for _, start, _ in bounds], dtype=np.int64), sizes)
+        text_of = np.array([number for number, _, _ in bounds], dtype=np.int64)
+        paired = texts.segments[:, 0] >= 0  # (B,)
+        first_places = np.searchsorted(text_of, np.arange(len(texts.texts)))
+        return self._shortened(
+            Subwords(
+                ids=take_groups(distinct.ids, distinct.counts, chosen),
+                starts=take_groups(distinct.starts, distinct.counts, chosen) + shift,
+                ends=take_groups(distinct.ends, distinct.counts, chosen) + shift,
+                counts=np.bincount(text_of, sizes, len(texts.texts)).astype(np.int64),
+                firsts=np.where(paired, sizes[first_places], -1),
+            )
+        )
+
+    def _shortened(self, subwords: Subwords) -> Subwords:
+        """Without what doesn't fit a window, if that is what long_pairs asks for."""
+        if self.settings.long_pairs == "windows" or subwords.firsts is None:
+            return subwords
+        counts, firsts = subwords.counts, subwords.firsts
+        first, second = shorten(counts, firsts, pair_size=self.pair_size)
+        place, of_first = ramps(counts), np.repeat(np.maximum(firsts, 0), counts)
+        kept = (place < np.repeat(first, counts)) | (
+            (place >= of_first) & (place < of_first + np.repeat(second, counts))
+        )
+        return Subwords(
+            subwords.ids[kept],
+            subwords.starts[kept],
+            subwords.ends[kept],
+            first + second,
+            np.where(firsts < 0, -1, first),
         )
 
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""
         run = self.engine()
-        lengths = windows.ends - windows.starts + self.n_special  # (W,)
+        lengths = window_lengths(windows, self.specials)  # (W,)
         budget = self.settings.batch_subwords or run.budget
         groups = bucket(lengths, budget=budget, padded=run.padded)
-        parts = (run(self._pack(ids, windows, group)) for group in groups)
+        parts = (run(pack(ids, windows, group, self.specials)) for group in groups)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
         first_rows[order] = np.cumsum(lengths[order]) - lengths[order]
@@ -254,18 +305,31 @@ class Encoder(nn.Module):
             done += len(part)
         return hidden
 
-    def _pack(self, ids: Ints, windows: Windows, group: Ints) -> Packed:
-        return pack(ids, windows, group, prefix=self.prefix, suffix=self.suffix)
-
     def batches(self, texts: Sequence[str], *, budget: int) -> list[Packed]:
         """What engines are given for some texts, `budget` subwords at most at once."""
         subwords = self.tokenize(texts)
         windows = self._cut(subwords)
-        groups = bucket(windows.ends - windows.starts + self.n_special, budget=budget, padded=False)
-        return [self._pack(subwords.ids, windows, group) for group in groups]
+        groups = bucket(window_lengths(windows, self.specials), budget=budget, padded=False)
+        return [pack(subwords.ids, windows, group, self.specials) for group in groups]
+
+    @property
+    def pair_size(self) -> int:
+        """Subwords of both segments together that fit a window."""
+        size = self.window - self.specials.count(paired=True)
+        if not len(self.specials.middle) or size < 2:
+            raise ConfigError(
+                f"The encoder's window of {self.window} subwords can't hold two segments: its tokenizer puts "
+                f"{len(self.specials.middle)} special subwords between two texts and {self.n_special} around them. "
+                "Expected at least one between them, and room for a subword of each. Set a larger window, or take an "
+                "encoder whose tokenizer knows pairs of texts."
+            )
+        return size
 
     def _cut(self, subwords: Subwords) -> Windows:
-        return cut(subwords.counts, size=self.window - self.n_special, overlap=self.overlap)
+        size = self.window - self.n_special
+        if subwords.firsts is None:
+            return cut(subwords.counts, size=size, overlap=self.overlap)
+        return cut_pairs(subwords.counts, subwords.firsts, size=size, pair_size=self.pair_size, overlap=self.overlap)
 
     def engine(self) -> Engine:
         """What runs the next forward."""
@@ -337,17 +401,19 @@ def _align_texts(subwords: Subwords, texts: Texts) -> Alignment:
     )
 
 
-def _special_subwords(tokenizer: Tokenizer) -> tuple[Ints, Ints]:
-    """The special subwords before and behind a text."""
-    encoding = tokenizer.encode("a")
-    body = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+def _special_subwords(tokenizer: Tokenizer) -> Specials:
+    """The special subwords around a text and between two; none between where the tokenizer doesn't do pairs."""
+    alone, pair = tokenizer.encode("a"), tokenizer.encode("a", "a")
+    body = [place for place, special in enumerate(alone.special_tokens_mask) if not special]
     if not body:
         raise EncoderError(
             "The encoder's tokenizer gives no subword for the text \"a\". Expected a tokenizer of the encoder's "
             "language and script whose vocabulary covers it, or knows an unknown subword."
         )
-    ids = np.array(encoding.ids, dtype=np.int64)
-    return ids[: body[0]], ids[body[-1] + 1 :]
+    ids = np.array(alone.ids, dtype=np.int64)
+    second = pair.sequence_ids.index(1)
+    between = slice(body[-1] + 1, second)
+    return Specials(ids[: body[0]], np.array(pair.ids[between], dtype=np.int64), ids[body[-1] + 1 :])
 
 
 def _first_position(model: PreTrainedModel | None) -> int:

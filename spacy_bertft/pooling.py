@@ -15,12 +15,13 @@ TokenPooling = Literal["first", "mean"]
 DocPooling = Literal["cls", "mean"]
 
 
-def token_vectors(features: Features, how: TokenPooling) -> Tensor:
-    """The first subword of each token, or the mean of its subwords; zeros for a token without any. -> (T, D)."""
+def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Tensor:
+    """One subword of each token, or the mean of its subwords; zeros for a token without any. -> (T, D)."""
     rows, counts = features.rows[features.token_subwords], features.token_subword_counts
-    if how == "first":
-        starts = np.cumsum(counts) - counts
-        rows, counts = rows[starts[counts > 0]], np.minimum(counts, 1)
+    if how != "mean":
+        behind = np.cumsum(counts)
+        chosen = behind - counts if how == "first" else behind - 1
+        rows, counts = rows[chosen[counts > 0]], np.minimum(counts, 1)
         if counts.all():
             return features.hidden[_tensor(rows, features.hidden)]
     return _segment_mean(features.hidden, rows, counts)

@@ -26,6 +26,22 @@ class Subwords:
     starts: Ints  # (S,) first character in its own text
     ends: Ints  # (S,) character behind the last in its own text
     counts: Ints  # (B,) subwords of each text
+    firsts: Ints | None = (
+        None  # (B,) how many belong to the first of two segments, -1: no segments; None: no text has any
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """The special subwords that a tokenizer puts around a text, and between two segments."""
+
+    prefix: Ints
+    middle: Ints
+    suffix: Ints
+
+    def count(self, *, paired: bool) -> int:
+        """How many stand in a window."""
+        return len(self.prefix) + len(self.suffix) + (len(self.middle) if paired else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +53,27 @@ class Alignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """Overlapping pieces of the texts' subwords, in the order of the texts.
-
-    The kept parts of the windows hold each subword exactly once.
-    """
+class Pieces:
+    """One stretch of subwords for each of W windows, and the part of it that is read from there."""
 
     starts: Ints  # (W,) first subword
     ends: Ints  # (W,) subword behind the last
     keep_starts: Ints  # (W,) first subword that is read from this window
     keep_ends: Ints  # (W,) subword behind the last that is read from this window
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Overlapping pieces of the texts' subwords, in the order of the texts.
+
+    A window holds a piece of a text; of a text with two segments, a piece of the first and one of the second. The
+    kept parts of all windows hold each subword exactly once.
+    """
+
+    pieces: Pieces  # of the text, or of its second segment
     counts: Ints  # (B,) windows of each text, at least one
+    firsts: Pieces | None = None  # of the first segment, empty where a text has no segments; None: no text has any
+    paired: NDArray[np.bool_] | None = None  # (W,) whether it holds two segments; None: none does
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +83,7 @@ class Packed:
     ids: Ints  # (N,)
     positions: Ints  # (N,) 0 at the start of each window
     lengths: Ints  # (W,)
+    segments: Ints | None = None  # (N,) 1 in the second of two segments, else 0; None: 0 everywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_bertft.batching import bucket, chunk, pack
+from spacy_bertft.types import Specials
 from spacy_bertft.windows import cut
 
 
@@ -62,9 +63,10 @@ def test_windows_of_one_length_keep_their_order():
 def test_pack_lays_windows_side_by_side_between_special_subwords(counts, prefix, suffix, data):
     ids = ints(data.draw(st.permutations(range(sum(counts)))))
     windows = cut(ints(counts), size=6, overlap=2)
-    chosen = data.draw(st.lists(st.sampled_from(range(len(windows.starts))), unique=True))
-    packed = pack(ids, windows, ints(chosen), prefix=ints(prefix), suffix=ints(suffix))
-    expected = [[*prefix, *ids[windows.starts[window] : windows.ends[window]].tolist(), *suffix] for window in chosen]
+    pieces = windows.pieces
+    chosen = data.draw(st.lists(st.sampled_from(range(len(pieces.starts))), unique=True))
+    packed = pack(ids, windows, ints(chosen), Specials(ints(prefix), ints([]), ints(suffix)))
+    expected = [[*prefix, *ids[pieces.starts[window] : pieces.ends[window]].tolist(), *suffix] for window in chosen]
     assert packed.ids.tolist() == [number for row in expected for number in row]
     assert packed.positions.tolist() == [place for row in expected for place in range(len(row))]
     assert packed.lengths.tolist() == [len(row) for row in expected]

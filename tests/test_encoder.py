@@ -152,11 +152,12 @@ def test_each_subword_of_a_long_text_is_read_from_its_window_alone(tiny_encoder,
     model = AutoModel.from_pretrained(folder).eval()
     subwords = encoder.tokenize(texts)
     windows = cut(subwords.counts, size=encoder.window - encoder.n_special, overlap=encoder.overlap)
-    for window in range(len(windows.starts)):
-        start, keep, stop = windows.starts[window], windows.keep_starts[window], windows.keep_ends[window]
-        ids = [*encoder.prefix, *subwords.ids[start : windows.ends[window]], *encoder.suffix]
+    specials = encoder.specials
+    pieces = windows.pieces
+    for start, end, keep, stop in zip(pieces.starts, pieces.ends, pieces.keep_starts, pieces.keep_ends, strict=True):
+        ids = [*specials.prefix, *subwords.ids[start:end], *specials.suffix]
         with torch.no_grad():
-            alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0, len(encoder.prefix) :]
+            alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0, len(specials.prefix) :]
         assert_near(features.hidden[features.rows[keep:stop]], alone[keep - start : stop - start])
 
 

@@ -23,6 +23,7 @@ from tiny import FAMILIES as TINY
 from tiny import WIDTH
 from transformers import AutoModel, AutoTokenizer
 
+from spacy_bertft import pair_doc
 from spacy_bertft.backends import graph as graph_module
 from spacy_bertft.backends.fused import FusedEngine
 from spacy_bertft.backends.graph import EMBEDDING_LIMIT, WEIGHT_LIMIT, build, quantise
@@ -31,6 +32,7 @@ from spacy_bertft.backends.onnx import OnnxEngine
 from spacy_bertft.backends.outliers import CHANNELS, find_outliers
 from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.encoder import EncoderSettings
+from spacy_bertft.encoder_pipe import texts_of as pipe_texts
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
 from spacy_bertft.loading import load, load_folder
@@ -111,7 +113,8 @@ def test_outputs_for_others_are_zero_at_padding(tiny_bert, tmp_path):
     engine = exported(encoder_of(tiny_bert), tmp_path).engine()
     ids = np.array([[2, 7, 8, 9, 3], [2, 7, 3, 0, 0]])
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    hidden, rows = engine._run(["last_hidden_state", "packed_hidden_state"], {"input_ids": ids, "attention_mask": mask})
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    hidden, rows = engine._run(["last_hidden_state", "packed_hidden_state"], inputs)
     assert hidden.shape == (2, 5, WIDTH)
     assert (hidden[1, 3:] == 0).all()
     assert np.array_equal(hidden[mask.astype(bool)], rows)
@@ -129,6 +132,7 @@ def test_any_batch_gives_what_transformers_gives(tiny_encoder, tmp_path, family,
     for texts in (["a"], MIXED, [LONG[:60], "Bob"]):
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+        inputs["token_type_ids"] = np.zeros_like(inputs["input_ids"])
         hidden, rows = map(torch.from_numpy, engine._run(["last_hidden_state", "packed_hidden_state"], inputs))
         with torch.no_grad():
             plain = model.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
@@ -173,6 +177,7 @@ def test_the_graph_is_valid_and_bound_to_no_shape(tiny_bert):
     assert shapes == {
         "input_ids": ["batch", "sequence"],
         "attention_mask": ["batch", "sequence"],
+        "token_type_ids": ["batch", "sequence"],
         "last_hidden_state": ["batch", "sequence", WIDTH],
         "packed_hidden_state": ["subwords", WIDTH],
     }
@@ -379,3 +384,14 @@ def test_a_missing_package_names_the_extra(tiny_bert, tmp_path, monkeypatch, mis
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(EncoderError, match=r'not installed\. Expected .*pip install "spacy-bertft\[onnx\]"'):
         rows_of(ready, MIXED) if use == "run" else build(net_of(encoder))
+
+
+@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("int8", [False, True])
+def test_pairs_keep_their_segments(tiny_encoder, tmp_path, family, int8):
+    encoder, nlp = encoder_of(tiny_encoder(family)), spacy.blank("en")
+    texts = pipe_texts([pair_doc(nlp, "Anna lives", "in Berlin near the garden"), nlp("Bob"), pair_doc(nlp, "a", "b")])
+    with torch.no_grad():
+        found, expected = (one(texts) for one in (exported(encoder, tmp_path, int8=int8), encoder))
+    difference = (found.hidden[found.rows] - expected.hidden[expected.rows]).abs()
+    assert difference.mean() < (0.03 if int8 else 1e-5)

@@ -20,7 +20,8 @@ def cases(draw):
 def windows_of(counts, size, overlap):
     """The windows of each text: (start, end, keep_start, keep_end), counted from the text's first subword."""
     windows = cut(np.array(counts, dtype=np.int64), size=size, overlap=overlap)
-    rows = list(zip(windows.starts, windows.ends, windows.keep_starts, windows.keep_ends, strict=True))
+    pieces = windows.pieces
+    rows = list(zip(pieces.starts, pieces.ends, pieces.keep_starts, pieces.keep_ends, strict=True))
     of_texts, place, base = [], 0, 0
     for n_windows, count in zip(windows.counts.tolist(), counts, strict=True):
         of_texts.append([tuple(int(edge) - base for edge in row) for row in rows[place : place + n_windows]])

@@ -86,7 +86,9 @@ class FusedEngine:
         idle = (0, -len(packed.ids) % ROW_MULTIPLE)
         places = positions(packed, net.shape.first_position)
         hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
-        hidden += net.positions[torch.from_numpy(np.pad(places, idle))]
+        if packed.segments is not None and len(net.positions) > 1:
+            places = places + packed.segments * net.positions.shape[1]
+        hidden += net.positions.flatten(0, 1)[torch.from_numpy(np.pad(places, idle))]
         hidden = _normalise(hidden, net.norm, net.shape.eps)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacy_bertft.backends.net import Activation, Layer, Linear, Net, Norm
-from spacy_bertft.backends.onnx import HIDDEN, IDS, MASK, ROWS
+from spacy_bertft.backends.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
 from spacy_bertft.backends.outliers import Outliers
 from spacy_bertft.errors import EncoderError
 
@@ -42,7 +42,8 @@ SHARES = 8
 def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.uint8]:
     """The encoder as the bytes of a model.onnx.
 
-    Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding.
+    Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. Where
+    the encoder tells segments apart, also token_type_ids of that shape: 1 in the second segment, else 0.
     Outputs: last_hidden_state, (batch, sequence, D) float32, with zeros at padding; packed_hidden_state, (N, D)
     float32, the real subwords alone, window by window.
 
@@ -67,11 +68,12 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
             f"can hold (weights in files of their own are not supported).{smaller}"
         )
     cells, rows = ["batch", "sequence"], ["subwords"]
+    inputs = (IDS, MASK, SEGMENTS) if len(net.positions) > 1 else (IDS, MASK)
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node(**node) for node in graph.nodes],
             net.shape.family,
-            [helper.make_tensor_value_info(name, INT64, cells) for name in (IDS, MASK)],
+            [helper.make_tensor_value_info(name, INT64, cells) for name in inputs],
             [
                 helper.make_tensor_value_info(name, FLOAT, [*places, net.shape.width])
                 for name, places in ((HIDDEN, cells), (ROWS, rows))
@@ -177,7 +179,11 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
 
     hidden = graph.embed("words", add("Gather", add("Reshape", IDS, flat), cells), net.words)  # (N, E)
     places = _positions(graph, shape.first_position, size, cells)
-    hidden = add("Add", hidden, add("Gather", graph.floats("positions", net.positions), places))
+    if len(net.positions) > 1:  # the second segment's rows of the table stand behind those of the first
+        segments = add("Gather", add("Reshape", SEGMENTS, flat), cells)
+        places = add("Add", places, add("Mul", segments, ints("n_positions", net.positions.shape[1])))
+    table = graph.floats("positions", net.positions.flatten(0, 1))
+    hidden = add("Add", hidden, add("Gather", table, places))
     hidden = graph.normalise("norm", hidden, net.norm, shape.eps)
     if net.project is not None:
         hidden = graph.linear("project", hidden, net.project)  # (N, D)

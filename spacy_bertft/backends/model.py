@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spacy_bertft.attention import runs_of
 from spacy_bertft.batching import pad, positions
-from spacy_bertft.types import Packed
+from spacy_bertft.types import Ints, Packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,15 +44,25 @@ class ModelEngine:
             input_ids=self._tensor(packed.ids)[None],  # (1, N)
             position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
             window_runs=runs_of(packed.lengths),
+            **self._segments(packed, None),
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _padded(self, packed: Packed) -> Tensor:
         """Each window a row, padded to the longest."""
-        mask, ids = pad(packed, self.model.config.pad_token_id or 0)
+        mask, ids = pad(packed.ids, packed.lengths, self.model.config.pad_token_id or 0)
         real = self._tensor(mask)
-        output = self.model(input_ids=self._tensor(ids), attention_mask=real.long())
+        output = self.model(
+            input_ids=self._tensor(ids), attention_mask=real.long(), **self._segments(packed, packed.lengths)
+        )
         return output.last_hidden_state[real]  # type: ignore[no-any-return]
+
+    def _segments(self, packed: Packed, padded_to: Ints | None) -> dict[str, Tensor]:
+        """The argument that says which segment a row is of, where there are two and the model tells them apart."""
+        if packed.segments is None or getattr(self.model.config, "type_vocab_size", 0) < 2:
+            return {}
+        segments = packed.segments[None] if padded_to is None else pad(packed.segments, padded_to, 0)[1]
+        return {"token_type_ids": self._tensor(segments)}
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(self.model.device)

@@ -141,7 +141,7 @@ class Net:
 
     shape: Shape
     words: Tensor  # (V, E)
-    positions: Tensor  # (positions, E), with the first segment's embedding added
+    positions: Tensor  # (K, positions, E), with the embedding of each of K segments added
     norm: Norm  # (E,)
     project: Linear | None  # (D, E)
     layers: tuple[Layer, ...]
@@ -206,7 +206,7 @@ def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
         net = Net(
             shape=shape,
             words=weights["embeddings.word_embeddings.weight"],
-            positions=positions if segments is None else positions + segments[0],
+            positions=positions[None] if segments is None else positions + segments[:2, None],
             norm=norm("embeddings.LayerNorm"),
             project=linear("embeddings_project") if "embeddings_project.weight" in weights else None,
             layers=tuple(map(layer, range(shape.layers))),
@@ -222,7 +222,7 @@ def _fits(net: Net) -> bool:
     embedded = wide if net.project is None else int(net.project.weight.shape[1])
     return (
         wide % net.shape.heads == 0
-        and net.words.shape[1:] == net.positions.shape[1:] == net.norm.weight.shape == (embedded,)
+        and net.words.shape[1:] == net.positions.shape[2:] == net.norm.weight.shape == (embedded,)
         and (net.project is None or net.project.weight.shape[0] == wide)
         and all(
             all(one.weight.shape == (wide, wide) for one in (layer.query, layer.key, layer.value, layer.out))

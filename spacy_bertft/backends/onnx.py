@@ -14,8 +14,9 @@ from spacy_bertft.batching import pad
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.types import Packed
 
-# The graph's inputs (windows, longest), int64, and outputs. It leaves padding out of all but attention.
-IDS, MASK = "input_ids", "attention_mask"
+# The graph's inputs (windows, longest), int64, and outputs. It leaves padding out of all but attention, and has no
+# input for segments where the encoder doesn't tell them apart.
+IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
 
 
@@ -37,18 +38,21 @@ class OnnxEngine:
 
     def __call__(self, packed: Packed) -> Tensor:
         """One forward; attention stays within each window. -> (N, D) float32."""
-        real, ids = pad(packed, self.padding)
-        (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64)})
+        real, ids = pad(packed.ids, packed.lengths, self.padding)
+        segments = np.zeros_like(ids) if packed.segments is None else pad(packed.segments, packed.lengths, 0)[1]
+        (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64), SEGMENTS: segments})
         return torch.from_numpy(rows)
 
     def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """The outputs named, from those of the inputs that the graph has."""
         if self._session is None or self._process != os.getpid():
             # A forked worker has none of the session's threads: it makes a session of its own, and never deletes the
             # one that it inherited, which would wait for those threads.
             if self._session is not None:
                 _inherited.append(self._session)
             self._session, self._process = _session(self.graph), os.getpid()
-        found: list[NDArray[np.float32]] = self._session.run(outputs, inputs)
+        known = [one.name for one in self._session.get_inputs()]
+        found: list[NDArray[np.float32]] = self._session.run(outputs, {name: inputs[name] for name in known})
         return found
 
 

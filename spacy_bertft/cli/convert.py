@@ -27,6 +27,7 @@ class FileFormat(str, Enum):
     csv = "csv"
     tsv = "tsv"
     conll = "conll"
+    squad = "squad"
 
 
 Inputs = Annotated[
@@ -44,6 +45,10 @@ TextKey = Annotated[str, typer.Option("--text-key", help="JSON key or column tha
 LabelKey = Annotated[str, typer.Option("--label-key", help="JSON key or column that holds the one category of a text.")]
 LabelsKey = Annotated[
     str, typer.Option("--labels-key", help="JSON key or column that holds several categories of a text.")
+]
+FirstKey = Annotated[str, typer.Option("--first-key", help="JSON key or column that holds the first text of a pair.")]
+SecondKey = Annotated[
+    str, typer.Option("--second-key", help="JSON key or column that holds the second text of a pair.")
 ]
 LabelSeparator = Annotated[
     str,
@@ -67,13 +72,15 @@ def convert_command(
     text_key: TextKey = "text",
     label_key: LabelKey = "label",
     labels_key: LabelsKey = "labels",
+    first_key: FirstKey = "first",
+    second_key: SecondKey = "second",
     label_separator: LabelSeparator = "|",
     quotes: Quotes = True,
     token_column: TokenColumn = 1,
     tag_column: TagColumn = -1,
     merge_sentences: MergeSentences = 1,
 ) -> None:
-    """Convert annotated texts (JSONL, CSV, TSV, CoNLL/IOB) to the .spacy files that training reads."""
+    """Convert annotated texts (JSONL, CSV, TSV, CoNLL/IOB, SQuAD) to the .spacy files that training reads."""
     from spacy_bertft.convert import convert
 
     with clean_errors():
@@ -85,6 +92,8 @@ def convert_command(
             text_key=text_key,
             label_key=label_key,
             labels_key=labels_key,
+            first_key=first_key,
+            second_key=second_key,
             label_separator=label_separator,
             quotes=quotes,
             token_column=token_column,
@@ -119,6 +128,10 @@ def _show_report(report: Report) -> None:
         if numbers:
             show("")
             show(table((title, *(file.source.name for file in report.files)), _by_file(report, title, numbers)))
+    if total.answered or total.unanswered:
+        show("")
+        questions = [(file.source.name, file.counts.answered, file.counts.unanswered) for file in report.files]
+        show(table(("questions", "with an answer", "without"), questions))
     _show_notes(total)
     _show_warnings(total)
 
@@ -151,5 +164,10 @@ def _show_warnings(total: Counts) -> None:
     for example in total.examples:
         tokens = " ".join(repr(token) for token in example.tokens)
         show(f"  {example.where}: {example.text!r} ({example.label}) in {tokens}", error=True)
-    if not total.entities and not total.categories:
-        show("⚠ no entities and no categories found: the output holds texts only", error=True)
+    if total.widened:
+        show(
+            f"⚠ {total.widened:,} answers begin or end inside a token; they are learned with the whole token",
+            error=True,
+        )
+    if not (total.entities or total.categories or total.answered or total.unanswered):
+        show("⚠ no entities, categories or answers found: the output holds texts only", error=True)

@@ -1,4 +1,7 @@
-"""JSON Lines: one object a line, {"text": …} with "label", "labels" or "cats", and "spans" or "entities"."""
+"""JSON Lines: one object a line, {"text": …} with "label", "labels" or "cats", and "spans" or "entities".
+
+Of a pair {"first": …, "second": …} with "label", "labels" or "cats".
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error
+from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error, is_pair
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
 
@@ -23,7 +26,9 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
             continue
         where = f"{path}:{number}"
         data = _object(line, where)
-        used = {options.text_key, options.label_key, options.labels_key, "cats", "spans", "entities"}
+        pair = is_pair(data, options)
+        texts = {options.first_key, options.second_key} if pair else {options.text_key, "spans", "entities"}
+        used = {*texts, options.label_key, options.labels_key, "cats"}
         tally.ignored.update(key for key in data if key not in used)
         yield _record({key: value for key, value in data.items() if value is not None}, where, options, tally)
 
@@ -49,15 +54,18 @@ def _object(line: str, where: str) -> dict[str, object]:
 
 
 def _record(data: dict[str, object], where: str, options: Options, tally: Tally) -> Record:
-    text = _text(data, where, options)
+    pair = is_pair(data, options)
+    text = _text(data, where, options.first_key if pair else options.text_key, options)
+    second = _text(data, where, options.second_key, options) if pair else None
     forms = [key for key in (options.label_key, options.labels_key, "cats") if key in data]
     _at_most_one(forms, where, "categories")
-    spans = [key for key in ("spans", "entities") if key in data]
+    spans = [key for key in ("spans", "entities") if key in data and not pair]
     _at_most_one(spans, where, "entities")
     label, labels, cats = (data.get(key) for key in (options.label_key, options.labels_key, "cats"))
     return Record(
         where,
         text=text,
+        second=second,
         label=None if label is None else _name(label, where, options.label_key),
         labels=None if labels is None else _names(labels, where, options.labels_key),
         cats=None if cats is None else _numbers(cats, where),
@@ -65,14 +73,14 @@ def _record(data: dict[str, object], where: str, options: Options, tally: Tally)
     )
 
 
-def _text(data: dict[str, object], where: str, options: Options) -> str:
-    key = options.text_key
+def _text(data: dict[str, object], where: str, key: str, options: Options) -> str:
     if key not in data:
         raise data_error(
             where,
             found=f"no text under {key!r}, only the keys {brief(list(data))}",
-            expected=f"a string under {key!r}",
-            fix="name the key that holds the text with text_key (--text-key)",
+            expected=f"a string under {key!r}, or two under {options.first_key!r} and {options.second_key!r}",
+            fix="name the key that holds the text with text_key (--text-key), those of a pair with first_key and "
+            "second_key",
         )
     text = data[key]
     if not isinstance(text, str):

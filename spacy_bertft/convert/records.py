@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,21 +21,32 @@ class Entity:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One gold answer: its first character in the context, and its text."""
+
+    start: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One training example as the file has it.
 
-    Either `text` is set, or `words`, each of which is followed by one space. At most one of `label` (one
-    exclusive category), `labels` (any number of categories) and `cats` (a number for each category) is set.
-    None says "not annotated"; an empty tuple says "annotated, and there is none".
+    Either `text` is set, or `words`, each of which is followed by one space. Of two segments, `text` is the first and
+    `second` the other; `answers` are in that one. At most one of `label` (one exclusive category), `labels` (any number
+    of categories) and `cats` (a number for each category) is set. None says "not annotated"; an empty tuple says
+    "annotated, and there is none".
     """
 
     where: str  # "file:line", for messages
     text: str = ""
+    second: str | None = None
     words: tuple[str, ...] = ()
     label: str | None = None
     labels: tuple[str, ...] | None = None
     cats: Mapping[str, float] | None = None
     spans: tuple[Entity, ...] | None = None
+    answers: tuple[Answer, ...] | None = None
 
     @property
     def form(self) -> Form | None:
@@ -59,6 +70,8 @@ class Options:
     text_key: str = "text"
     label_key: str = "label"
     labels_key: str = "labels"
+    first_key: str = "first"
+    second_key: str = "second"
     label_separator: str = "|"
     quotes: bool = True
     token_column: int = 1
@@ -66,14 +79,16 @@ class Options:
     merge_sentences: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("text_key", "label_key", "labels_key", "label_separator"):
+        keys = ("text_key", "label_key", "labels_key", "first_key", "second_key")
+        for name in (*keys, "label_separator"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: found an empty string; expected a name; fix: leave it out or fill it")
-        if len({self.text_key, self.label_key, self.labels_key}) < 3:
+        values = [getattr(self, name) for name in keys]
+        if len(set(values)) < len(values):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in keys)
             raise ConfigError(
-                f"text_key, label_key, labels_key: found {self.text_key!r}, {self.label_key!r} and "
-                f"{self.labels_key!r}; expected three different names; fix: rename one of them "
-                "(--text-key, --label-key, --labels-key)"
+                f"{', '.join(keys)}: found {', '.join(map(repr, values))}; expected different names; fix: rename one "
+                f"of them ({options})"
             )
         for name in ("token_column", "tag_column"):
             if getattr(self, name) == 0:
@@ -94,3 +109,8 @@ def brief(value: object, *, limit: int = 60) -> str:
     """`repr(value)`, cut so that a message stays readable."""
     shown = repr(value)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def is_pair(keys: Collection[str], options: Options) -> bool:
+    """Whether a record or a header with these keys is of two texts."""
+    return options.text_key not in keys and (options.first_key in keys or options.second_key in keys)

@@ -29,6 +29,8 @@ class Counts:
     categories      category -> Docs that have it (a value of 0.5 or more)
     misaligned      entities that fit no tokens, left as missing annotation; `examples` has the first five
     trimmed         entities that had white space at an edge
+    answered        questions with an answer; `unanswered` those without, `widened` those with an answer that begins or
+                    ends inside a token
     repaired        tags that can't follow the one before, read as the start of a new entity
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
     ignored         key or column that isn't used -> records that have it
@@ -41,6 +43,9 @@ class Counts:
     misaligned: int = 0
     examples: tuple[Misaligned, ...] = ()
     trimmed: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    widened: int = 0
     repaired: int = 0
     skipped: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
@@ -81,6 +86,9 @@ class Tally:
     misaligned: int = 0
     examples: list[Misaligned] = field(default_factory=list)
     trimmed: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    widened: int = 0
     repaired: int = 0
     skipped: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
@@ -94,6 +102,9 @@ class Tally:
         self.misaligned += counts.misaligned
         self.examples += counts.examples
         self.trimmed += counts.trimmed
+        self.answered += counts.answered
+        self.unanswered += counts.unanswered
+        self.widened += counts.widened
         self.repaired += counts.repaired
         self.skipped += counts.skipped
         self.ignored.update(counts.ignored)
@@ -108,6 +119,9 @@ class Tally:
             misaligned=self.misaligned,
             examples=tuple(self.examples[:MAX_EXAMPLES]),
             trimmed=self.trimmed,
+            answered=self.answered,
+            unanswered=self.unanswered,
+            widened=self.widened,
             repaired=self.repaired,
             skipped=self.skipped,
             ignored=dict(sorted(self.ignored.items())),

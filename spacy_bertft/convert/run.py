@@ -11,14 +11,14 @@ from typing import Literal, Protocol
 from spacy.language import Language
 from spacy.tokens import DocBin
 
-from spacy_bertft.convert import conll, jsonl, tabular
+from spacy_bertft.convert import conll, jsonl, squad, tabular
 from spacy_bertft.convert.records import Options, Record, data_error
 from spacy_bertft.convert.report import Counts, FileReport, Report, Tally
 from spacy_bertft.convert.source import check_input, no_records
 from spacy_bertft.convert.write import blank, make_doc, staged
 from spacy_bertft.errors import ConfigError
 
-Format = Literal["auto", "jsonl", "csv", "tsv", "conll"]
+Format = Literal["auto", "jsonl", "csv", "tsv", "conll", "squad"]
 Reader = Callable[[Path, Options, Tally], Iterator[Record]]
 
 _READERS: dict[str, Reader] = {
@@ -26,6 +26,7 @@ _READERS: dict[str, Reader] = {
     "csv": partial(tabular.read, delimiter=","),
     "tsv": partial(tabular.read, delimiter="\t"),
     "conll": conll.read,
+    "squad": squad.read,
 }
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -35,6 +36,7 @@ _SUFFIXES = {
     ".conll": "conll",
     ".iob": "conll",
     ".bio": "conll",
+    ".json": "squad",
 }
 
 
@@ -45,15 +47,24 @@ class Progress(Protocol):
         """Yield `records` unchanged; `desc` says what is done, `total` how many there are, if known."""
 
 
+def no_progress(records: Iterable[Record], /, *, desc: str, total: int | None) -> Iterable[Record]:
+    """A Progress that shows nothing."""
+    return records
+
+
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One input, its output, and what reads it."""
+
     source: Path
     target: Path
     read: Reader
 
 
 @dataclass(frozen=True)
-class _Survey:
+class Survey:
+    """What is in all inputs."""
+
     labels: tuple[str, ...]  # every `label` and `labels` of all inputs, sorted
     records: Mapping[Path, int]  # in each input
 
@@ -67,6 +78,8 @@ def convert(
     text_key: str = "text",
     label_key: str = "label",
     labels_key: str = "labels",
+    first_key: str = "first",
+    second_key: str = "second",
     label_separator: str = "|",
     quotes: bool = True,
     token_column: int = 1,
@@ -81,14 +94,15 @@ def convert(
     memory until it is written, which is how DocBin works: split very large inputs. If anything fails, no
     file is written.
 
-    inputs           JSONL, CSV, TSV or CoNLL files, UTF-8
+    inputs           JSONL, CSV, TSV, CoNLL or SQuAD files, UTF-8
     output           a folder, for one `<stem>.spacy` an input; for a single input also a path that
                      ends in .spacy
-    lang             language code of the spaCy tokenizer (JSONL, CSV and TSV)
+    lang             language code of the spaCy tokenizer (all but CoNLL)
     format           "auto" goes by the file name's ending
     text_key         JSON key or column of the text
     label_key        … of one exclusive category
     labels_key       … of several categories: a list, or in a column joined by `label_separator`
+    first_key        … of the first text of a pair; `second_key` of the second
     quotes           CSV and TSV: whether double quotes enclose fields; False if they are plain characters
     token_column     CoNLL: column of the token, from 1; negative numbers count from the last
     tag_column       CoNLL: column of the entity tag
@@ -96,27 +110,36 @@ def convert(
     progress         wraps the records while they are read and written, e.g. `tqdm.tqdm`
     """
     options = Options(
-        text_key, label_key, labels_key, label_separator, quotes, token_column, tag_column, merge_sentences
+        text_key=text_key,
+        label_key=label_key,
+        labels_key=labels_key,
+        first_key=first_key,
+        second_key=second_key,
+        label_separator=label_separator,
+        quotes=quotes,
+        token_column=token_column,
+        tag_column=tag_column,
+        merge_sentences=merge_sentences,
     )
-    wrap: Progress = progress or (lambda records, /, *, desc, total: records)
+    wrap = progress or no_progress
     jobs = _plan(inputs, output, format)
-    survey = _survey(jobs, options, wrap)
+    found = survey(jobs, options, wrap)
     nlp = blank(lang)
     with staged([job.target for job in jobs]) as names:
-        counts = [_write(job, name, options, nlp, survey, wrap) for job, name in zip(jobs, names, strict=True)]
+        counts = [_write(job, name, options, nlp, found, wrap) for job, name in zip(jobs, names, strict=True)]
     files = (FileReport(job.source, job.target, count) for job, count in zip(jobs, counts, strict=True))
     return Report(tuple(files))
 
 
-def _write(job: _Job, name: Path, options: Options, nlp: Language, survey: _Survey, wrap: Progress) -> Counts:
+def _write(job: Job, name: Path, options: Options, nlp: Language, found: Survey, wrap: Progress) -> Counts:
     """Write one input's Docs to the file `name`."""
     tally = Tally()
     docs = DocBin(store_user_data=False)
-    expected = survey.records[job.source]
+    expected = found.records[job.source]
     records = job.read(job.source, options, tally)
     for record in wrap(records, desc=f"write {job.target.name}", total=expected):
         tally.records += 1
-        docs.add(make_doc(record, nlp, survey.labels, tally))
+        docs.add(make_doc(record, nlp, found.labels, tally))
     tally.docs = len(docs)
     if not tally.records == tally.docs == expected:
         raise data_error(
@@ -129,10 +152,10 @@ def _write(job: _Job, name: Path, options: Options, nlp: Language, survey: _Surv
     return tally.freeze()
 
 
-def _plan(inputs: Sequence[Path], output: Path, format: Format) -> list[_Job]:
+def _plan(inputs: Sequence[Path], output: Path, format: Format) -> list[Job]:
     if not inputs:
         raise ConfigError("inputs: found none; expected one file or more; fix: name the files to convert")
-    jobs: dict[Path, _Job] = {}
+    jobs: dict[Path, Job] = {}
     for source in inputs:
         check_input(source)
         target = _target(source, inputs, output)
@@ -141,7 +164,7 @@ def _plan(inputs: Sequence[Path], output: Path, format: Format) -> list[_Job]:
                 f"{source}: found a second input for {target}, after {jobs[target].source}; "
                 "expected inputs with different names; fix: rename one, or convert them to different folders"
             )
-        jobs[target] = _Job(source, target, _reader(source, format))
+        jobs[target] = Job(source, target, reader_of(source, format))
     return list(jobs.values())
 
 
@@ -166,7 +189,8 @@ def _target(source: Path, inputs: Sequence[Path], output: Path) -> Path:
     return target
 
 
-def _reader(source: Path, format: Format) -> Reader:
+def reader_of(source: Path, format: Format) -> Reader:
+    """What reads a file of a format."""
     name = _SUFFIXES.get(source.suffix.lower(), "") if format == "auto" else format
     if name in _READERS:
         return _READERS[name]
@@ -181,7 +205,7 @@ def _reader(source: Path, format: Format) -> Reader:
     )
 
 
-def _survey(jobs: Sequence[_Job], options: Options, wrap: Progress) -> _Survey:
+def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
     """Read all inputs once: it finds the categories, and any error before something is written."""
     labels: set[str] = set()
     counts: dict[Path, int] = {}
@@ -204,4 +228,4 @@ def _survey(jobs: Sequence[_Job], options: Options, wrap: Progress) -> _Survey:
         if count == 0:
             raise no_records(job.source)
         counts[job.source] = count
-    return _Survey(tuple(sorted(labels)), counts)
+    return Survey(tuple(sorted(labels)), counts)

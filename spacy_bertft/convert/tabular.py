@@ -1,12 +1,12 @@
-"""CSV and TSV with a header line: a text column, and one for the label or the labels."""
+"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label or the labels."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from spacy_bertft.convert.records import Options, Record, brief, data_error
+from spacy_bertft.convert.records import Options, Record, brief, data_error, is_pair
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
 
@@ -74,12 +74,14 @@ def _rows(path: Path, options: Options, delimiter: str) -> Iterator[tuple[int, l
 def _header(row: list[str], where: str, options: Options) -> list[str]:
     columns = [name.strip() for name in row]
     found = f"the columns {brief(columns, limit=200)}"
-    if options.text_key not in columns:
+    if not all(key in columns for key in _text_keys(columns, options)):
         raise data_error(
             where,
             found=found,
-            expected=f"a header with {options.text_key!r} in it, split by commas (.csv) or tabs (.tsv)",
-            fix="add a header line, or name the text column with text_key (--text-key)",
+            expected=f"a header with {options.text_key!r} in it, or for pairs {options.first_key!r} and "
+            f"{options.second_key!r}, split by commas (.csv) or tabs (.tsv)",
+            fix="add a header line, or name the text column with text_key (--text-key), those of pairs with first_key "
+            "and second_key",
         )
     present = [key for key in (options.label_key, options.labels_key) if key in columns]
     if len(present) != 1:
@@ -94,16 +96,21 @@ def _header(row: list[str], where: str, options: Options) -> list[str]:
     return columns
 
 
+def _text_keys(columns: Collection[str], options: Options) -> list[str]:
+    return [options.first_key, options.second_key] if is_pair(columns, options) else [options.text_key]
+
+
 def _record(row: dict[str, str], where: str, options: Options, tally: Tally) -> Record:
-    used = (options.text_key, options.label_key, options.labels_key)
-    tally.ignored.update(name for name in row if name not in used)
-    text = row[options.text_key]
-    if not text.strip():
+    keys = _text_keys(row, options)
+    tally.ignored.update(name for name in row if name not in (*keys, options.label_key, options.labels_key))
+    texts = [row[key] for key in keys]
+    if not all(text.strip() for text in texts):
         raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
+    text, second = texts[0], texts[1] if len(texts) > 1 else None
     if options.label_key in row:
         label = row[options.label_key].strip()
         if not label:
             raise data_error(where, found="an empty label", expected="a category", fix="fill it in, or delete this row")
-        return Record(where, text=text, label=label)
+        return Record(where, text=text, second=second, label=label)
     names = (name.strip() for name in row[options.labels_key].split(options.label_separator))
-    return Record(where, text=text, labels=tuple(dict.fromkeys(filter(None, names))))
+    return Record(where, text=text, second=second, labels=tuple(dict.fromkeys(filter(None, names))))

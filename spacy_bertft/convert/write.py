@@ -9,11 +9,13 @@ from pathlib import Path
 
 import spacy
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, Span, SpanGroup
 
-from spacy_bertft.convert.records import Entity, Record, brief, data_error
+from spacy_bertft.answers import ANSWERS_KEY
+from spacy_bertft.convert.records import Answer, Entity, Record, brief, data_error
 from spacy_bertft.convert.report import MAX_EXAMPLES, Misaligned, Tally
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.segments import SEGMENTS_KEY, pair_doc
 
 
 def blank(lang: str) -> Language:
@@ -29,10 +31,17 @@ def blank(lang: str) -> Language:
 
 
 def make_doc(record: Record, nlp: Language, labels: Sequence[str], tally: Tally) -> Doc:
-    """One Doc with the record's entities and categories; `labels` are all categories of all inputs."""
-    doc = Doc(nlp.vocab, words=list(record.words)) if record.words else _tokenize(record, nlp.tokenizer)
+    """One Doc with the record's annotations; `labels` are all categories of all inputs."""
+    if record.words:
+        doc = Doc(nlp.vocab, words=list(record.words))
+    elif record.second is None:
+        doc = _tokenize(record.text, nlp.tokenizer, record.where)
+    else:
+        doc = _pair(record.text, record.second, nlp, record.where)
     if record.spans is not None:
         _set_entities(doc, record.spans, record.where, tally)
+    if record.answers is not None:
+        _set_answers(doc, record.answers, tally)
     if record.form == "cats":
         doc.cats = dict(record.cats or {})
     elif record.form is not None:
@@ -42,17 +51,41 @@ def make_doc(record: Record, nlp: Language, labels: Sequence[str], tally: Tally)
     return doc
 
 
-def _tokenize(record: Record, tokenizer: Callable[[str], Doc]) -> Doc:
+def _pair(first: str, second: str, nlp: Language, where: str) -> Doc:
+    try:
+        return pair_doc(nlp, *(_tokenize(text, nlp.tokenizer, where) for text in (first, second)))
+    except DataError as err:
+        raise DataError(f"{where}: {err}") from None
+
+
+def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:
     """The text's tokens; not by `nlp.make_doc`, which refuses texts over `nlp.max_length`."""
-    doc = tokenizer(record.text)
-    if doc.text != record.text:
+    doc = tokenizer(text)
+    if doc.text != text:
         raise data_error(
-            record.where,
-            found=f"a text that this language's tokenizer changes, {brief(record.text)}",
+            where,
+            found=f"a text that this language's tokenizer changes, {brief(text)}",
             expected="a tokenizer that keeps every character, so that offsets hold",
             fix="set lang (--lang) to 'xx'",
         )
     return doc
+
+
+def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
+    """Set doc.spans["answers"], on whole tokens; the words of the annotators stay in its attrs, for the scorer."""
+    _, context = doc.spans[SEGMENTS_KEY]
+    starts = [context.start_char + answer.start for answer in answers]
+    found = (
+        doc.char_span(start, start + len(answer.text), label="ANSWER", alignment_mode="expand")
+        for start, answer in zip(starts, answers, strict=True)
+    )
+    spans = [span for span in found if span is not None]  # all of them: each has a character in some token
+    doc.spans[ANSWERS_KEY] = SpanGroup(
+        doc, name=ANSWERS_KEY, attrs={"texts": [answer.text for answer in answers]}, spans=spans
+    )
+    tally.answered += bool(answers)
+    tally.unanswered += not answers
+    tally.widened += any(span.text != one.text for span, one in zip(spans, answers, strict=True))
 
 
 def _set_entities(doc: Doc, entities: Sequence[Entity], where: str, tally: Tally) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from spacy.language import Language
-from spacy.tokens import Doc, Span, SpanGroup
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -21,6 +21,7 @@ from spacy_bertft.decode import PREFIXES, Scheme, Tagging, decode
 from spacy_bertft.features import group_sums
 from spacy_bertft.head_pipe import HeadPipe, new_linear, unknown_label
 from spacy_bertft.pooling import TokenPooling, token_vectors
+from spacy_bertft.spans import scored_spans, set_scored_spans
 from spacy_bertft.types import Features
 
 MISSING = -100  # cross_entropy leaves these targets out
@@ -135,23 +136,7 @@ class EntityTask:
         doc.set_ents(spans, blocked=blocked, default="outside")
         scored = [span for span in doc.ents if (span.start, span.end, span.label) in score_of]
         values = [score_of[span.start, span.end, span.label] for span in scored]
-        doc.spans[self.spans_key] = SpanGroup(
-            doc, name=self.spans_key, attrs={"scores": np.array(values, dtype=np.float32)}, spans=scored
-        )
-
-
-def scored_spans(doc: Doc) -> Iterator[tuple[Span, float]]:
-    """The spans of doc.spans that carry a score, with it."""
-    for group in doc.spans.values():
-        scores = group.attrs.get("scores")
-        if scores is not None:
-            yield from zip(group, map(float, scores), strict=True)
-
-
-def span_score(span: Span) -> float | None:
-    """The score of an entity, in [0, 1]; None if no component gave one. Reads as `ent._.score`."""
-    wanted = (span.start, span.end, span.label)
-    return next((score for it, score in scored_spans(span.doc) if (it.start, it.end, it.label) == wanted), None)
+        set_scored_spans(doc, self.spans_key, scored, values)
 
 
 def _blocked(doc: Doc) -> list[Span]:
@@ -215,7 +200,3 @@ def make_ner(
     """
     task = EntityTask(scheme, pooling, overwrite, spans_key)
     return HeadPipe(nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor)
-
-
-if not Span.has_extension("score"):
-    Span.set_extension("score", getter=span_score)

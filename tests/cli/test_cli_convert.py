@@ -95,7 +95,7 @@ def test_texts_without_annotation_are_warned_about(tmp_path):
     path.write_text('{"text": "a", "category": "x"}\n\n', "utf-8")
     result = run("convert", path, "--output", tmp_path)
     assert result.exit_code == 0
-    assert "no entities and no categories found" in result.stderr
+    assert "no entities, categories or answers found" in result.stderr
     assert "category (1)" in result.stderr
     assert "1 lines without a text were skipped" in result.stderr
 

@@ -1,0 +1,88 @@
+"""How predicted answers are scored: exact match and token F1, as SQuAD's evaluation has them.
+
+Rajpurkar et al., 2016, SQuAD: 100,000+ questions for machine comprehension of text; 2018, Know what you don't know, for
+questions without an answer.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.util import registry
+
+ANSWERS_KEY = "answers"
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without ASCII punctuation and English articles, words one space apart."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(gold: Sequence[str], predicted: str) -> float:
+    """1.0 if a gold answer equals the predicted one when both are normalised, else 0.0. No answer is "" or none."""
+    return max(float(normalise(one) == normalise(predicted)) for one in _acceptable(gold))
+
+
+def token_f1(gold: Sequence[str], predicted: str) -> float:
+    """The best F1 over the words of a gold answer and of the predicted one, normalised. No answer is "" or none."""
+    return max(_f1(normalise(one).split(), normalise(predicted).split()) for one in _acceptable(gold))
+
+
+def _acceptable(gold: Sequence[str]) -> list[str]:
+    """The gold answers; those of which normalising leaves nothing count as no answer."""
+    return [one for one in gold if normalise(one)] or [""]
+
+
+def _f1(gold: list[str], predicted: list[str]) -> float:
+    common = sum((Counter(gold) & Counter(predicted)).values())
+    if not gold or not predicted:
+        return float(gold == predicted)
+    return 2 * common / (len(gold) + len(predicted))
+
+
+def gold_answers(doc: Doc, answers_key: str = ANSWERS_KEY) -> list[str] | None:
+    """The gold answers of a Doc, as the annotators wrote them; [] if it has none, None if nobody has said."""
+    if answers_key not in doc.spans:
+        return None
+    group = doc.spans[answers_key]
+    # Tokens may hold more than the answer that a reader took them from.
+    texts: Sequence[str] = group.attrs.get("texts") or [span.text for span in group]
+    return list(texts)
+
+
+def score_answers(examples: Iterable[Example], *, answers_key: str = ANSWERS_KEY, **_: Any) -> dict[str, Any]:
+    """Exact match and F1 of the first answers, in [0, 1]: over all questions, and over those with and without one.
+
+    Questions without gold annotation are left out.
+    """
+    rows = []
+    for eg in examples:
+        gold = gold_answers(eg.reference, answers_key)
+        if gold is not None:
+            predicted = next((span.text for span in eg.predicted.spans.get(answers_key, [])), "")
+            rows.append((any(map(normalise, gold)), exact_match(gold, predicted), token_f1(gold, predicted)))
+
+    def mean(values: list[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    return {
+        "answer_em": mean([em for _, em, _ in rows]),
+        "answer_f": mean([f1 for _, _, f1 in rows]),
+        "answer_em_answerable": mean([em for has, em, _ in rows if has]),
+        "answer_f_answerable": mean([f1 for has, _, f1 in rows if has]),
+        "answer_acc_unanswerable": mean([em for has, em, _ in rows if not has]),
+    }
+
+
+@registry.scorers("spacy-bertft.answer_scorer.v1")
+def create_answer_scorer() -> Callable[..., dict[str, Any]]:
+    """The scorer of bertft_qa."""
+    return score_answers

@@ -1,0 +1,68 @@
+"""`spacy-bertft.Corpus.v1`: examples straight from annotated files, without converting them first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from spacy.language import Language
+from spacy.training import Corpus, Example, dont_augment
+from spacy.util import registry
+
+from spacy_bertft.convert.records import Options
+from spacy_bertft.convert.report import Tally
+from spacy_bertft.convert.run import Format, Job, no_progress, reader_of, survey
+from spacy_bertft.convert.source import check_input
+from spacy_bertft.convert.write import make_doc
+from spacy_bertft.errors import DataError
+
+Augmenter = Callable[[Language, Example], Iterable[Example]]
+
+
+@registry.readers("spacy-bertft.Corpus.v1")
+def create_corpus(
+    path: Path | None,
+    format: Format = "auto",
+    text_key: str = "text",
+    label_key: str = "label",
+    labels_key: str = "labels",
+    first_key: str = "first",
+    second_key: str = "second",
+    augmenter: Augmenter | None = None,
+) -> Callable[[Language], Iterator[Example]]:
+    """A corpus reader for what `bertft convert` takes (.jsonl, .csv, .tsv, .conll, .iob, SQuAD's .json) and for .spacy.
+
+    The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read anew each
+    time. Categories are those of this file: where several hold at once and another file has more of them, use
+    `bertft convert` for both.
+    """
+    options = Options(
+        text_key=text_key, label_key=label_key, labels_key=labels_key, first_key=first_key, second_key=second_key
+    )
+
+    def read(nlp: Language) -> Iterator[Example]:
+        if path is None:
+            raise DataError(
+                "The path of a corpus is missing. Expected a file of annotated texts. Give --paths.train and "
+                "--paths.dev, or set them in the config."
+            )
+        augment = augmenter or dont_augment
+        for example in examples_of(nlp, Path(path), format, options):
+            yield from augment(nlp, example)
+
+    return read
+
+
+def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> Iterator[Example]:
+    """The examples of one file."""
+    if path.suffix == ".spacy" or path.is_dir():
+        yield from Corpus(path)(nlp)
+        return
+    check_input(path)
+    job = Job(path, path, reader_of(path, format))
+    labels = survey([job], options, no_progress).labels
+    for record in job.read(path, options, Tally()):
+        reference = make_doc(record, nlp, labels, Tally())
+        bare = replace(record, label=None, labels=None, cats=None, spans=None, answers=None)
+        yield Example(make_doc(bare, nlp, (), Tally()), reference)

@@ -1,0 +1,304 @@
+"""`bertft_qa`: the span of a context that answers a question, or none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from spacy.language import Language
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from spacy_bertft.align import ramps
+from spacy_bertft.answers import ANSWERS_KEY, exact_match, gold_answers, token_f1
+from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.head_pipe import HeadPipe, new_linear
+from spacy_bertft.pooling import token_vectors
+from spacy_bertft.segments import SEGMENTS_KEY, need_segments
+from spacy_bertft.spans import set_scored_spans
+from spacy_bertft.types import Features, Ints
+
+LABEL = "ANSWER"
+MISSING = -100  # cross_entropy leaves these targets out
+
+
+class AnswerHead(nn.Module):
+    """BERT's answer head: a start and an end logit for each token, and a pair of them for no answer at all.
+
+    Features -> (T + B, 2): tokens first. A token starts with its first subword and ends with its last; no answer is the
+    first special subword (Devlin et al., 2019, section 4.3), of the window where it is least likely.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout()
+        self.output = new_linear(width, 2)
+
+    def forward(self, features: Features) -> Tensor:
+        """Logits of all tokens and Docs; those of tokens without a subword mean nothing."""
+        if not features.window_counts.all():
+            raise ConfigError(
+                "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS], which "
+                'bertft_qa reads as "no answer". Take another encoder.'
+            )
+        of_rows = replace(features, hidden=self.output(self.dropout(features.hidden)))  # (N, 2)
+        starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
+        of_windows = of_rows.hidden[torch.from_numpy(features.cls_rows).to(features.hidden.device)]  # (W, 2)
+        windows = torch.from_numpy(features.window_counts).to(features.hidden.device)
+        of_docs = torch.segment_reduce(of_windows, "min", lengths=windows)  # (B, 2)
+        return torch.cat([torch.cat([starts, ends], dim=1), of_docs])
+
+
+class _Spans(NamedTuple):
+    """The spans that could answer one question."""
+
+    starts: Ints  # (C,) tokens
+    ends: Ints  # (C,) token behind the last
+    scores: np.ndarray[Any, np.dtype[np.float64]]  # (C,) logits, best first
+    no_answer: float  # logit
+    log_total: float  # log of the sum over all spans and no answer
+
+    @property
+    def margin(self) -> float:
+        """By how much the best answer is likelier than none; -inf if there is none."""
+        return float(self.scores[0]) - self.no_answer if len(self.scores) else -np.inf
+
+
+@dataclass(frozen=True)
+class AnswerTask:
+    """Extractive answers to Docs of a question and its context."""
+
+    max_tokens: int = 30
+    n_best: int = 1
+    threshold: float = 0.5
+    answers_key: str = ANSWERS_KEY
+    segments_key: str = SEGMENTS_KEY
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "n_best"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name} of bertft_qa is {getattr(self, name)}; expected at least 1. Set a larger one."
+                )
+
+    def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
+        """One label for all answers, if a question is annotated at all; warns once of answers that fit no tokens."""
+        self._segments([eg.predicted for eg in examples])
+        gold = [gold_answers(eg.reference, self.answers_key) for eg in examples]
+        _warn_of_misaligned(examples, gold, self.answers_key)
+        return (LABEL for answers in gold if answers is not None)
+
+    def check(self, labels: Sequence[str]) -> None:
+        """There is but one label."""
+        if list(labels) != [LABEL]:
+            raise ConfigError(
+                f"bertft_qa got the labels {', '.join(labels)}; expected {LABEL} alone. Leave the labels out: they are "
+                "not learned here."
+            )
+
+    def n_outputs(self, n_labels: int) -> int:
+        """A start and an end."""
+        return 2
+
+    def targets_per_doc(self, examples: Sequence[Example]) -> float:
+        """One: the loss of a question is the mean of those of its start and its end."""
+        return 1.0
+
+    def build(self, width: int, n_outputs: int, pooler: nn.Linear | None) -> AnswerHead:
+        """A new AnswerHead."""
+        return AnswerHead(width)
+
+    def loss(self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]) -> Tensor:
+        """Cross-entropy of start and end over all tokens of the context and no answer, summed over the questions.
+
+        All windows share one softmax (Clark & Gardner, 2018, Simple and effective multi-paragraph reading
+        comprehension). The first gold answer is the target.
+        """
+        contexts = [context for _, context in self._segments([eg.predicted for eg in examples])]
+        targets = np.array(
+            [self._target(eg, context) for eg, context in zip(examples, contexts, strict=True)], dtype=np.int64
+        )
+        places = self._places(contexts, features)  # (B, 1 + longest)
+        # A target that has no subword of its own (in a context that was shortened) can't be learned.
+        targets[np.take_along_axis(places, np.maximum(targets, 0), axis=1) < 0] = MISSING
+        blocked = torch.from_numpy(places < 0).to(logits.device)
+        chosen = logits[torch.from_numpy(np.maximum(places, 0)).to(logits.device)]  # (B, 1 + longest, 2)
+        chosen = chosen.masked_fill(blocked[:, :, None], -torch.inf)
+        goal = torch.from_numpy(targets).to(logits.device)
+        return cross_entropy(chosen, goal, ignore_index=MISSING, reduction="sum") / 2
+
+    def _target(self, eg: Example, context: Span) -> tuple[int, int]:
+        """Columns of `_places` where the answer starts and ends: 0 is no answer."""
+        answers = eg.reference.spans.get(self.answers_key)
+        if answers is None:
+            return MISSING, MISSING
+        if not len(answers):
+            return 0, 0
+        answer = answers[0]
+        span = eg.predicted.char_span(answer.start_char, answer.end_char, alignment_mode="expand")
+        if span is None or not context.start <= span.start < span.end <= context.end:
+            raise DataError(
+                f"The gold answer {answer.text[:60]!r} (characters {answer.start_char} to {answer.end_char}) is not in "
+                f"the context, {context.start_char} to {context.end_char}. Expected a span of the second segment. "
+                "Correct its offsets."
+            )
+        return span.start - context.start + 1, span.end - context.start
+
+    def _places(self, contexts: Sequence[Span], features: Features) -> Ints:
+        """The row of the logits for each candidate (B, 1 + longest): no answer first; -1 where there is none."""
+        n_tokens = len(features.token_subword_counts)
+        lengths = np.array([len(context) for context in contexts], dtype=np.int64)
+        first_tokens = np.cumsum(features.token_counts) - features.token_counts
+        tokens = np.repeat(first_tokens + [context.start for context in contexts], lengths) + ramps(lengths)
+        places = np.full((len(contexts), 1 + lengths.max(initial=0)), -1, dtype=np.int64)
+        places[:, 0] = n_tokens + np.arange(len(contexts))
+        is_token = np.arange(places.shape[1] - 1) < lengths[:, None]
+        places[:, 1:][is_token] = np.where(features.token_subword_counts[tokens] > 0, tokens, -1)
+        return places
+
+    def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
+        """Set doc.spans: the best answers with their probabilities, or none if that is likelier."""
+        for doc, found in zip(docs, self._candidates(docs, logits, features), strict=True):
+            limit = self.n_best if _share(found.margin) >= self.threshold else 0
+            spans = [
+                Span(doc, start, end, label=LABEL)
+                for start, end in zip(found.starts[:limit].tolist(), found.ends[:limit].tolist(), strict=True)
+            ]
+            scores = np.exp(found.scores[: len(spans)] - found.log_total)
+            no_answer = float(np.exp(found.no_answer - found.log_total))
+            set_scored_spans(doc, self.answers_key, spans, scores.tolist(), no_answer=no_answer)
+
+    def _candidates(self, docs: Sequence[Doc], logits: Tensor, features: Features) -> list[_Spans]:
+        contexts = [context for _, context in self._segments(docs)]
+        places = self._places(contexts, features)
+        values = logits.float().cpu().numpy()[np.maximum(places, 0)].astype(np.float64)  # sync  # (B, 1 + longest, 2)
+        values[places < 0] = -np.inf
+        return [
+            _best_spans(
+                of_doc[1 : 1 + len(context)], float(of_doc[0].sum()), context.start, self.max_tokens, self.n_best
+            )
+            for of_doc, context in zip(values, contexts, strict=True)
+        ]
+
+    def _segments(self, docs: Sequence[Doc]) -> list[tuple[Span, Span]]:
+        return need_segments(docs, self.segments_key, component="bertft_qa")
+
+    def evidence(
+        self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]
+    ) -> list[tuple[float, float, float]]:
+        """For each annotated question: the margin of its best answer, that answer's F1, and the F1 of no answer."""
+        found = []
+        docs = [eg.predicted for eg in examples]
+        for eg, spans in zip(examples, self._candidates(docs, logits, features), strict=True):
+            gold = gold_answers(eg.reference, self.answers_key)
+            if gold is not None:
+                text = eg.predicted[spans.starts[0] : spans.ends[0]].text if len(spans.starts) else ""
+                found.append((spans.margin, token_f1(gold, text), exact_match(gold, "")))
+        return found
+
+    def fit(self, evidence: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+        """The threshold with the best F1 over all questions."""
+        if not evidence:
+            raise DataError("Found no annotated questions to fit on. Expected some. Add gold answers to the data.")
+        margins, answered, silent = np.array(sorted(evidence, reverse=True)).T
+        # The F1 if the first 0, 1, … questions are answered.
+        totals = np.append(0.0, np.cumsum(answered)) + silent.sum() - np.append(0.0, np.cumsum(silent))
+        ends = np.append(margins[:-1] != margins[1:], True)  # between equal margins there is no border
+        totals[1:][~ends] = -np.inf
+        best = int(totals.argmax())
+        shares = [1.0, *(_share(margin) for margin in margins), 0.0]
+        return {"threshold": round((shares[best] + shares[best + 1]) / 2, 4)}
+
+
+def _best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_tokens: int, n_best: int) -> _Spans:
+    """The best spans of a context. logits: (C, 2), -inf for tokens that are no candidates."""
+    length = len(logits)
+    longest = min(max_tokens, length)
+    ends = np.concatenate([logits[:, 1], np.full(longest - 1, -np.inf)])
+    scores = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)  # (C, longest)
+    flat = scores.ravel()
+    top = np.argpartition(-flat, min(n_best, len(flat)) - 1)[:n_best]
+    top = top[np.argsort(-flat[top], kind="stable")]
+    top = top[np.isfinite(flat[top])]
+    largest = max(no_answer, float(flat[top[0]]) if len(top) else no_answer)
+    total = np.exp(flat - largest).sum() + np.exp(no_answer - largest)
+    starts = top // longest + shift
+    return _Spans(starts, starts + top % longest + 1, flat[top], no_answer, largest + float(np.log(total)))
+
+
+def _share(margin: float) -> float:
+    """The probability of the best answer where it and no answer are all there is."""
+    return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))
+
+
+def _warn_of_misaligned(examples: Sequence[Example], gold: Sequence[list[str] | None], answers_key: str) -> None:
+    """Answers that begin or end inside a token are learned with the whole token; say how many, once."""
+    firsts = [
+        (answers[0], eg.reference.spans[answers_key][0].text)
+        for eg, answers in zip(examples, gold, strict=True)
+        if answers
+    ]
+    wider = sum(answer != text for answer, text in firsts)
+    if wider:
+        warnings.warn(
+            f"{wider} of {len(firsts)} gold answers begin or end inside a token of this pipeline's tokenizer. They are "
+            "learned with the whole token. Correct the offsets, or the tokenizer.",
+            stacklevel=2,
+        )
+
+
+@Language.factory(
+    "bertft_qa",
+    assigns=["doc.spans"],
+    default_config={
+        "encoder": None,
+        "max_tokens": 30,
+        "n_best": 1,
+        "threshold": 0.5,
+        "answers_key": ANSWERS_KEY,
+        "segments_key": SEGMENTS_KEY,
+        "learn_rate_factor": 1.0,
+        "scorer": {"@scorers": "spacy-bertft.answer_scorer.v1"},
+    },
+    default_score_weights={
+        "answer_f": 1.0,
+        "answer_em": 0.0,
+        "answer_em_answerable": None,
+        "answer_f_answerable": None,
+        "answer_acc_unanswerable": None,
+    },
+)
+def make_qa(
+    nlp: Language,
+    name: str,
+    encoder: str | None,
+    max_tokens: int,
+    n_best: int,
+    threshold: float,
+    answers_key: str,
+    segments_key: str,
+    learn_rate_factor: float,
+    scorer: Callable[..., dict[str, Any]] | None,
+) -> HeadPipe:
+    """The component for answers: doc.spans["answers"] of Docs that question_doc() makes.
+
+    encoder: name of the encoder component to read; None: the nearest before this one.
+    max_tokens: of an answer.
+    n_best: how many answers to set, the best first; they may overlap.
+    threshold: how likely the best answer must be, beside none, to be given: 0 always answers; `bertft calibrate` fits
+        it.
+    answers_key: key of doc.spans for the answers, gold and predicted.
+    segments_key: key of doc.spans where question and context stand; the encoder's must be the same.
+    learn_rate_factor: learn rate of this head, as a multiple of the optimizer's.
+    """
+    task = AnswerTask(max_tokens, n_best, threshold, answers_key, segments_key)
+    cfg = {"threshold": threshold, "answers_key": answers_key}
+    return HeadPipe(
+        nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor, cfg=cfg
+    )
