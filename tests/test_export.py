@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spacy
-from pipelines import TEXTS, annotations, examples, initialized, trained
+from pipelines import TEXTS, annotations, blank, examples, initialized, trained
 from spacy.cli.package import package
 from spacy.cli.train import train
 from spacy.tokens import DocBin
+from spacy.training import Example
 from spacy.util import load_config
 from test_encoder import LONG, ODD
 
+from spacy_bertft import pair_doc
 from spacy_bertft.backends import graph
 from spacy_bertft.encoder_pipe import texts_of
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
+from spacy_bertft.evaluate import read_examples
 from spacy_bertft.export import Change, DroppedError, compare, export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,7 +177,7 @@ def test_int8_differs_more(report, small_report):
 
 def test_scores_are_those_of_nlp_evaluate_in_points(report, pipeline, dev):
     nlp = spacy.load(pipeline)
-    expected = nlp.evaluate(compare.read(dev, nlp))
+    expected = nlp.evaluate(read_examples(nlp, dev))
     found = {score.name: score for score in report.scores}
     for name in ("ents_p", "ents_r", "ents_f", "cats_score", "cats_micro_f", "cats_macro_f", "cats_macro_auc"):
         assert found[name].before == found[name].after == 100 * expected[name]
@@ -201,16 +204,35 @@ def test_without_a_dev_set_the_built_in_texts_are_compared(pipeline, tmp_path, m
 
 def test_a_sample_ends_when_it_has_enough_words(monkeypatch):
     monkeypatch.setattr(compare, "SAMPLE_WORDS", 4)
-    assert compare.sample(spacy.blank("en"), ["a b", "c d", "e f"]) == ["a b", "c d"]
-    assert compare.sample(spacy.blank("en"), ["a b c d e f", "g"]) == ["a b c d e f"]
-    assert compare.sample(spacy.blank("en"), ["a"]) == ["a"]
+    nlp = spacy.blank("en")
+
+    def sample(*texts):
+        return [doc.text for doc in compare.sample(nlp, [Example(nlp(text), nlp(text)) for text in texts])]
+
+    assert sample("a b", "c d", "e f") == ["a b", "c d"]
+    assert sample("a b c d e f", "g") == ["a b c d e f"]
+    assert sample("a") == ["a"]
+
+
+@pytest.mark.parametrize("head", ["bertft_pair", "bertft_qa"])
+def test_heads_of_two_segments_are_compared_on_pairs(tiny_bert, tmp_path, head):
+    nlp = blank(tiny_bert, {"head": head})
+    doc = pair_doc(nlp, "Where is it?", "It is here.")
+    doc.cats = {"yes": 1.0, "no": 0.0}
+    doc.spans["answers"] = [doc[7:8]]
+    nlp.initialize(lambda: [Example(pair_doc(nlp, "Where is it?", "It is here."), doc)])
+    nlp.to_disk(tmp_path / "pipeline")
+    report = export(tmp_path / "pipeline", tmp_path / "out")
+    assert report.hidden.texts == len(compare.OWN_TEXTS) - 1
+    assert report.hidden.mean < 1e-5
+    assert report.speed.after > 0
 
 
 def test_a_folder_of_dev_files_is_read(pipeline, dev, tmp_path):
     shutil.copy(dev, tmp_path / "one.spacy")
     (tmp_path / "more").mkdir()
     shutil.copy(dev, tmp_path / "more/two.spacy")
-    assert len(compare.read(tmp_path, spacy.blank("en"))) == 2 * len(TEXTS)
+    assert len(read_examples(spacy.blank("en"), tmp_path)) == 2 * len(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -329,13 +351,13 @@ def test_a_family_that_can_t_be_exported(tiny_encoder, tmp_path):
 
 
 def test_a_dev_set_that_is_not_there(pipeline, tmp_path):
-    with pytest.raises(DataError, match=r"dev\.spacy' is not there .*Expected a \.spacy file.*--dev.*bertft convert"):
+    with pytest.raises(DataError, match=r"dev\.spacy' are not there .*Expected a \.spacy file.*Correct the path"):
         export(pipeline, tmp_path / "out", dev=tmp_path / "dev.spacy")
 
 
 def test_a_dev_set_of_another_format(pipeline, tmp_path):
     (tmp_path / "dev.jsonl").write_text("{}", "utf-8")
-    with pytest.raises(DataError, match=r"dev\.jsonl' is no \.spacy file\. Expected .*bertft convert"):
+    with pytest.raises(DataError, match=r"dev\.jsonl:1: found no text under 'text'.*expected a string"):
         export(pipeline, tmp_path / "out", dev=tmp_path / "dev.jsonl")
 
 
@@ -354,7 +376,7 @@ def test_a_dev_set_without_texts(pipeline, tmp_path, kind):
     else:
         path = tmp_path / "dev.spacy"
         DocBin().to_disk(path)
-    with pytest.raises(DataError, match=r"holds no texts\. Expected annotated texts, to compare scores on\. Correct"):
+    with pytest.raises(DataError, match=r"hold no texts\. Expected annotated texts\. Correct the path"):
         export(pipeline, tmp_path / "out", dev=path)
     assert not (tmp_path / "out").exists()
 

@@ -30,7 +30,7 @@ FLOORS = {
     },
     3: {"shim"},
     4: {"published", "segments", "spans", "answers", "encoder_pipe", "head_pipe", "tasks"},
-    5: {"hf", "listeners", "distributed", "bulk", "report", "convert", "export"},
+    5: {"hf", "listeners", "distributed", "bulk", "report", "convert", "export", "evaluate", "calibrate"},
     6: {"cli"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

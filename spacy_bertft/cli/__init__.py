@@ -11,17 +11,21 @@ from typing import Annotated
 import typer
 
 from spacy_bertft import __version__
+from spacy_bertft.cli.calibrate import calibrate_command
 from spacy_bertft.cli.convert import convert_command
+from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
 
 app = typer.Typer(
     name="bertft",
-    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data, export for production.",
+    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data, fit thresholds, evaluate, export for production.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
 app.command("convert")(convert_command)
+app.command("calibrate")(calibrate_command)
+app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 
 

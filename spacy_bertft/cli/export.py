@@ -27,7 +27,7 @@ EngineOption = Annotated[
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
 Dev = Annotated[
-    Path | None, typer.Option("--dev", help="Annotated .spacy file, or a folder of them, to compare the scores on.")
+    Path | None, typer.Option("--dev", help="Annotated texts to compare the scores on: .spacy, or what convert reads.")
 ]
 Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
 Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from spacy.language import Language
-from spacy.training import Corpus, Example
+from spacy.tokens import Doc
+from spacy.training import Example
 from torch import Tensor
 
 from spacy_bertft.encoder_pipe import EncoderPipe
-from spacy_bertft.errors import DataError
 from spacy_bertft.export.report import Change, Hidden
+from spacy_bertft.head_pipe import HeadPipe
+from spacy_bertft.segments import pair_doc
 
 # Words that hidden states and speed are measured on.
 SAMPLE_WORDS = 5000
@@ -41,51 +42,34 @@ OWN_TEXTS = (
 )
 
 
-def read(dev: Path, nlp: Language) -> list[Example]:
-    """The examples of a .spacy file, or of a folder of such files."""
-    if not dev.exists():
-        raise DataError(
-            f"The dev set {str(dev)!r} is not there ({dev.absolute()}). Expected a .spacy file or a folder of them. "
-            "Correct --dev, or make the file with `bertft convert`."
-        )
-    if dev.is_file() and dev.suffix != ".spacy":
-        raise DataError(
-            f"The dev set {str(dev)!r} is no .spacy file. Expected what spaCy trains and evaluates on. Make it with "
-            "`bertft convert`."
-        )
-    try:
-        examples = list(Corpus(dev)(nlp)) if dev.is_file() or any(dev.rglob("*.spacy")) else []
-    except Exception as error:  # zlib, msgpack and spaCy raise of all kinds
-        raise DataError(
-            f"The dev set {str(dev)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes "
-            "it. Make it anew."
-        ) from error
-    if not examples:
-        raise DataError(
-            f"The dev set {str(dev)!r} holds no texts. Expected annotated texts, to compare scores on. Correct --dev, "
-            "or leave it out to compare no scores."
-        )
-    return examples
+def sample(nlp: Language, examples: Sequence[Example] | None) -> list[Doc]:
+    """The first Docs of the examples, or else of OWN_TEXTS, until there are SAMPLE_WORDS words.
 
-
-def sample(nlp: Language, texts: Sequence[str]) -> list[str]:
-    """The first texts, until there are SAMPLE_WORDS words."""
-    chosen, words = [], 0
-    for text in texts:
-        chosen.append(text)
-        words += len(nlp.make_doc(text))
+    OWN_TEXTS become pairs where a head needs two segments.
+    """
+    if examples is not None:
+        docs = (eg.predicted for eg in examples)
+    elif any(isinstance(pipe, HeadPipe) and hasattr(pipe.task, "segments_key") for _, pipe in nlp.pipeline):
+        docs = (pair_doc(nlp, first, second) for first, second in pairwise(OWN_TEXTS))
+    else:
+        docs = (nlp.make_doc(text) for text in OWN_TEXTS)
+    chosen: list[Doc] = []
+    words = 0
+    for doc in docs:
+        chosen.append(doc)
+        words += len(doc)
         if words >= SAMPLE_WORDS:
             break
     return chosen
 
 
-def hidden_states(before: Language, after: Language, names: Sequence[str], texts: Sequence[str]) -> Hidden:
+def hidden_states(before: Language, after: Language, names: Sequence[str], docs: Sequence[Doc]) -> Hidden:
     """Differences of all hidden values that heads can read."""
     largest = total = size = 0.0
     n_values = 0
     for name in names:
-        for start in range(0, len(texts), BATCH):
-            chosen = texts[start : start + BATCH]
+        for start in range(0, len(docs), BATCH):
+            chosen = docs[start : start + BATCH]
             old, new = (_rows(nlp, name, chosen) for nlp in (before, after))
             differences = (new - old).abs()
             largest = max(largest, float(differences.amax()) if len(old) else 0.0)
@@ -93,32 +77,15 @@ def hidden_states(before: Language, after: Language, names: Sequence[str], texts
             size += float(old.abs().sum(dtype=torch.float64))
             n_values += old.numel()
     n_values = max(n_values, 1)
-    return Hidden(largest, total / n_values, size / n_values, len(texts))
+    return Hidden(largest, total / n_values, size / n_values, len(docs))
 
 
-def _rows(nlp: Language, name: str, texts: Sequence[str]) -> Tensor:
+def _rows(nlp: Language, name: str, docs: Sequence[Doc]) -> Tensor:
     """The rows of all subwords and of each window's first special one, in the order of the texts. (S + W, D)."""
     pipe = nlp.get_pipe(name)
     assert isinstance(pipe, EncoderPipe)
-    features = pipe.predict([nlp.make_doc(text) for text in texts])
+    features = pipe.predict(docs)
     return features.hidden[[*features.rows, *features.cls_rows]].cpu()
-
-
-def scores(nlp: Language, dev: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The scores in points, and those of single labels; what is no number and the speed are left out."""
-    found = nlp.evaluate(read(dev, nlp))
-    found.pop("speed", None)
-    overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
-    of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
-    return dict(_points(overall)), dict(_points(of_labels))
-
-
-def _points(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _points(value, f"{inside}{name}.")
-        elif isinstance(value, int | float):
-            yield f"{inside}{name}", 100.0 * value
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:
@@ -126,15 +93,16 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Ch
     return tuple(Change(name, value, after[name]) for name, value in before.items() if name in after)
 
 
-def speed(before: Language, after: Language, texts: Sequence[str]) -> Change:
-    """Words a second of the whole pipelines, run in turns: the medians."""
-    words = sum(len(before.make_doc(text)) for text in texts)
+def speed(before: Language, after: Language, docs: Sequence[Doc]) -> Change:
+    """Words a second of the whole pipelines behind the tokenizer, run in turns: the medians."""
+    words = sum(map(len, docs))
     repeats = -(-SAMPLE_WORDS // max(words, 1))
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for nlp, of_nlp in zip((before, after), times, strict=True):
+            fresh = [doc.copy() for doc in docs for _ in range(repeats)]
             start = time.perf_counter()
-            for _ in nlp.pipe([*texts] * repeats):
+            for _ in nlp.pipe(fresh):
                 pass
             of_nlp.append(time.perf_counter() - start)
     return Change("words/s", *(words * repeats / statistics.median(of_nlp) for of_nlp in times))

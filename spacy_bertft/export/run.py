@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import spacy
 from spacy.language import Language
 from spacy.util import load_config
 
-from spacy_bertft.errors import BertftError, ConfigError
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.evaluate import CONFIG, Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
 from spacy_bertft.export import compare
 from spacy_bertft.export.report import Change, DroppedError, ExportReport
-from spacy_bertft.export.write import CONFIG, staged, write
+from spacy_bertft.export.write import staged, write
 
 DEFAULT_TOLERANCE = 0.5  # points
 Note = Callable[[str], None]
@@ -35,7 +35,7 @@ def export(
     """Write the pipeline of the folder `pipeline` to the folder `out`, with its encoders for ONNX Runtime on a CPU.
 
     int8: weights of the encoders' products and embeddings in 8 bits.
-    dev: a .spacy file (or a folder of them) to compare scores on.
+    dev: annotated texts to compare scores on: .spacy, or what `bertft convert` reads.
     tolerance: points that a score may drop. If one drops by more, nothing is written and a DroppedError raised.
     force: write it all the same.
     overwrite: replace a pipeline that `out` holds.
@@ -68,18 +68,17 @@ def _export(
 ) -> ExportReport:
     """Write to `folder`, what will be `out`, and compare."""
     before = _load(pipeline, names)
-    texts = list(compare.OWN_TEXTS) if dev is None else [eg.reference.text for eg in compare.read(dev, before)]
+    examples = None if dev is None else read_examples(before, dev)
     note(f"writing the graph of {', '.join(names)}")
     write(before, pipeline, folder, names, int8=int8)
     after = _load(folder, names)
-    texts = compare.sample(before, texts)
+    docs = compare.sample(before, examples)
     note("comparing hidden states")
-    hidden = compare.hidden_states(before, after, names, texts)
-    scores: Any = ({}, {}), ({}, {})
-    if dev is not None:
+    hidden = compare.hidden_states(before, after, names, docs)
+    old, new = Scores({}, {}), Scores({}, {})
+    if examples is not None:
         note(f"comparing scores on {dev}")
-        scores = compare.scores(before, dev), compare.scores(after, dev)
-    (old, old_of_labels), (new, new_of_labels) = scores
+        old, new = score(before, examples), score(after, examples)
     note("comparing speed")
     return ExportReport(
         pipeline=pipeline,
@@ -89,9 +88,9 @@ def _export(
         dev=dev,
         tolerance=tolerance,
         hidden=hidden,
-        scores=compare.changes(old, new),
-        label_scores=compare.changes(old_of_labels, new_of_labels),
-        speed=compare.speed(before, after, texts),
+        scores=compare.changes(old.overall, new.overall),
+        label_scores=compare.changes(old.of_labels, new.of_labels),
+        speed=compare.speed(before, after, docs),
         size=Change("bytes", _size(pipeline), _size(folder)),
     )
 
@@ -102,13 +101,7 @@ def _size(folder: Path) -> int:
 
 def _encoder_names(pipeline: Path) -> list[str]:
     """The encoder components of a saved pipeline, as its config has them."""
-    if not (pipeline / CONFIG).is_file():
-        found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
-        what = f"has no {CONFIG}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
-        raise ConfigError(
-            f"The pipeline {str(pipeline)!r} {what} ({pipeline.absolute()}). Expected a pipeline that spaCy saved, "
-            "such as training/model-best. Give the path of the folder with its config.cfg."
-        )
+    check_pipeline(pipeline)
     components: dict[str, dict[str, Any]] = _read_config(pipeline).get("components", {})
     encoders = {name: block for name, block in components.items() if block.get("factory") == "bertft_encoder"}
     if not encoders:
@@ -129,22 +122,9 @@ def _read_config(pipeline: Path) -> Any:
     try:
         return load_config(pipeline / CONFIG, interpolate=True)
     except Exception as error:  # of configparser, confection and spaCy
-        raise _unreadable(pipeline, error) from error
+        raise unreadable(pipeline, error) from error
 
 
 def _load(pipeline: Path, names: Sequence[str]) -> Language:
     """The pipeline, its encoders on the CPU."""
-    try:
-        return spacy.load(pipeline, config={f"components.{name}.model.device": "cpu" for name in names})
-    except BertftError:
-        raise
-    except Exception as error:  # whatever its components raise
-        raise _unreadable(pipeline, error) from error
-
-
-def _unreadable(pipeline: Path, error: Exception) -> ConfigError:
-    said = " ".join(str(error).split())
-    return ConfigError(
-        f"The pipeline {str(pipeline)!r} could not be loaded: {said} Expected one that spacy.load() takes. If it needs "
-        "functions of your own, give the file that registers them as --code."
-    )
+    return load_pipeline(pipeline, {f"components.{name}.model.device": "cpu" for name in names})

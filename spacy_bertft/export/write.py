@@ -24,9 +24,10 @@ from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.encoder import Encoder
 from spacy_bertft.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.evaluate import CONFIG
 from spacy_bertft.export.compare import OWN_TEXTS
 
-CONFIG, META = "config.cfg", "meta.json"
+META = "meta.json"
 
 
 def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:

@@ -1,0 +1,45 @@
+"""`bertft calibrate`: fit temperatures and thresholds of a trained pipeline."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.evaluate import Data
+from spacy_bertft.cli.export import Code, Pipeline
+
+Component = Annotated[str | None, typer.Option("--component", help="The one head to fit; else all are.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and change nothing.")]
+
+
+def calibrate_command(
+    pipeline: Pipeline,
+    data: Data,
+    component: Component = None,
+    dry_run: DryRun = False,
+    code: Code = None,
+) -> None:
+    """Fit how sure a trained pipeline is on held-out texts, and set it in the pipeline's config.cfg.
+
+    For bertft_qa the threshold from which a question counts as answerable; for bertft_textcat and bertft_pair the
+    temperature of the scores, and with unknown_label the threshold of the unknown category.
+    """
+    from spacy.cli._util import import_code
+
+    from spacy_bertft.calibrate import calibrate
+
+    import_code(code)
+    with clean_errors():
+        done = calibrate(pipeline, data, component=component, dry_run=dry_run)
+    rows = [(one.component, one.setting, f"{one.before:g}", f"{one.after:g}") for one in done.fitted]
+    if not rows:
+        show("⚠ the heads have nothing to fit", error=True)
+        return
+    show(table(("component", "setting", "before", "after"), rows) + "\n")
+    scores = [
+        (name, f"{value:6.2f}", f"{done.after.overall[name]:6.2f}") for name, value in done.before.overall.items()
+    ]
+    show(table(("score (points)", "before", "after"), scores))
+    show(f"✔ {'would set in' if dry_run else 'set in'} {pipeline / 'config.cfg'}")

@@ -1,0 +1,45 @@
+"""`bertft evaluate`: all scores of a pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.export import Code, Pipeline
+
+Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
+Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
+Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
+
+
+def evaluate_command(
+    pipeline: Pipeline,
+    data: Data,
+    output: Output = None,
+    labels: Labels = False,
+    code: Code = None,
+) -> None:
+    """Score a trained pipeline on annotated texts, with every score that its components have."""
+    from spacy.cli._util import import_code
+
+    from spacy_bertft.evaluate import evaluate
+
+    import_code(code)
+    with clean_errors():
+        scores = evaluate(pipeline, data)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({**scores.overall, **scores.of_labels}, indent=1) + "\n", encoding="utf-8")
+    show(score_table(scores.overall))
+    if labels and scores.of_labels:
+        show("\n" + score_table(scores.of_labels))
+
+
+def score_table(scores: Mapping[str, float]) -> str:
+    """A line for each score."""
+    return table(("score", "points"), [(name, f"{value:6.2f}") for name, value in scores.items()])

@@ -1,0 +1,102 @@
+"""Saved pipelines, annotated texts, and all scores of the one on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.language import Language
+from spacy.training import Example
+
+from spacy_bertft.convert.corpus import examples_of
+from spacy_bertft.convert.records import Options
+from spacy_bertft.errors import BertftError, ConfigError, DataError
+
+CONFIG = "config.cfg"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores in points, 0 to 100."""
+
+    overall: dict[str, float]
+    of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …
+
+
+def evaluate(pipeline: Path, data: Path) -> Scores:
+    """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads."""
+    nlp = load_pipeline(pipeline)
+    return score(nlp, read_examples(nlp, data))
+
+
+def score(nlp: Language, examples: list[Example]) -> Scores:
+    """All scores; what is no number and the speed are left out."""
+    found = nlp.evaluate(examples)
+    found.pop("speed", None)
+    overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
+    of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    return Scores(dict(_points(overall)), dict(_points(of_labels)))
+
+
+def _points(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _points(value, f"{inside}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{inside}{name}", 100.0 * value
+
+
+def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> Language:
+    """A saved pipeline. overrides: settings of its config to load it with."""
+    check_pipeline(pipeline)
+    try:
+        return spacy.load(pipeline, config=overrides or {})
+    except BertftError:
+        raise
+    except Exception as error:  # whatever its components raise
+        raise unreadable(pipeline, error) from error
+
+
+def check_pipeline(pipeline: Path) -> None:
+    """An error if there is no saved pipeline in a folder."""
+    if not (pipeline / CONFIG).is_file():
+        found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
+        what = f"has no {CONFIG}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
+        raise ConfigError(
+            f"The pipeline {str(pipeline)!r} {what} ({pipeline.absolute()}). Expected a pipeline that spaCy saved, "
+            "such as training/model-best. Give the path of the folder with its config.cfg."
+        )
+
+
+def unreadable(pipeline: Path, error: Exception) -> ConfigError:
+    """The error for a pipeline that can't be loaded."""
+    said = " ".join(str(error).split())
+    return ConfigError(
+        f"The pipeline {str(pipeline)!r} could not be loaded: {said} Expected one that spacy.load() takes. If it needs "
+        "functions of your own, give the file that registers them as --code."
+    )
+
+
+def read_examples(nlp: Language, data: Path) -> list[Example]:
+    """The examples of a file of annotated texts (its ending says of which kind), or of a folder of .spacy files."""
+    if not data.exists():
+        raise DataError(
+            f"The data {str(data)!r} are not there ({data.absolute()}). Expected a .spacy file, a folder of them, or "
+            "a file that `bertft convert` reads. Correct the path."
+        )
+    try:
+        empty = data.is_dir() and not any(data.rglob("*.spacy"))
+        examples = [] if empty else list(examples_of(nlp, data, "auto", Options()))
+    except BertftError:
+        raise
+    except Exception as error:  # zlib, msgpack and spaCy raise of all kinds
+        raise DataError(
+            f"The data {str(data)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes it. "
+            "Make it anew."
+        ) from error
+    if not examples:
+        raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")
+    return examples
