@@ -215,7 +215,8 @@ def test_a_sample_ends_when_it_has_enough_words(monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["bertft_pair", "bertft_qa"])
-def test_heads_of_two_segments_are_compared_on_pairs(tiny_bert, tmp_path, head):
+def test_heads_of_two_segments_are_compared_on_pairs(tiny_bert, tmp_path, monkeypatch, head):
+    monkeypatch.setattr(compare, "SAMPLE_WORDS", 10_000)
     nlp = blank(tiny_bert, {"head": head})
     doc = pair_doc(nlp, "Where is it?", "It is here.")
     doc.cats = {"yes": 1.0, "no": 0.0}
