@@ -5,6 +5,7 @@ Temperatures and thresholds change no weights, so all that is written is the pip
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,7 @@ def calibrate(
     pipeline: Path,
     data: Path,
     *,
+    output: Path | None = None,
     component: str | None = None,
     dry_run: bool = False,
 ) -> Calibration:
@@ -64,9 +66,16 @@ def calibrate(
 
     pipeline: a folder, such as training/model-best.
     data: .spacy, or what `bertft convert` reads; held-out texts, like those in production.
+    output: folder for a copy of the pipeline with these settings, which replaces a pipeline there; None: the pipeline
+        itself gets them.
     component: the one head to fit; None: all.
     dry_run: change nothing.
     """
+    if output is not None and output.exists() and not (output / CONFIG).is_file():
+        raise ConfigError(
+            f"The output {str(output)!r} is there and is no pipeline. Expected a new folder, or a pipeline to replace. "
+            "Name another one."
+        )
     nlp = load_pipeline(pipeline)
     heads = _heads(nlp, component)
     examples = read_examples(nlp, data)
@@ -74,10 +83,13 @@ def calibrate(
     fitted = [one for name, head in heads.items() for one in _fit(nlp, name, head, examples)]
     after = score(nlp, examples)
     if not dry_run:
-        config = load_config(pipeline / CONFIG)
+        if output is not None and output.resolve() != pipeline.resolve():
+            shutil.rmtree(output, ignore_errors=True)
+            shutil.copytree(pipeline, output)
+        config = load_config((output or pipeline) / CONFIG)
         for one in fitted:
             config["components"][one.component][one.setting] = one.after
-        config.to_disk(pipeline / CONFIG)
+        config.to_disk((output or pipeline) / CONFIG)
     return Calibration(tuple(fitted), before, after)
 
 

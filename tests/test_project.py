@@ -57,6 +57,9 @@ def project(tmp_path):
 
 def test_the_workflows_run_in_order(project):
     assert project["workflows"]["all"] == ["encoder", "convert", "train", "evaluate", "package", "try"]
+    for name, first in (("pairs", []), ("questions", []), ("intents", ["intents-convert"])):
+        steps = [*first, *(f"{name}-{step}" for step in ("train", "calibrate", "evaluate"))]
+        assert project["workflows"][name] == ["encoder", *steps]
     assert project["workflows"]["wnut17"] == [f"wnut17-{step}" for step in ("check", "convert", "train", "evaluate")]
 
 

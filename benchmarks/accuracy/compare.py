@@ -3,9 +3,10 @@
     pip install -c constraints.txt -e ".[benchmarks]"
     SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/compare.py ner/wikigold --encoder bert-base-cased
 
-The data folder holds ner/<name>/{train,dev,test}.iob (token TAB BIO2 tag) and textcat/<name>/{train,dev,test}.jsonl
-({"text", "label"}). Both train on the very same tokens, with AdamW, warm-up over a tenth of the steps and linear decay,
-and both are scored by the same functions on their last weights. Runs alternate, one of each a seed.
+The data folder holds ner/<name>/{train,dev,test}.iob (token TAB BIO2 tag), textcat/<name>/{train,dev,test}.jsonl
+({"text", "label"}) and pair/<name>/{train,dev,test}.jsonl ({"text_a", "text_b", "label"}). Both train on the very same
+tokens, with AdamW, warm-up over a tenth of the steps and linear decay, and both are scored by the same functions on
+their last weights. Runs alternate, one of each a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import hf_trainer
 import spacy
@@ -31,7 +32,7 @@ from spacy_bertft.convert import convert
 ROOT = Path(__file__).parents[2]
 SPLITS = ("train", "dev", "test")
 
-Data = Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/… or textcat/…")]
+Data = Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: ner/…, textcat/… or pair/…")]
 Encoder = Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")]
 Rate = Annotated[float, typer.Option(help="Highest learn rate.")]
 Epochs = Annotated[int, typer.Option(help="Times over the training texts.")]
@@ -76,7 +77,7 @@ def main(
 def prepare(folder: Path, work: Path, merge_sentences: int) -> dict[str, list[Doc]]:
     """Convert the data to .spacy files in `work`, and read them back as gold Docs."""
     files = [next(folder.glob(f"{split}.*")) for split in SPLITS]
-    convert(files, work, merge_sentences=merge_sentences)
+    convert(files, work, merge_sentences=merge_sentences, first_key="text_a", second_key="text_b")
     vocab = spacy.blank("en").vocab
     return {split: list(spacy.tokens.DocBin().from_disk(work / f"{split}.spacy").get_docs(vocab)) for split in SPLITS}
 
@@ -88,12 +89,26 @@ def train_ours(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int,
 
 def train(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> Path:
     """Train with the config in configs/ on the files that `prepare` left in `work`; the last weights."""
+    paths = {split: str(work / f"{split}.spacy") for split in ("train", "dev")}
+    if "segments" in gold["train"][0].spans:
+        return train_config("pair", paths, len(gold["train"]), recipe, seed, work)
     head = "textcat" if gold["train"][0].cats else "ner"
-    steps = -(-len(gold["train"]) // recipe.batch_size) * recipe.epochs
-    settings = {
-        "paths.train": str(work / "train.spacy"),
-        "paths.dev": str(work / "dev.spacy"),
-        "corpora.train.gold_preproc": True,
+    return train_config(head, paths, len(gold["train"]), recipe, seed, work, {"corpora.train.gold_preproc": True})
+
+
+def train_config(
+    config: str,
+    paths: dict[str, str],
+    n_texts: int,
+    recipe: hf_trainer.Recipe,
+    seed: int,
+    work: Path,
+    settings: dict[str, Any] | None = None,
+) -> Path:
+    """Train with a config in configs/ and the recipe; the last weights."""
+    steps = -(-n_texts // recipe.batch_size) * recipe.epochs
+    overrides = {
+        **{f"paths.{split}": path for split, path in paths.items()},
         "system.seed": seed,
         "components.encoder.model.name": recipe.encoder,
         "training.batcher.size": recipe.batch_size,
@@ -101,8 +116,9 @@ def train(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work
         "training.eval_frequency": steps,
         "training.optimizer.learn_rate.initial_rate": recipe.rate,
         "training.optimizer.learn_rate.warmup_steps": steps // 10,
+        **(settings or {}),
     }
-    spacy_train(ROOT / f"configs/{head}.cfg", work / "ours", overrides=settings)
+    spacy_train(ROOT / f"configs/{config}.cfg", work / "ours", overrides=overrides)
     return work / "ours" / "model-last"
 
 
@@ -118,8 +134,11 @@ def train_hf(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, w
 
 
 def bare(doc: Doc) -> Doc:
-    """The same tokens without annotation."""
-    return Doc(doc.vocab, words=[token.text for token in doc], spaces=[bool(token.whitespace_) for token in doc])
+    """The same tokens and segments without annotation."""
+    copy = Doc(doc.vocab, words=[token.text for token in doc], spaces=[bool(token.whitespace_) for token in doc])
+    if "segments" in doc.spans:
+        copy.spans["segments"] = [copy[span.start : span.end] for span in doc.spans["segments"]]
+    return copy
 
 
 def score(gold: list[Doc], predicted: list[Doc]) -> float:

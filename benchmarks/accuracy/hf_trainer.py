@@ -70,7 +70,7 @@ def run(
 
 
 class Categories:
-    """Sequence classification of one category a text."""
+    """Sequence classification of one category a text, or a pair of texts."""
 
     model = AutoModelForSequenceClassification
 
@@ -80,8 +80,11 @@ class Categories:
         self.collator = DataCollatorWithPadding(tokenizer)
 
     def features(self, doc: Doc) -> dict[str, Any]:
-        encoding = self.tokenizer(doc.text, truncation=True, max_length=512)
-        return {**encoding, "labels": self.names.index(max(doc.cats, key=doc.cats.get))}
+        texts = [span.text for span in doc.spans["segments"]] if "segments" in doc.spans else [doc.text]
+        encoding = self.tokenizer(*texts, truncation=True, max_length=512)
+        label = max(doc.cats, key=doc.cats.get)
+        # A label that the training data lacks can't be predicted; in dev and test its target is not used.
+        return {**encoding, "labels": self.names.index(label) if label in self.names else 0}
 
     def annotate(self, docs: list[Doc], output: Any) -> list[Doc]:
         copies = [Doc(doc.vocab, words=[token.text for token in doc]) for doc in docs]

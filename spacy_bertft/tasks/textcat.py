@@ -175,7 +175,7 @@ class CategoryTask:
         if self.unknown_label is not None:
             best = logits.max(axis=1) / temperature
             right = best[known][logits[known].argmax(axis=1) == gold[known]]
-            fitted["unknown_threshold"] = _fit_threshold(right, best[~known], n_known=int(known.sum()))
+            fitted["unknown_threshold"] = round(fit_threshold(right, best[~known], n_known=int(known.sum())), 4)
         return fitted
 
 
@@ -194,13 +194,16 @@ def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) ->
     return round(math.exp((low + high) / 2), 4)
 
 
-def _fit_threshold(right: np.ndarray[Any, Any], unknown: np.ndarray[Any, Any], *, n_known: int) -> float:
-    """The border between the best logits of texts that are `right` and of `unknown` ones."""
+def fit_threshold(right: np.ndarray[Any, Any], unknown: np.ndarray[Any, Any], *, n_known: int) -> float:
+    """The border between the scores of texts that are `right` and of `unknown` ones with the best mean of two shares.
+
+    Those of the `n_known` texts of known categories that are right and above it, and of the unknown ones below it.
+    """
     values = np.unique(np.concatenate([right, unknown]))  # in order
     borders = np.concatenate([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:] + 1])
     kept = 1 - np.searchsorted(np.sort(right), borders) / max(1, len(right))
     found = np.searchsorted(np.sort(unknown), borders) / len(unknown)
-    return round(float(borders[np.argmax(kept * len(right) / n_known + found)]), 4)
+    return float(borders[np.argmax(kept * len(right) / n_known + found)])
 
 
 def score_categories(

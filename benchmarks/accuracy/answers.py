@@ -1,0 +1,141 @@
+"""Extractive questions: `spacy train` with bertft_qa beside transformers' usual recipe, same encoder, recipe and data.
+
+    pip install -c constraints.txt -e ".[benchmarks]"
+    SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/answers.py qa/squad2_half_dev --encoder bert-base-cased
+
+The data folder holds qa/<name>/{train,dev,test}.json in the form of SQuAD 2.0. Both are scored by the same functions on
+their last weights: exact match and F1, first where the likelier of best answer and none is given, then with a threshold
+fitted on dev.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import hf_answers
+import hf_trainer
+import spacy
+import typer
+from compare import SPLITS, BatchSize, Encoder, Epochs, Rate, train_config
+from hf_answers import Prediction, Question
+
+from spacy_bertft import question_doc
+from spacy_bertft.answers import exact_match, token_f1
+from spacy_bertft.calibrate import calibrate
+from spacy_bertft.tasks.qa import AnswerTask
+
+
+def main(
+    data: Annotated[str, typer.Argument(help="Folder below SPACY_BERTFT_DATA: qa/…")],
+    encoder: Encoder,
+    rate: Rate = 2e-4,
+    epochs: Epochs = 2,
+    batch_size: BatchSize = 16,
+    seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
+) -> None:
+    """Compare on one data set and print exact match and F1 of dev and test."""
+    folder = Path(os.environ["SPACY_BERTFT_DATA"]) / data
+    questions = {split: read(folder / f"{split}.json") for split in SPLITS}
+    recipe = hf_trainer.Recipe(encoder, rate, epochs, batch_size)
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        for name, run in (("spacy-bertft", ours), ("HF Trainer", hugging_face)):
+            start = time.perf_counter()
+            found = run(folder, questions, recipe, seed, Path(work))
+            seconds = round(time.perf_counter() - start)
+            for threshold, predicted in found.items():
+                scores = {split: score(questions[split], predicted[split]) for split in SPLITS[1:]}
+                rows.append({"system": name, "threshold": threshold, "seconds": seconds, **scores})
+                shown = "  ".join(f"{split} EM {em:.2f} F1 {f1:.2f}" for split, (em, f1) in scores.items())
+                print(f"{name:14} threshold {threshold:6}  {shown}  {seconds} s", flush=True)
+    if output is not None:
+        output.write_text(json.dumps({"data": data, **asdict(recipe), "seed": seed, "runs": rows}, indent=1) + "\n")
+
+
+def read(path: Path) -> list[Question]:
+    """The questions of a SQuAD file."""
+    return [
+        Question(
+            qa["id"],
+            qa["question"],
+            paragraph["context"],
+            tuple((answer["answer_start"], answer["text"]) for answer in qa["answers"]),
+        )
+        for article in json.loads(path.read_text(encoding="utf-8"))["data"]
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+    ]
+
+
+Answers = dict[str, dict[str, list[str]]]  # threshold -> split -> an answer a question, "" for none
+
+
+def ours(
+    folder: Path, questions: dict[str, list[Question]], recipe: hf_trainer.Recipe, seed: int, work: Path
+) -> Answers:
+    """Train with configs/qa.cfg; answers with the plain threshold and with the one that `bertft calibrate` fits."""
+    paths = {split: str(folder / f"{split}.json") for split in ("train", "dev")}
+    pipeline = train_config("qa", paths, len(questions["train"]), recipe, seed, work)
+    plain = {split: predict(pipeline, questions[split]) for split in SPLITS[1:]}
+    calibrate(pipeline, folder / "dev.json")
+    return {"plain": plain, "fitted": {split: predict(pipeline, questions[split]) for split in SPLITS[1:]}}
+
+
+def predict(pipeline: Path, questions: list[Question]) -> list[str]:
+    """Answers of a saved pipeline."""
+    nlp = spacy.load(pipeline)
+    contexts = {question.context: nlp.make_doc(question.context) for question in questions}
+    docs = (question_doc(nlp, question.question.strip(), contexts[question.context]) for question in questions)
+    return [next((span.text for span in doc.spans["answers"]), "") for doc in nlp.pipe(docs)]
+
+
+def hugging_face(
+    folder: Path, questions: dict[str, list[Question]], recipe: hf_trainer.Recipe, seed: int, work: Path
+) -> Answers:
+    """Train with the Trainer; answers where they score above none, and with a margin fitted on dev by our own fit."""
+    others = {split: questions[split] for split in SPLITS[1:]}
+    found = hf_answers.run(questions["train"], others, recipe, seed, work / "hf")
+    evidence = [
+        (
+            -found["dev"][one.id].null_margin,
+            token_f1(texts(one), found["dev"][one.id].text),
+            exact_match(texts(one), ""),
+        )
+        for one in questions["dev"]
+    ]
+    fitted = AnswerTask().fit(evidence)["threshold"]
+    return {
+        name: {split: [answer(found[split][one.id], threshold) for one in questions[split]] for split in others}
+        for name, threshold in (("plain", 0.5), ("fitted", fitted))
+    }
+
+
+def answer(prediction: Prediction, threshold: float) -> str:
+    """The answer, if it is likely enough beside none; the threshold is that of bertft_qa."""
+    share = 1 / (1 + math.exp(min(500.0, prediction.null_margin)))
+    return prediction.text if share >= threshold else ""
+
+
+def texts(question: Question) -> list[str]:
+    """The gold answers."""
+    return [text for _, text in question.answers]
+
+
+def score(questions: list[Question], predicted: list[str]) -> tuple[float, float]:
+    """Exact match and F1, in points."""
+    pairs = list(zip(questions, predicted, strict=True))
+    em = statistics.mean(exact_match(texts(one), found) for one, found in pairs)
+    return 100 * em, 100 * statistics.mean(token_f1(texts(one), found) for one, found in pairs)
+
+
+if __name__ == "__main__":
+    typer.run(main)
