@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
-from spacy_bertft.cli.evaluate import Data
+from spacy_bertft.cli.evaluate import Data, shown
 from spacy_bertft.cli.export import Code, Pipeline
 
+Out = Annotated[
+    Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")
+]
 Component = Annotated[str | None, typer.Option("--component", help="The one head to fit; else all are.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and change nothing.")]
 
@@ -17,6 +21,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set,
 def calibrate_command(
     pipeline: Pipeline,
     data: Data,
+    output: Out = None,
     component: Component = None,
     dry_run: DryRun = False,
     code: Code = None,
@@ -32,14 +37,13 @@ def calibrate_command(
 
     import_code(code)
     with clean_errors():
-        done = calibrate(pipeline, data, component=component, dry_run=dry_run)
+        done = calibrate(pipeline, data, output=output, component=component, dry_run=dry_run)
     rows = [(one.component, one.setting, f"{one.before:g}", f"{one.after:g}") for one in done.fitted]
     if not rows:
         show("⚠ the heads have nothing to fit", error=True)
         return
     show(table(("component", "setting", "before", "after"), rows) + "\n")
-    scores = [
-        (name, f"{value:6.2f}", f"{done.after.overall[name]:6.2f}") for name, value in done.before.overall.items()
-    ]
+    before, after = done.before.overall, done.after.overall
+    scores = [(name, f"{before[name]:6.2f}", f"{after[name]:6.2f}") for name in shown(before)]
     show(table(("score (points)", "before", "after"), scores))
-    show(f"✔ {'would set in' if dry_run else 'set in'} {pipeline / 'config.cfg'}")
+    show(f"✔ {'would set in' if dry_run else 'set in'} {(output or pipeline) / 'config.cfg'}")
