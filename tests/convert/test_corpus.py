@@ -12,7 +12,7 @@ from spacy.util import registry
 from thinc.api import Config
 
 from spacy_bertft.convert import convert
-from spacy_bertft.errors import BertftError, ConfigError, DataError
+from spacy_bertft.errors import ConfigError, DataError
 
 TABLE = "first\tsecond\tlabel\nIs it open?\tAre you open?\tsame\nIs it open?\tIs it far?\tother\n"
 RECORDS = jsonl(
@@ -98,10 +98,10 @@ def test_references_of_texts_have_categories_and_entities(put):
 
 
 def test_references_of_questions_have_answers(put):
-    answer, none, unknown = (eg.reference.spans for eg in read(put("a.json")))
-    assert [span.text for span in answer["answers"]] == answer["answers"].attrs["texts"] == ["Berlin"]
-    assert list(none["answers"]) == []
-    assert "answers" not in unknown
+    answer, none, unknown = (eg.reference for eg in read(put("a.json")))
+    assert [span.text for span in answer.spans["answers"]] == answer.spans["answers"].attrs["texts"] == ["Berlin"]
+    assert list(none.spans["answers"]) == []
+    assert "answers" not in unknown.spans
 
 
 def test_conll_brings_its_own_tokens(put):
@@ -209,8 +209,8 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path, name):
         read(tmp_path / name)
 
 
-def test_a_spacy_file_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(BertftError, match=r"none\.spacy"):
+def test_a_spacy_file_that_is_not_there_is_spacys_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.spacy"):  # which heads turn into ours
         read(tmp_path / "none.spacy")
 
 
