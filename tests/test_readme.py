@@ -1,0 +1,54 @@
+"""The Python code of the README runs as it stands there, on tiny pipelines."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pipelines import blank, trained
+from spacy.training import Example
+
+from spacy_bertft import pair_doc
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = {
+    re.sub(r"\W+", " ", README[: found.start()].rsplit("\n## ", 1)[1].split("\n", 1)[0]): found[1]
+    for found in re.finditer(r"```python\n(.*?)```", README, re.DOTALL)
+}
+
+
+def two_segments(encoder, head):
+    nlp = blank(encoder, {"head": head})
+    doc = pair_doc(nlp, "Where is it?", "It is here.")
+    doc.cats = {"same": 1.0, "different": 0.0}
+    doc.spans["answers"] = [doc[7:8]]
+    nlp.initialize(lambda: [Example(pair_doc(nlp, "Where is it?", "It is here."), doc)])
+    return nlp
+
+
+PIPELINES = {
+    "Train on your own data": None,
+    "Use the result": trained,
+    "Sentence pairs": lambda encoder: two_segments(encoder, "bertft_pair"),
+    "Questions and answers": lambda encoder: two_segments(encoder, "bertft_qa"),
+}
+
+
+def test_every_block_of_code_is_run_here():
+    assert set(BLOCKS) == set(PIPELINES)
+    assert README.count("```python") == len(BLOCKS)
+
+
+@pytest.mark.parametrize("heading", PIPELINES)
+def test_the_code_runs(heading, tiny_bert, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make = PIPELINES[heading]
+    if make is not None:
+        Path("training").mkdir()
+        make(tiny_bert).to_disk("training/model-best")
+    exec(BLOCKS[heading].replace("bert-base-cased", str(tiny_bert)), {})
+    if heading == "Train on your own data":
+        assert (tmp_path / "pipeline/config.cfg").is_file()
+    elif heading != "Questions and answers":  # of which an untrained head may answer none
+        assert capsys.readouterr().out.strip()
