@@ -48,26 +48,26 @@ def _f1(gold: list[str], predicted: list[str]) -> float:
     return 2 * common / (len(gold) + len(predicted))
 
 
-def gold_answers(doc: Doc, answers_key: str = ANSWERS_KEY) -> list[str] | None:
+def gold_answers(doc: Doc) -> list[str] | None:
     """The gold answers of a Doc, as the annotators wrote them; [] if it has none, None if nobody has said."""
-    if answers_key not in doc.spans:
+    if ANSWERS_KEY not in doc.spans:
         return None
-    group = doc.spans[answers_key]
+    group = doc.spans[ANSWERS_KEY]
     # Tokens may hold more than the answer that a reader took them from.
     texts: Sequence[str] = group.attrs.get("texts") or [span.text for span in group]
     return list(texts)
 
 
-def score_answers(examples: Iterable[Example], *, answers_key: str = ANSWERS_KEY, **_: Any) -> dict[str, Any]:
+def score_answers(examples: Iterable[Example], **_: Any) -> dict[str, Any]:
     """Exact match and F1 of the first answers, in [0, 1]: over all questions, and over those with and without one.
 
     Questions without gold annotation are left out.
     """
     rows = []
     for eg in examples:
-        gold = gold_answers(eg.reference, answers_key)
+        gold = gold_answers(eg.reference)
         if gold is not None:
-            predicted = next((span.text for span in eg.predicted.spans.get(answers_key, [])), "")
+            predicted = next((span.text for span in eg.predicted.spans.get(ANSWERS_KEY, [])), "")
             rows.append((any(map(normalise, gold)), exact_match(gold, predicted), token_f1(gold, predicted)))
 
     def mean(values: list[float]) -> float | None:

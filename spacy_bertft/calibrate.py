@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.evaluate import CONFIG, Scores, load_pipeline, read_examples, score
+from spacy_bertft.export.write import staged
 from spacy_bertft.head_pipe import HeadPipe
 from spacy_bertft.types import Features
 
@@ -71,26 +73,27 @@ def calibrate(
     component: the one head to fit; None: all.
     dry_run: change nothing.
     """
-    if output is not None and output.exists() and not (output / CONFIG).is_file():
-        raise ConfigError(
-            f"The output {str(output)!r} is there and is no pipeline. Expected a new folder, or a pipeline to replace. "
-            "Name another one."
-        )
-    nlp = load_pipeline(pipeline)
-    heads = _heads(nlp, component)
-    examples = read_examples(nlp, data)
-    before = score(nlp, examples)
-    fitted = [one for name, head in heads.items() for one in _fit(nlp, name, head, examples)]
-    after = score(nlp, examples)
-    if not dry_run:
-        if output is not None and output.resolve() != pipeline.resolve():
-            shutil.rmtree(output, ignore_errors=True)
-            shutil.copytree(pipeline, output)
-        config = load_config((output or pipeline) / CONFIG)
-        for one in fitted:
-            config["components"][one.component][one.setting] = one.after
-        config.to_disk((output or pipeline) / CONFIG)
+    place = nullcontext(None) if output is None or dry_run else staged(pipeline, output, overwrite=True)
+    with place as folder:
+        nlp = load_pipeline(pipeline)
+        heads = _heads(nlp, component)
+        examples = read_examples(nlp, data)
+        before = score(nlp, examples)
+        fitted = [one for name, head in heads.items() for one in _fit(nlp, name, head, examples)]
+        after = score(nlp, examples)
+        if not dry_run:
+            if folder is not None:
+                shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+            _set(fitted, (folder or pipeline) / CONFIG)
     return Calibration(tuple(fitted), before, after)
+
+
+def _set(fitted: Sequence[Fitted], path: Path) -> None:
+    """Change the settings in a config.cfg."""
+    config = load_config(path)
+    for one in fitted:
+        config["components"][one.component][one.setting] = one.after
+    config.to_disk(path)
 
 
 def _heads(nlp: Language, component: str | None) -> dict[str, HeadPipe]:
@@ -100,11 +103,11 @@ def _heads(nlp: Language, component: str | None) -> dict[str, HeadPipe]:
         if isinstance(pipe, HeadPipe) and isinstance(pipe.task, Calibrated) and component in (None, name)
     }
     if not heads:
-        wanted = "a head with something to fit" if component is None else f"one named {component!r}"
-        raise ConfigError(
-            f"Found the components {', '.join(nlp.pipe_names) or 'none'}; expected {wanted}: bertft_textcat, "
-            "bertft_pair or bertft_qa. Name another component, or another pipeline."
-        )
+        found = ", ".join(nlp.pipe_names) or "none"
+        wanted = "bertft_textcat, bertft_pair or bertft_qa, which have something to fit"
+        if component is not None:
+            wanted = f"one named {component!r} that is a {wanted}"
+        raise ConfigError(f"Found the components {found}; expected {wanted}. Name another component, or pipeline.")
     return heads
 
 

@@ -53,6 +53,12 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     return None
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute a model's activations anew in its backward pass, to save memory; renamed within transformers 5."""
+    enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
 def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:
     """`activation(linear(x))` without gradients, on the CPU, as fast as PyTorch has it.
 

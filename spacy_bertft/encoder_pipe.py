@@ -41,7 +41,7 @@ from spacy_bertft.features import gather
 from spacy_bertft.loading import load, load_saved
 from spacy_bertft.optim import StepSettings
 from spacy_bertft.pooling import token_vectors
-from spacy_bertft.segments import SEGMENTS_KEY, segment_bounds
+from spacy_bertft.segments import segment_bounds
 from spacy_bertft.shim import read_settings, shim_of, wrap
 from spacy_bertft.types import Features
 
@@ -86,7 +86,6 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         *,
         keep_features: bool = False,
         set_tensor: bool = False,
-        segments_key: str = SEGMENTS_KEY,
     ) -> None:
         self.vocab = vocab
         self.model = model
@@ -94,7 +93,6 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self.cfg: dict[str, Any] = {}
         self.keep_features = keep_features
         self.set_tensor = set_tensor
-        self.segments_key = segments_key
         self.listener_map: dict[str, list[Reader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
         self._boundary: _Boundary | None = None
@@ -142,7 +140,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
             self.settle()
         self._guard_threads()
         self._encoder()
-        features: Features = self.model.predict(texts_of(docs, self.segments_key))
+        features: Features = self.model.predict(texts_of(docs))
         return features
 
     def set_annotations(self, docs: Iterable[Doc], features: Features) -> None:
@@ -219,7 +217,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self.settle()
         self._encoder().model  # noqa: B018  # an error for an encoder that can't be trained
         docs = tuple(eg.predicted for eg in examples)
-        features, backprop = self.model.begin_update(texts_of(docs, self.segments_key))
+        features, backprop = self.model.begin_update(texts_of(docs))
         leaf = features.hidden.detach().float().requires_grad_()
         self._boundary = _Boundary(leaf, backprop, docs)
         published.publish(self.name, docs, replace(features, hidden=leaf), readers=(), keep=True)
@@ -314,23 +312,19 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
-        settings = {
-            "keep_features": self.keep_features,
-            "set_tensor": self.set_tensor,
-            "segments_key": self.segments_key,
-        }
+        settings = {"keep_features": self.keep_features, "set_tensor": self.set_tensor}
         return _rebuild, (self.vocab, self.name, settings, dict(self.model.attrs), self.to_bytes(), self._origin)
 
 
 def _rebuild(
-    vocab: Vocab, name: str, settings: dict[str, Any], attrs: dict[str, Any], content: bytes, origin: int
+    vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes, origin: int
 ) -> EncoderPipe:
     pipe = EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
     pipe._origin = origin
     return pipe
 
 
-def texts_of(docs: Sequence[Doc], segments_key: str = SEGMENTS_KEY) -> Texts:
+def texts_of(docs: Sequence[Doc]) -> Texts:
     """Texts, token offsets and segments of Docs."""
     bounds = [doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2) for doc in docs]
     tokens = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])  # (T, 2)
@@ -339,7 +333,7 @@ def texts_of(docs: Sequence[Doc], segments_key: str = SEGMENTS_KEY) -> Texts:
         token_starts=tokens[:, 0],
         token_ends=tokens.sum(axis=1),
         token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
-        segments=segment_bounds(docs, segments_key),
+        segments=segment_bounds(docs),
     )
 
 
@@ -411,20 +405,16 @@ def build_encoder(
         "model": {"@architectures": "spacy-bertft.Encoder.v1", "name": "bert-base-cased"},
         "keep_features": False,
         "set_tensor": False,
-        "segments_key": SEGMENTS_KEY,
     },
 )
 def make_encoder(
-    nlp: Language, name: str, model: Model[Any, Any], keep_features: bool, set_tensor: bool, segments_key: str
+    nlp: Language, name: str, model: Model[Any, Any], keep_features: bool, set_tensor: bool
 ) -> EncoderPipe:
     """The encoder component.
 
     keep_features: keep the features of a Doc as long as the Doc lives, not just until its last head has read them.
     set_tensor: set doc.tensor to the tokens' vectors, from which doc.vector and similarities follow.
-    segments_key: key of doc.spans where the two segments of a pair or a question stand.
     """
-    pipe = EncoderPipe(
-        nlp.vocab, model, name, keep_features=keep_features, set_tensor=set_tensor, segments_key=segments_key
-    )
+    pipe = EncoderPipe(nlp.vocab, model, name, keep_features=keep_features, set_tensor=set_tensor)
     pipe.nlp = ref(nlp)
     return pipe

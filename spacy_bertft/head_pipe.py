@@ -22,6 +22,7 @@ from spacy_bertft.batching import chunk
 from spacy_bertft.encoder_pipe import EncoderPipe
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.features import gather
+from spacy_bertft.segments import need_segments
 from spacy_bertft.shim import shim_of, wrap
 from spacy_bertft.types import Features
 
@@ -31,6 +32,10 @@ STREAM_TOKENS = 100_000
 
 class Task(Protocol):
     """What sets one kind of head apart from another."""
+
+    @property
+    def needs_segments(self) -> bool:
+        """Whether it can't do without Docs of two segments."""
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
         """The labels that the gold annotations use, repeats allowed."""
@@ -149,6 +154,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
 
     def _read(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs, on whose device the head works from now on."""
+        self._check_segments(docs)
         entries = [published.find(doc, self.upstream) for doc in docs]
         if None in entries:
             features = self._linked().features(docs)
@@ -159,6 +165,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         if next(module.parameters()).device != features.hidden.device:
             shim_of(self.model).module = module.to(features.hidden.device)
         return features
+
+    def _check_segments(self, docs: Sequence[Doc]) -> None:
+        if self.task.needs_segments:
+            need_segments(docs, self.name)
 
     def _check_tokens(self, docs: Sequence[Doc], features: Features) -> None:
         for doc, n_tokens in zip(docs, features.token_counts.tolist(), strict=True):
@@ -201,6 +211,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         """Make the head anew, for the labels given, else for those of the examples and of add_label."""
         encoder = self._linked(nlp).load_pretrained()
         examples = self._all_examples(get_examples)
+        self._check_segments([eg.predicted for eg in examples])
         if labels is None:
             # Sorted, so that the order of the training texts does not matter.
             labels = [*self.labels, *sorted(set(self.task.labels_in(examples)) - set(self.labels))]
@@ -211,11 +222,11 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
                 f"[initialize.components.{self.name}.labels]. Check the path and the content of the training data "
                 "(`spacy debug data` shows it)."
             )
+        self.task.check(labels)
         self.cfg["labels"] = []
         shim_of(self.model).module = None
         for label in labels:
             self.add_label(label)
-        self.task.check(self.labels)
         self.cfg["targets_per_doc"] = self.task.targets_per_doc(examples)
         self.cfg["width"] = encoder.width
         self._build(encoder.pooler())
@@ -340,7 +351,7 @@ def _before(nlp: Language, encoder: EncoderPipe, head: HeadPipe) -> bool:
     return encoder in components and components.index(encoder) < components.index(head)
 
 
-def unknown_label(kind: str, label: str, known: Sequence[str]) -> DataError:
+def not_learned(kind: str, label: str, known: Sequence[str]) -> DataError:
     """The error for a gold label that a head was not made for."""
     return DataError(
         f"A gold {kind} is {label!r}, which the head doesn't know. Expected one of: {', '.join(known)}. Add it with "

@@ -48,15 +48,20 @@ class ModuleOptimizer:
         self._examples = 0
         self.module.zero_grad(set_to_none=True)
 
-    def _step(self, settings: StepSettings) -> None:
+    @property
+    def adamw(self) -> torch.optim.AdamW:
+        """PyTorch's optimizer, made when it is first asked for."""
         if self._adamw is None:
             self._adamw = torch.optim.AdamW(_groups(self.module), fused=True)
-        for group in self._adamw.param_groups:
+        return self._adamw
+
+    def _step(self, settings: StepSettings) -> None:
+        for group in self.adamw.param_groups:
             group["lr"] = settings.learn_rate * self.rate_factor
             group["betas"] = settings.betas
             group["eps"] = settings.eps
             group["weight_decay"] = settings.weight_decay if group["decays"] else 0.0
-        self._adamw.step()
+        self.adamw.step()
 
 
 def _groups(module: nn.Module) -> list[dict[str, object]]:

@@ -1,7 +1,8 @@
-"""The sample messages are what assets/README.md says they are."""
+"""The sample data are what assets/README.md says they are."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import spacy
 
-FOLDER = Path(__file__).resolve().parent.parent / "assets" / "support"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+FOLDER = ASSETS / "support"
 SPLITS = ("train", "dev", "test")
 CATEGORIES = {"account", "billing", "delivery", "feedback", "product_question", "refund", "technical"}
 TAGS = {"angry", "business", "callback", "repeat_contact", "thankful", "urgent"}
@@ -21,8 +23,8 @@ LABELS = {"DATE", "LOCATION", "MONEY", "ORDER_ID", "ORG", "PERSON", "PRODUCT"}
 Message = dict[str, Any]
 
 
-def read(split: str) -> list[Message]:
-    lines = (FOLDER / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")
+def read(split: str, folder: Path = FOLDER) -> list[Message]:
+    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
     return [json.loads(line) for line in lines]
 
@@ -95,10 +97,177 @@ def test_lengths_are_mixed(split):
         assert share >= 0.1, (at_least, below, share)
 
 
-def test_no_message_is_nearly_one_of_another_split():
-    grams = [(split, message["text"], trigrams(message["text"])) for split in SPLITS for message in MESSAGES[split]]
+def assert_apart(texts: list[tuple[str, str]]) -> None:
+    """No text (split, text) is nearly one of another split."""
+    grams = [(split, text, trigrams(text)) for split, text in texts]
     for place, (split, text, own) in enumerate(grams):
         for other_split, other_text, other in grams[:place]:
             if split != other_split:
                 shared = len(own & other) / min(len(own), len(other))
                 assert shared <= 0.25, (shared, text, other_text)
+
+
+def test_no_message_is_nearly_one_of_another_split():
+    assert_apart([(split, message["text"]) for split in SPLITS for message in MESSAGES[split]])
+
+
+# --- out of scope
+
+OUT_OF_SCOPE = {split: read(split, ASSETS / "out_of_scope") for split in SPLITS}
+ALL_OUT = [message for messages in OUT_OF_SCOPE.values() for message in messages]
+
+
+def test_messages_out_of_scope_have_the_form_of_the_others():
+    assert {tuple(message) for message in ALL_OUT} == {("text", "category", "tags", "spans")}
+    assert {message["category"] for message in ALL_OUT} == {"none"}
+    assert not any(message["tags"] for message in ALL_OUT)
+    texts = [message["text"] for message in ALL_OUT]
+    assert all(text and text == text.strip() for text in texts)
+    assert len({*texts, *(message["text"] for message in ALL)}) == len(texts) + len(ALL)
+
+
+def test_there_are_enough_messages_out_of_scope():
+    assert {split: len(messages) for split, messages in OUT_OF_SCOPE.items()} == {"train": 60, "dev": 40, "test": 40}
+
+
+def test_their_spans_are_in_order_and_begin_and_end_with_a_token():
+    nlp = spacy.blank("en")
+    for message in ALL_OUT:
+        doc, spans = nlp.make_doc(message["text"]), message["spans"]
+        for span in spans:
+            assert set(span) == {"start", "end", "label"}
+            assert span["label"] in LABELS
+            found = doc.char_span(span["start"], span["end"])
+            assert found is not None, message["text"][span["start"] : span["end"]]
+            assert found.text == found.text.strip()
+        assert all(first["end"] <= second["start"] for first, second in pairwise(spans)), message["text"]
+    assert sum(len(message["spans"]) for message in ALL_OUT) > 100
+
+
+def test_no_message_out_of_scope_is_nearly_one_of_another_split():
+    # Nor one of the support desk, in whatever split: then it would not be out of scope.
+    inside = [("support", message["text"]) for message in ALL]
+    assert_apart(inside + [(split, message["text"]) for split in SPLITS for message in OUT_OF_SCOPE[split]])
+
+
+# --- pairs
+
+
+def read_pairs(split: str) -> list[list[str]]:
+    with (ASSETS / "pairs" / f"{split}.tsv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    assert header == ["first", "second", "label"]
+    return rows
+
+
+PAIRS = {split: read_pairs(split) for split in SPLITS}
+ALL_PAIRS = [pair for pairs in PAIRS.values() for pair in pairs]
+
+
+def test_pairs_have_three_trimmed_columns_without_quotes_around_them():
+    for pair in ALL_PAIRS:
+        assert len(pair) == 3
+        for text in pair:
+            assert text
+            assert text == text.strip()
+            assert not text.startswith('"')
+
+
+def test_there_are_enough_pairs():
+    sizes = {split: len(pairs) for split, pairs in PAIRS.items()}
+    assert sizes["train"] >= 120
+    assert min(sizes["dev"], sizes["test"]) >= 40
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_half_of_the_pairs_are_the_same_request(split):
+    counts = Counter(label for *_, label in PAIRS[split])
+    assert counts == {label: len(PAIRS[split]) // 2 for label in ("same", "different")}
+
+
+def test_no_pair_is_repeated_in_either_order():
+    assert len({frozenset(pair[:2]) for pair in ALL_PAIRS}) == len(ALL_PAIRS)
+    assert all(first != second for first, second, _ in ALL_PAIRS)
+
+
+def test_no_text_of_a_pair_is_in_two_splits():
+    texts = {split: {text for pair in pairs for text in pair[:2]} for split, pairs in PAIRS.items()}
+    assert sum(map(len, texts.values())) == len(set().union(*texts.values()))
+
+
+def test_no_pair_is_nearly_one_of_another_split():
+    assert_apart([(split, f"{first} {second}") for split in SPLITS for first, second, _ in PAIRS[split]])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_common_words_do_not_give_the_label_away(split):
+    shares: dict[str, list[float]] = {"same": [], "different": []}
+    for first, second, label in PAIRS[split]:
+        one, other = (set(re.findall(r"\w+", text.lower())) for text in (first, second))
+        shares[label].append(len(one & other) / len(one | other))
+    means = {label: sum(values) / len(values) for label, values in shares.items()}
+    assert means["same"] - means["different"] < 0.1, means
+
+
+# --- questions
+
+
+def read_questions(split: str) -> list[tuple[str, dict[str, Any]]]:
+    """Contexts and their questions."""
+    content = json.loads((ASSETS / "questions" / f"{split}.json").read_text(encoding="utf-8"))
+    assert set(content) == {"version", "data"}
+    assert all(set(article) == {"title", "paragraphs"} for article in content["data"])
+    paragraphs = [paragraph for article in content["data"] for paragraph in article["paragraphs"]]
+    assert all(set(paragraph) == {"context", "qas"} for paragraph in paragraphs)
+    return [(paragraph["context"], question) for paragraph in paragraphs for question in paragraph["qas"]]
+
+
+QUESTIONS = {split: read_questions(split) for split in SPLITS}
+ALL_QUESTIONS = [one for questions in QUESTIONS.values() for one in questions]
+
+
+def test_there_are_enough_questions():
+    sizes = {split: len(questions) for split, questions in QUESTIONS.items()}
+    assert sizes["train"] >= 120
+    assert min(sizes["dev"], sizes["test"]) >= 40
+
+
+def test_every_question_has_the_four_keys_and_an_id_of_its_own():
+    assert {tuple(question) for _, question in ALL_QUESTIONS} == {("id", "question", "answers", "is_impossible")}
+    assert len({question["id"] for _, question in ALL_QUESTIONS}) == len(ALL_QUESTIONS)
+    texts = [question["question"] for _, question in ALL_QUESTIONS]
+    assert all(text and text == text.strip() and "\t" not in text for text in texts)
+    assert len(set(texts)) == len(texts)
+
+
+def test_answers_are_trimmed_words_of_the_context_at_their_offsets():
+    nlp = spacy.blank("en")
+    for context, question in ALL_QUESTIONS:
+        doc = nlp.make_doc(context)
+        for answer in question["answers"]:
+            assert set(answer) == {"text", "answer_start"}
+            start, text = answer["answer_start"], answer["text"]
+            span = doc.char_span(start, start + len(text))
+            assert span is not None, (question["id"], text)
+            assert span.text == text == text.strip(), question["id"]
+            assert 1 <= len(text.split()) <= 12, question["id"]
+
+
+def test_answers_of_a_question_are_different_and_one_in_train():
+    for split in SPLITS:
+        for _, question in QUESTIONS[split]:
+            found = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
+            assert len(set(found)) == len(found) <= (1 if split == "train" else 3), question["id"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_some_questions_have_no_answer(split):
+    questions = [question for _, question in QUESTIONS[split]]
+    assert all(question["is_impossible"] == (not question["answers"]) for question in questions)
+    assert 0.2 <= sum(question["is_impossible"] for question in questions) / len(questions) <= 0.4
+
+
+def test_no_page_is_nearly_one_of_another_split():
+    contexts = {(split, context) for split in SPLITS for context, _ in QUESTIONS[split]}
+    assert {split: sum(one == split for one, _ in contexts) for split in SPLITS} == {"train": 14, "dev": 4, "test": 4}
+    assert_apart(sorted(contexts))

@@ -127,21 +127,6 @@ def test_the_positive_label_decides_the_score(tiny_bert):
     assert nlp.evaluate(examples(nlp))["cats_score_desc"] == "F (asks)"
 
 
-def test_another_key_for_the_segments(tiny_bert):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", config={"model": model, "segments_key": "pair"})
-    nlp.add_pipe("bertft_pair", config={"segments_key": "pair"})
-    docs = [pair_doc(nlp, *pair, segments_key="pair") for pair in TEXTS]
-    references = [doc.copy() for doc in docs]
-    for place, doc in enumerate(references):
-        doc.cats = {"a": float(place == 0), "b": float(place > 0)}
-    nlp.initialize(lambda: [Example(*both) for both in zip(docs, references, strict=True)])
-    assert set(nlp(pair_doc(nlp, *TEXTS[0], segments_key="pair")).cats) == {"a", "b"}
-    with pytest.raises(DataError, match=r"without doc\.spans\['pair'\]"):
-        nlp(pair_doc(nlp, *TEXTS[0]))
-
-
 # --- in spaCy
 
 
@@ -202,7 +187,7 @@ def test_the_config_trains_on_pairs_in_one_order_or_both(tiny_bert, tmp_path, bo
 
 # --- bad input
 
-WITHOUT = r"bertft_pair got a Doc without doc\.spans\['segments'\]: 'Anna.*pair_doc\(\).*PairTokenizer"
+WITHOUT = r"'pair' got a Doc without doc\.spans\['segments'\]: 'Anna.*pair_doc\(\).*PairTokenizer"
 
 
 def test_a_text_without_segments_is_an_error(nlp):
@@ -236,7 +221,7 @@ def test_one_label_alone_is_an_error(tiny_bert):
 
 
 def test_a_category_that_was_not_learned_is_an_error(nlp):
+    doc = pair_doc(nlp, *TEXTS[0])
+    doc.cats = {"new": 1.0}
     with pytest.raises(DataError, match=r"gold category is 'new'.*answers, asks"):
-        doc = pair_doc(nlp, *TEXTS[0])
-        doc.cats = {"new": 1.0}
         nlp.update([Example(pair_doc(nlp, *TEXTS[0]), doc)], sgd=False)

@@ -19,7 +19,7 @@ from weasel.util import load_project_config
 from spacy_bertft.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.cfg") if path.stem != "adapt")  # which is no pipeline's
 TEXTS = ROOT / "assets" / "support" / "dev.jsonl"
 
 

@@ -256,7 +256,7 @@ def test_the_best_spans_are_those_of_trying_all(length, max_tokens, n_best, seed
 
 def test_a_doc_without_segments_is_an_error(tiny_bert):
     nlp = trained(tiny_bert)
-    with pytest.raises(DataError, match=r"bertft_qa got a Doc without doc.spans\['segments'\].*question_doc"):
+    with pytest.raises(DataError, match=r"'qa' got a Doc without doc.spans\['segments'\].*question_doc"):
         nlp("Where does Anna live?")
 
 

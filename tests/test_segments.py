@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import spacy
@@ -101,8 +104,9 @@ def test_segments_survive_docbin_and_spacys_corpus(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda nlp: pair_doc(nlp, "", "b"), r"The first of two segments is ''.*at least one word"),
-        (lambda nlp: pair_doc(nlp, "a", " \n"), r"The second of two segments is ' \\n'"),
+        (lambda nlp: pair_doc(nlp, "", "b"), r"The first of two segments is empty: ''.*at least one word"),
+        (lambda nlp: pair_doc(nlp, "a", " \n"), r"The second of two segments is empty: ' \\n'"),
+        (lambda nlp: pair_doc(nlp, "a", None), r"The second of two segments is a NoneType"),
         (lambda nlp: pair_doc(nlp, "a\tb", "c"), r"holds a tab.*Write a space"),
         (lambda nlp: question_doc(nlp, " ", "c"), "The question is empty"),
         (lambda nlp: question_doc(nlp, "Who?", ""), "The context is empty"),
@@ -119,22 +123,44 @@ def test_spans_that_are_no_pair_are_an_error(tiny_bert, spans):
     nlp.initialize()
     doc = nlp.make_doc(SECOND)
     doc.spans["segments"] = [doc[start:end] for start, end in spans]
-    with pytest.raises(DataError, match=r"Expected two spans.*another segments_key"):
+    with pytest.raises(DataError, match=r"Expected two spans.*another key"):
         nlp.get_pipe("encoder").predict([doc])
 
 
-def test_another_key_is_no_segments(tiny_bert):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert), "device": "cpu"}
-    pipe = nlp.add_pipe("bertft_encoder", config={"model": model, "segments_key": "pair"})
-    nlp.initialize()
-    doc = nlp.make_doc(SECOND)
-    doc.spans["segments"] = [doc[0:2]]
-    assert pipe.predict([doc]).window_counts.tolist() == [1]
-    keyed = pair_doc(nlp, FIRST, SECOND, segments_key="pair")
-    plain = texts_of([keyed])
-    assert texts_of([keyed], "pair").segments.tolist() == [[0, 21, 22, 64]]
-    assert plain.segments is None
+@pytest.mark.parametrize("how", ["pickle", "deepcopy"])
+def test_copies_of_the_pair_tokenizer_work(how):
+    nlp = with_pair_tokenizer()
+    copied = pickle.loads(pickle.dumps(nlp.tokenizer)) if how == "pickle" else copy.deepcopy(nlp.tokenizer)
+    doc = copied(f"{FIRST}\t{SECOND}")
+    assert [span.text for span in doc.spans["segments"]] == [FIRST, SECOND]
+    assert copied.rules == nlp.tokenizer.rules
+
+
+def test_the_pair_tokenizer_keeps_the_tokenizer_of_the_language():
+    tokenizer = {"@tokenizers": "spacy-bertft.PairTokenizer.v1"}
+    nlp = spacy.blank("zh", config={"nlp": {"tokenizer": tokenizer}})
+    doc = nlp("我喜欢北京\t东京")
+    assert [token.text for token in doc] == [
+        *(token.text for token in spacy.blank("zh")("我喜欢北京")),
+        "\t",
+        "东",
+        "京",
+    ]
+
+
+def test_the_pair_tokenizer_takes_another_one_inside():
+    tokenizer = {"@tokenizers": "spacy-bertft.PairTokenizer.v1", "tokenizer": {"@tokenizers": "spacy.CharsTokenizer"}}
+    spacy.registry.tokenizers("spacy.CharsTokenizer")(lambda: lambda nlp: Characters(nlp.vocab))
+    nlp = spacy.blank("en", config={"nlp": {"tokenizer": tokenizer}})
+    assert [token.text for token in nlp("ab\tc")] == ["a", "b", "\t", "c"]
+
+
+class Characters:
+    def __init__(self, vocab):
+        self.vocab = vocab
+
+    def __call__(self, text):
+        return Doc(self.vocab, words=list(text), spaces=[False] * len(text))
 
 
 # --- windows

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from spacy_bertft import __version__
+from spacy_bertft.cli.adapt import adapt_command
 from spacy_bertft.cli.calibrate import calibrate_command
 from spacy_bertft.cli.convert import convert_command
 from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
+from spacy_bertft.cli.fill_mask import fill_mask_command
 
 app = typer.Typer(
     name="bertft",
@@ -24,9 +26,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("convert")(convert_command)
+app.command("adapt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(adapt_command)
 app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
+app.command("fill-mask")(fill_mask_command)
 
 
 def _show_version(asked: bool) -> None:

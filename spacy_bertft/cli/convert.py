@@ -144,7 +144,7 @@ def _by_file(report: Report, title: str, names: Mapping[str, int]) -> list[tuple
 def _show_notes(total: Counts) -> None:
     notes = {
         "lines without a text were skipped (blank, comment or -DOCSTART-)": total.skipped,
-        "entities lost white space at their edges": total.trimmed,
+        "entities or answers lost white space at their edges": total.trimmed,
         "tags did not fit the one before and were read as the start of a new entity": total.repaired,
     }
     for text, number in notes.items():

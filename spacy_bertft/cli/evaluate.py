@@ -11,6 +11,7 @@ import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
 from spacy_bertft.cli.export import Code, Pipeline
+from spacy_bertft.errors import ConfigError
 
 Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
 Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
@@ -31,6 +32,8 @@ def evaluate_command(
 
     import_code(code)
     with clean_errors():
+        if output is not None and output.is_dir():
+            raise ConfigError(f"{output}: found a folder; expected a JSON file to write; fix: name a file in it")
         scores = evaluate(pipeline, data)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -47,4 +50,4 @@ def score_table(scores: Mapping[str, float]) -> str:
 
 def shown(scores: Mapping[str, float]) -> list[str]:
     """The scores to show: those of the tokenizer only where it differs from the gold tokens."""
-    return [name for name, value in scores.items() if not (name.startswith("token_") and value == 100.0)]
+    return [name for name, value in scores.items() if not (name.startswith("token_") and value == 100.0)] or [*scores]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from spacy.language import Language
 from spacy.training import Corpus, Example, dont_augment
 from spacy.util import registry
 
-from spacy_bertft.convert.records import Options
+from spacy_bertft.convert.records import Options, data_error
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.run import Format, Job, no_progress, reader_of, survey
 from spacy_bertft.convert.source import check_input
-from spacy_bertft.convert.write import make_doc
+from spacy_bertft.convert.write import annotate, split
 from spacy_bertft.errors import DataError
 
 Augmenter = Callable[[Language, Example], Iterable[Example]]
@@ -29,6 +28,11 @@ def create_corpus(
     labels_key: str = "labels",
     first_key: str = "first",
     second_key: str = "second",
+    label_separator: str = "|",
+    quotes: bool = True,
+    token_column: int = 1,
+    tag_column: int = -1,
+    merge_sentences: int = 1,
     augmenter: Augmenter | None = None,
 ) -> Callable[[Language], Iterator[Example]]:
     """A corpus reader for what `bertft convert` takes (.jsonl, .csv, .tsv, .conll, .iob, SQuAD's .json) and for .spacy.
@@ -38,7 +42,16 @@ def create_corpus(
     `bertft convert` for both.
     """
     options = Options(
-        text_key=text_key, label_key=label_key, labels_key=labels_key, first_key=first_key, second_key=second_key
+        text_key=text_key,
+        label_key=label_key,
+        labels_key=labels_key,
+        first_key=first_key,
+        second_key=second_key,
+        label_separator=label_separator,
+        quotes=quotes,
+        token_column=token_column,
+        tag_column=tag_column,
+        merge_sentences=merge_sentences,
     )
 
     def read(nlp: Language) -> Iterator[Example]:
@@ -56,13 +69,17 @@ def create_corpus(
 
 def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> Iterator[Example]:
     """The examples of one file."""
+    if path.is_dir() and not any(path.rglob("*.spacy")):
+        raise data_error(
+            str(path), found="a folder without .spacy files", expected="some in it, or one file", fix="correct the path"
+        )
+    if not path.is_dir():
+        check_input(path)
     if path.suffix == ".spacy" or path.is_dir():
         yield from Corpus(path)(nlp)
         return
-    check_input(path)
     job = Job(path, path, reader_of(path, format))
     labels = survey([job], options, no_progress).labels
     for record in job.read(path, options, Tally()):
-        reference = make_doc(record, nlp, labels, Tally())
-        bare = replace(record, label=None, labels=None, cats=None, spans=None, answers=None)
-        yield Example(make_doc(bare, nlp, (), Tally()), reference)
+        predicted = split(record, nlp)
+        yield Example(predicted, annotate(predicted.copy(), record, labels, Tally()))

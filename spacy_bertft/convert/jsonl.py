@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error, is_pair
+from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error, encodable, is_pair
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
 
@@ -25,12 +25,12 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
             tally.skipped += 1
             continue
         where = f"{path}:{number}"
-        data = _object(line, where)
+        data = {key: value for key, value in _object(line, where).items() if value is not None}
         pair = is_pair(data, options)
         texts = {options.first_key, options.second_key} if pair else {options.text_key, "spans", "entities"}
         used = {*texts, options.label_key, options.labels_key, "cats"}
         tally.ignored.update(key for key in data if key not in used)
-        yield _record({key: value for key, value in data.items() if value is not None}, where, options, tally)
+        yield _record(data, where, options, tally)
 
 
 def _object(line: str, where: str) -> dict[str, object]:
@@ -89,20 +89,7 @@ def _text(data: dict[str, object], where: str, key: str, options: Options) -> st
         )
     if not text.strip():
         raise data_error(where, found="an empty text", expected="some characters", fix="delete this record")
-    return _encodable(text, where, key)
-
-
-def _encodable(text: str, where: str, key: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise data_error(
-            where,
-            found=f"half a surrogate pair, {text[err.start]!r}, at character {err.start} of {key!r}",
-            expected="whole characters",
-            fix="write the character itself, or both halves of its \\u escape",
-        ) from None
-    return text
+    return encodable(text, where, key)
 
 
 def _at_most_one(keys: Sequence[str], where: str, what: str) -> None:
@@ -117,7 +104,7 @@ def _at_most_one(keys: Sequence[str], where: str, what: str) -> None:
 
 def _name(value: object, where: str, key: str) -> str:
     if isinstance(value, (str, int)) and str(value).strip():  # bool is an int
-        return _encodable(str(value), where, key)
+        return encodable(str(value), where, key)
     raise data_error(
         where, found=f"{key!r}: {brief(value)}", expected="one name: a string, an integer or true/false",
         fix=f'write it as {{"{key}": "NAME"}}',

@@ -114,3 +114,17 @@ def brief(value: object, *, limit: int = 60) -> str:
 def is_pair(keys: Collection[str], options: Options) -> bool:
     """Whether a record or a header with these keys is of two texts."""
     return options.text_key not in keys and (options.first_key in keys or options.second_key in keys)
+
+
+def encodable(text: str, where: str, key: str) -> str:
+    """The text, or an error if it can't be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise data_error(
+            where,
+            found=f"half a surrogate pair, {text[err.start]!r}, at character {err.start} of {key!r}",
+            expected="whole characters",
+            fix="write the character itself, or both halves of its \\u escape",
+        ) from None
+    return text

@@ -28,7 +28,7 @@ class Counts:
     entities        label -> entities written
     categories      category -> Docs that have it (a value of 0.5 or more)
     misaligned      entities that fit no tokens, left as missing annotation; `examples` has the first five
-    trimmed         entities that had white space at an edge
+    trimmed         entities and answers that had white space at an edge
     answered        questions with an answer; `unanswered` those without, `widened` those with an answer that begins or
                     ends inside a token
     repaired        tags that can't follow the one before, read as the start of a new entity

@@ -15,7 +15,7 @@ from spacy_bertft.convert import conll, jsonl, squad, tabular
 from spacy_bertft.convert.records import Options, Record, data_error
 from spacy_bertft.convert.report import Counts, FileReport, Report, Tally
 from spacy_bertft.convert.source import check_input, no_records
-from spacy_bertft.convert.write import blank, make_doc, staged
+from spacy_bertft.convert.write import annotate, blank, split, staged
 from spacy_bertft.errors import ConfigError
 
 Format = Literal["auto", "jsonl", "csv", "tsv", "conll", "squad"]
@@ -139,7 +139,7 @@ def _write(job: Job, name: Path, options: Options, nlp: Language, found: Survey,
     records = job.read(job.source, options, tally)
     for record in wrap(records, desc=f"write {job.target.name}", total=expected):
         tally.records += 1
-        docs.add(make_doc(record, nlp, found.labels, tally))
+        docs.add(annotate(split(record, nlp), record, found.labels, tally))
     tally.docs = len(docs)
     if not tally.records == tally.docs == expected:
         raise data_error(

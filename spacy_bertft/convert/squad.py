@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spacy_bertft.convert.records import Answer, Options, Record, brief, data_error
+from spacy_bertft.convert.records import Answer, Options, Record, brief, data_error, encodable
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
 
@@ -34,7 +34,14 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
             expected="one JSON object in the form of SQuAD",
             fix="check that the file is complete; for one object a line (JSON Lines), set format (--format) to jsonl",
         ) from None
-    top = content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise data_error(
+            str(path),
+            found=f"a JSON {type(content).__name__}, {brief(content)}",
+            expected=f"one JSON object in the form of SQuAD, {_SHAPE}",
+            fix="bring the file into this form; for records of another form, use JSON Lines (.jsonl)",
+        )
+    top: dict[str, Any] = content
     _count_others(top, "", tally)
     for at_article, article in _items(top, "data", str(path)):
         _count_others(article, "data", tally)
@@ -46,7 +53,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
                 if "id" in question:
                     where = f"{path}: question {question['id']!r}"
                 text = _text(question, "question", where).strip()
-                yield Record(where, text=text, second=context, answers=_answers(question, context, where))
+                yield Record(where, text=text, second=context, answers=_answers(question, context, where, tally))
 
 
 def _items(data: dict[str, Any], key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,26 +76,32 @@ def _text(data: dict[str, Any], key: str, where: str) -> str:
             where,
             found=f"{key!r}: {brief(text)}",
             expected="a text with at least one word",
-            fix="fill it in, or delete this question",
+            fix=f"fill it in, or delete this {'paragraph' if key == 'context' else 'question'}",
         )
-    return text
+    return encodable(text, where, key)
 
 
-def _answers(question: dict[str, Any], context: str, where: str) -> tuple[Answer, ...] | None:
+def _answers(question: dict[str, Any], context: str, where: str, tally: Tally) -> tuple[Answer, ...] | None:
+    impossible = question.get("is_impossible")
+    if impossible is not None and not isinstance(impossible, bool):
+        raise data_error(
+            where, found=f"'is_impossible': {brief(impossible)}", expected="true or false", fix="correct it"
+        )
     if question.get("answers") is None:
-        return () if question.get("is_impossible") is True else None
-    answers = tuple(_answer(item, context, place) for place, item in _items(question, "answers", where))
-    if answers and question.get("is_impossible") is True:
+        return () if impossible else None
+    answers = tuple(_answer(item, context, place, tally) for place, item in _items(question, "answers", where))
+    if impossible is not None and impossible == bool(answers):
+        found = f"the answer {brief(answers[0].text)}" if answers else "no answers"
         raise data_error(
             where,
-            found=f"'is_impossible' beside the answer {brief(answers[0].text)}",
-            expected="answers, or is_impossible",
-            fix="delete one of the two",
+            found=f"{found} beside is_impossible = {str(impossible).lower()}",
+            expected="answers, or is_impossible = true",
+            fix="delete one of the two; where the answers are not known, leave out both",
         )
     return tuple(dict.fromkeys(answers))
 
 
-def _answer(item: dict[str, Any], context: str, where: str) -> Answer:
+def _answer(item: dict[str, Any], context: str, where: str, tally: Tally) -> Answer:
     text, start = item.get("text"), item.get("answer_start")
     if not isinstance(text, str) or not text.strip() or type(start) is not int:
         raise data_error(
@@ -97,17 +110,19 @@ def _answer(item: dict[str, Any], context: str, where: str) -> Answer:
             expected='{"text": "…", "answer_start": 0}',
             fix="give the answer's text and its first character in the context",
         )
-    if start < 0 or context[start : start + len(text)] != text:
+    there = context[start : start + len(text)] if start >= 0 else ""
+    if there != text:
         elsewhere = context.find(text)
         hint = f"; the text begins at {elsewhere}" if elsewhere >= 0 else "; the text is nowhere in the context"
         raise data_error(
             where,
-            found=f"the answer {brief(text)}, but {brief(context[max(0, start) : max(0, start) + len(text)])} at "
-            f"answer_start {start}{hint}",
+            found=f"the answer {brief(text)}, but {brief(there)} at answer_start {start}{hint}",
             expected="an answer_start where the context holds the answer's text",
             fix="count in characters (not bytes or UTF-16 units), from 0",
         )
-    return Answer(start, text)
+    bare = text.strip()
+    tally.trimmed += bare != text
+    return Answer(start + text.index(bare), bare)
 
 
 def _count_others(data: dict[str, Any], level: str, tally: Tally) -> None:

@@ -14,8 +14,8 @@ from spacy.tokens import Doc, Span, SpanGroup
 from spacy_bertft.answers import ANSWERS_KEY
 from spacy_bertft.convert.records import Answer, Entity, Record, brief, data_error
 from spacy_bertft.convert.report import MAX_EXAMPLES, Misaligned, Tally
-from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.segments import SEGMENTS_KEY, pair_doc
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.segments import SEGMENTS_KEY, SEPARATOR, pair_doc
 
 
 def blank(lang: str) -> Language:
@@ -30,14 +30,17 @@ def blank(lang: str) -> Language:
         ) from err
 
 
-def make_doc(record: Record, nlp: Language, labels: Sequence[str], tally: Tally) -> Doc:
-    """One Doc with the record's annotations; `labels` are all categories of all inputs."""
+def split(record: Record, nlp: Language) -> Doc:
+    """A record's tokens, and its segments if it has two texts."""
     if record.words:
-        doc = Doc(nlp.vocab, words=list(record.words))
-    elif record.second is None:
-        doc = _tokenize(record.text, nlp.tokenizer, record.where)
-    else:
-        doc = _pair(record.text, record.second, nlp, record.where)
+        return Doc(nlp.vocab, words=list(record.words))
+    if record.second is None:
+        return _tokenize(record.text, nlp.tokenizer, record.where)
+    return _pair(record.text, record.second, nlp, record.where)
+
+
+def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> Doc:
+    """The Doc with the record's annotations; `labels` are all categories of all inputs."""
     if record.spans is not None:
         _set_entities(doc, record.spans, record.where, tally)
     if record.answers is not None:
@@ -52,10 +55,14 @@ def make_doc(record: Record, nlp: Language, labels: Sequence[str], tally: Tally)
 
 
 def _pair(first: str, second: str, nlp: Language, where: str) -> Doc:
-    try:
-        return pair_doc(nlp, *(_tokenize(text, nlp.tokenizer, where) for text in (first, second)))
-    except DataError as err:
-        raise DataError(f"{where}: {err}") from None
+    if SEPARATOR in first:
+        raise data_error(
+            where,
+            found=f"a tab in the first of two texts, {brief(first)}",
+            expected="none, since the first tab of a Doc is where its second text begins",
+            fix="write a space there",
+        )
+    return pair_doc(nlp, *(_tokenize(text, nlp.tokenizer, where) for text in (first, second)))
 
 
 def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:

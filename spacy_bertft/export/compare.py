@@ -49,7 +49,7 @@ def sample(nlp: Language, examples: Sequence[Example] | None) -> list[Doc]:
     """
     if examples is not None:
         docs = (eg.predicted for eg in examples)
-    elif any(isinstance(pipe, HeadPipe) and hasattr(pipe.task, "segments_key") for _, pipe in nlp.pipeline):
+    elif any(isinstance(pipe, HeadPipe) and pipe.task.needs_segments for _, pipe in nlp.pipeline):
         docs = (pair_doc(nlp, first, second) for first, second in pairwise(OWN_TEXTS))
     else:
         docs = (nlp.make_doc(text) for text in OWN_TEXTS)

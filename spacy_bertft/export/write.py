@@ -90,7 +90,7 @@ def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
     if source == target or source in target.parents or target in source.parents:
         raise ConfigError(
             f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
-            "another folder: the pipeline stays as it is, for an exported one can't be trained. Give a path beside it."
+            "another folder: the pipeline stays as it is. Give a path beside it."
         )
     found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from spacy_bertft.align import ramps
 from spacy_bertft.decode import PREFIXES, Scheme, Tagging, decode
 from spacy_bertft.features import group_sums
-from spacy_bertft.head_pipe import HeadPipe, new_linear, unknown_label
+from spacy_bertft.head_pipe import HeadPipe, new_linear, not_learned
 from spacy_bertft.pooling import TokenPooling, token_vectors
 from spacy_bertft.spans import scored_spans, set_scored_spans
 from spacy_bertft.types import Features
@@ -60,6 +60,7 @@ class EntityTask:
     pooling: TokenPooling = "first"
     overwrite: bool = False
     spans_key: str = "entities"
+    needs_segments = False
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
         """The labels of all gold entities; warns once of those that fit no token."""
@@ -99,7 +100,7 @@ class EntityTask:
             return MISSING
         converted = f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
         if converted not in tag_ids:
-            raise unknown_label("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
+            raise not_learned("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
         return tag_ids[converted]
 
     def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:

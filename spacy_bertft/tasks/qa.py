@@ -20,19 +20,20 @@ from spacy_bertft.answers import ANSWERS_KEY, exact_match, gold_answers, token_f
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.head_pipe import HeadPipe, new_linear
 from spacy_bertft.pooling import token_vectors
-from spacy_bertft.segments import SEGMENTS_KEY, need_segments
+from spacy_bertft.segments import find_segments
 from spacy_bertft.spans import set_scored_spans
 from spacy_bertft.types import Features, Ints
 
 LABEL = "ANSWER"
 MISSING = -100  # cross_entropy leaves these targets out
+SUREST = 36.0  # beyond this margin a float64 holds no other probability than 1
 
 
 class AnswerHead(nn.Module):
     """BERT's answer head: a start and an end logit for each token, and a pair of them for no answer at all.
 
     Features -> (T + B, 2): tokens first. A token starts with its first subword and ends with its last; no answer is the
-    first special subword (Devlin et al., 2019, section 4.3), of the window where it is least likely.
+    first special subword (Devlin et al., 2019, section 4.3): of all windows the lowest logit for each of the two.
     """
 
     def __init__(self, width: int) -> None:
@@ -50,8 +51,10 @@ class AnswerHead(nn.Module):
         of_rows = replace(features, hidden=self.output(self.dropout(features.hidden)))  # (N, 2)
         starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
         of_windows = of_rows.hidden[torch.from_numpy(features.cls_rows).to(features.hidden.device)]  # (W, 2)
-        windows = torch.from_numpy(features.window_counts).to(features.hidden.device)
-        of_docs = torch.segment_reduce(of_windows, "min", lengths=windows)  # (B, 2)
+        doc_of = torch.from_numpy(np.repeat(np.arange(len(features.window_counts)), features.window_counts))
+        index = doc_of.to(of_windows.device)[:, None].expand(-1, 2)
+        of_docs = of_windows.new_zeros(len(features.window_counts), 2)
+        of_docs = of_docs.scatter_reduce(0, index, of_windows, "amin", include_self=False)  # (B, 2)
         return torch.cat([torch.cat([starts, ends], dim=1), of_docs])
 
 
@@ -77,10 +80,11 @@ class AnswerTask:
     max_tokens: int = 30
     n_best: int = 1
     threshold: float = 0.5
-    answers_key: str = ANSWERS_KEY
-    segments_key: str = SEGMENTS_KEY
+    needs_segments = True
 
     def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold of bertft_qa is {self.threshold:g}; expected 0 to 1. Set such a number.")
         for name in ("max_tokens", "n_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -89,10 +93,8 @@ class AnswerTask:
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
         """One label for all answers, if a question is annotated at all; warns once of answers that fit no tokens."""
-        self._segments([eg.predicted for eg in examples])
-        gold = [gold_answers(eg.reference, self.answers_key) for eg in examples]
-        _warn_of_misaligned(examples, gold, self.answers_key)
-        return (LABEL for answers in gold if answers is not None)
+        _warn_of_misaligned(examples)
+        return (LABEL for eg in examples if gold_answers(eg.reference) is not None)
 
     def check(self, labels: Sequence[str]) -> None:
         """There is but one label."""
@@ -120,7 +122,7 @@ class AnswerTask:
         All windows share one softmax (Clark & Gardner, 2018, Simple and effective multi-paragraph reading
         comprehension). The first gold answer is the target.
         """
-        contexts = [context for _, context in self._segments([eg.predicted for eg in examples])]
+        contexts = _contexts([eg.predicted for eg in examples])
         targets = np.array(
             [self._target(eg, context) for eg, context in zip(examples, contexts, strict=True)], dtype=np.int64
         )
@@ -135,7 +137,7 @@ class AnswerTask:
 
     def _target(self, eg: Example, context: Span) -> tuple[int, int]:
         """Columns of `_places` where the answer starts and ends: 0 is no answer."""
-        answers = eg.reference.spans.get(self.answers_key)
+        answers = eg.reference.spans.get(ANSWERS_KEY)
         if answers is None:
             return MISSING, MISSING
         if not len(answers):
@@ -172,10 +174,10 @@ class AnswerTask:
             ]
             scores = np.exp(found.scores[: len(spans)] - found.log_total)
             no_answer = float(np.exp(found.no_answer - found.log_total))
-            set_scored_spans(doc, self.answers_key, spans, scores.tolist(), no_answer=no_answer)
+            set_scored_spans(doc, ANSWERS_KEY, spans, scores.tolist(), no_answer=no_answer)
 
     def _candidates(self, docs: Sequence[Doc], logits: Tensor, features: Features) -> list[_Spans]:
-        contexts = [context for _, context in self._segments(docs)]
+        contexts = _contexts(docs)
         places = self._places(contexts, features)
         values = logits.float().cpu().numpy()[np.maximum(places, 0)].astype(np.float64)  # sync  # (B, 1 + longest, 2)
         values[places < 0] = -np.inf
@@ -186,9 +188,6 @@ class AnswerTask:
             for of_doc, context in zip(values, contexts, strict=True)
         ]
 
-    def _segments(self, docs: Sequence[Doc]) -> list[tuple[Span, Span]]:
-        return need_segments(docs, self.segments_key, component="bertft_qa")
-
     def evidence(
         self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]
     ) -> list[tuple[float, float, float]]:
@@ -196,7 +195,7 @@ class AnswerTask:
         found = []
         docs = [eg.predicted for eg in examples]
         for eg, spans in zip(examples, self._candidates(docs, logits, features), strict=True):
-            gold = gold_answers(eg.reference, self.answers_key)
+            gold = gold_answers(eg.reference)
             if gold is not None:
                 text = eg.predicted[spans.starts[0] : spans.ends[0]].text if len(spans.starts) else ""
                 found.append((spans.margin, token_f1(gold, text), exact_match(gold, "")))
@@ -212,8 +211,8 @@ class AnswerTask:
         ends = np.append(margins[:-1] != margins[1:], True)  # between equal margins there is no border
         totals[1:][~ends] = -np.inf
         best = int(totals.argmax())
-        shares = [1.0, *(_share(margin) for margin in margins), 0.0]
-        return {"threshold": round((shares[best] + shares[best + 1]) / 2, 4)}
+        borders = np.concatenate([margins[:1] + 1, (margins[1:] + margins[:-1]) / 2, margins[-1:] - 1])
+        return {"threshold": _share(float(borders[best]))}
 
 
 def _best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_tokens: int, n_best: int) -> _Spans:
@@ -234,20 +233,25 @@ def _best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_
 
 def _share(margin: float) -> float:
     """The probability of the best answer where it and no answer are all there is."""
-    return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))
+    return float(1 / (1 + np.exp(-np.clip(margin, -SUREST, SUREST))))
 
 
-def _warn_of_misaligned(examples: Sequence[Example], gold: Sequence[list[str] | None], answers_key: str) -> None:
+def _contexts(docs: Sequence[Doc]) -> list[Span]:
+    return [segments[1] for segments in map(find_segments, docs) if segments is not None]
+
+
+def _warn_of_misaligned(examples: Sequence[Example]) -> None:
     """Answers that begin or end inside a token are learned with the whole token; say how many, once."""
-    firsts = [
-        (answers[0], eg.reference.spans[answers_key][0].text)
-        for eg, answers in zip(examples, gold, strict=True)
-        if answers
-    ]
-    wider = sum(answer != text for answer, text in firsts)
-    if wider:
+    n_answers = n_wider = 0
+    for eg in examples:
+        texts = gold_answers(eg.reference) or []
+        for text, span in zip(texts[:1], eg.reference.spans.get(ANSWERS_KEY, ()), strict=False):
+            n_answers += 1
+            learned = eg.predicted.char_span(span.start_char, span.end_char, alignment_mode="expand")
+            n_wider += learned is not None and learned.text != text
+    if n_wider:
         warnings.warn(
-            f"{wider} of {len(firsts)} gold answers begin or end inside a token of this pipeline's tokenizer. They are "
+            f"{n_wider} of {n_answers} gold answers begin or end inside a token of this pipeline's tokenizer. They are "
             "learned with the whole token. Correct the offsets, or the tokenizer.",
             stacklevel=2,
         )
@@ -261,8 +265,6 @@ def _warn_of_misaligned(examples: Sequence[Example], gold: Sequence[list[str] | 
         "max_tokens": 30,
         "n_best": 1,
         "threshold": 0.5,
-        "answers_key": ANSWERS_KEY,
-        "segments_key": SEGMENTS_KEY,
         "learn_rate_factor": 1.0,
         "scorer": {"@scorers": "spacy-bertft.answer_scorer.v1"},
     },
@@ -281,8 +283,6 @@ def make_qa(
     max_tokens: int,
     n_best: int,
     threshold: float,
-    answers_key: str,
-    segments_key: str,
     learn_rate_factor: float,
     scorer: Callable[..., dict[str, Any]] | None,
 ) -> HeadPipe:
@@ -293,12 +293,10 @@ def make_qa(
     n_best: how many answers to set, the best first; they may overlap.
     threshold: how likely the best answer must be, beside none, to be given: 0 always answers; `bertft calibrate` fits
         it.
-    answers_key: key of doc.spans for the answers, gold and predicted.
-    segments_key: key of doc.spans where question and context stand; the encoder's must be the same.
     learn_rate_factor: learn rate of this head, as a multiple of the optimizer's.
     """
-    task = AnswerTask(max_tokens, n_best, threshold, answers_key, segments_key)
-    cfg = {"threshold": threshold, "answers_key": answers_key}
+    task = AnswerTask(max_tokens, n_best, threshold)
+    cfg = {"threshold": threshold}  # read by `spacy find-threshold`
     return HeadPipe(
         nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor, cfg=cfg
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.head_pipe import HeadPipe, new_linear, unknown_label
+from spacy_bertft.head_pipe import HeadPipe, new_linear, not_learned
 from spacy_bertft.pooling import DocPooling, doc_vectors
 from spacy_bertft.types import Features
 
@@ -60,6 +60,18 @@ class CategoryTask:
     unknown_label: str | None = None
     unknown_threshold: float = 0.0  # on the scale of the logits over the temperature
     temperature: float = 1.0  # logits are divided by it (Guo et al., 2017, On calibration of modern neural networks)
+    needs_segments: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(
+                f"The temperature is {self.temperature:g}; expected more than 0. 1 leaves the scores alone."
+            )
+        if self.unknown_label is not None and self.positive_label is not None:
+            raise ConfigError(
+                f"Found positive_label = {self.positive_label!r} and unknown_label = {self.unknown_label!r}; expected "
+                "one of them at most: a positive label is one of two. Leave one out (null)."
+            )
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
         """The categories named in the gold annotations, with whatever value, but for the unknown one."""
@@ -117,20 +129,19 @@ class CategoryTask:
         targets = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
         for row, eg in zip(targets, examples, strict=True):
             cats = eg.reference.cats
-            if self.unknown_label is not None and cats.get(self.unknown_label, 0.0) > 0.5:
-                row[:] = 1 / len(labels)
-                continue
             unknown = sorted(set(cats) - {*place, self.unknown_label})
             if unknown:
-                raise unknown_label("category", unknown[0], labels)
-            for label, value in cats.items():
-                if label in place:
-                    row[place[label]] = value
-            if self.exclusive and np.nansum(row) > 1.001:
+                raise not_learned("category", unknown[0], labels)
+            if self.exclusive and sum(cats.values()) > 1.001:
                 raise DataError(
                     f"A text has several exclusive categories: {dict(cats)} ({eg.reference.text[:60]!r}). Expected "
                     "values that sum to 1. Correct the annotation, or use bertft_textcat_multilabel."
                 )
+            for label, value in cats.items():
+                if label in place:
+                    row[place[label]] = value
+            if cats.get(self.unknown_label or "", 0.0) > 0.5:
+                row[:] = 1 / len(labels)
         return targets
 
     def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
@@ -180,11 +191,16 @@ class CategoryTask:
 
 
 def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) -> float:
-    """What logits (B, L) are divided by for the highest likelihood of the gold numbers (B,)."""
+    """What logits (B, L) are divided by for the highest likelihood of the gold numbers (B,).
+
+    The gold is smoothed as in Platt, 1999, Probabilistic outputs for support vector machines, so that a few texts that
+    are all right make nothing certain.
+    """
+    smoothing = 1 / (len(gold) + 2)
 
     def loss(log_temperature: float) -> float:
         scaled = torch.from_numpy(logits) / math.exp(log_temperature)
-        return float(cross_entropy(scaled, torch.from_numpy(gold)))
+        return float(cross_entropy(scaled, torch.from_numpy(gold), label_smoothing=smoothing))
 
     # In 1/T the loss is convex, so it has one minimum in log T too.
     low, high = math.log(0.05), math.log(20.0)
@@ -212,22 +228,25 @@ def score_categories(
     """spaCy's scores of exclusive categories; with an unknown one also how well it is told from the others.
 
     cats_known_acc: share of texts of known categories that get the right one. cats_unknown_r: share of unknown texts
-    found. cats_unknown_auc: area under the ROC curve of the unknown category's probability.
+    found. cats_unknown_auc: area under the ROC curve of the unknown category's probability. Texts without gold
+    annotation are left out.
     """
-    examples = list(examples)
     if unknown_label is None:
         return textcat_score(examples, labels=labels, **cfg)
-    scores: dict[str, Any] = textcat_score(examples, labels=[*labels, unknown_label], **cfg)
-    known = [eg for eg in examples if any(eg.reference.cats.get(label, 0.0) > 0.5 for label in labels)]
-    right = [_best(eg.reference.cats) == _best(eg.predicted.cats) for eg in known]
+    own = [*labels, unknown_label]
+    examples = [eg for eg in examples if any(eg.reference.cats.get(label, 0.0) > 0.5 for label in own)]
+    scores: dict[str, Any] = textcat_score(examples, labels=own, **cfg)
+    pairs = [[_best(doc.cats, own) for doc in (eg.reference, eg.predicted)] for eg in examples]
+    right = [gold == found for gold, found in pairs if gold != unknown_label]
+    missed = [found != unknown_label for gold, found in pairs if gold == unknown_label]
     scores["cats_known_acc"] = sum(right) / len(right) if right else None
-    scores["cats_unknown_r"] = scores["cats_f_per_type"][unknown_label]["r"]
+    scores["cats_unknown_r"] = 1 - sum(missed) / len(missed) if missed else None
     scores["cats_unknown_auc"] = scores["cats_auc_per_type"][unknown_label]
     return scores
 
 
-def _best(cats: dict[str, float]) -> str:
-    return max(cats, key=lambda label: cats[label], default="")
+def _best(cats: dict[str, float], labels: Sequence[str]) -> str:
+    return max((label for label in cats if label in labels), key=lambda label: cats[label], default="")
 
 
 @registry.scorers("spacy-bertft.textcat_scorer.v1")

@@ -142,7 +142,7 @@ def test_errors_say_where_what_and_how_to_fix(made, name, content, line, found, 
     [("a.jsonl", '{"first": "a\\tb", "second": "c"}', 1), ("a.csv", 'first,second,label\n"a\tb",c,x\n', 2)],
 )
 def test_a_tab_in_the_first_text_is_an_error(made, name, content, line):
-    with pytest.raises(DataError, match=rf"{name}:{line}: The first of two segments holds a tab: 'a\\tb'.*a space"):
+    with pytest.raises(DataError, match=rf"{name}:{line}: found a tab in the first of two texts, 'a\\tb'; .*a space"):
         made(name, content)
 
 

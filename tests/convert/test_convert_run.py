@@ -69,10 +69,10 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     def fail_on_b(record, *args):
         if record.text == "b":
             raise RuntimeError("boom")
-        return make_doc(record, *args)
+        return split(record, *args)
 
-    make_doc = write.make_doc
-    monkeypatch.setattr("spacy_bertft.convert.run.make_doc", fail_on_b)
+    split = write.split
+    monkeypatch.setattr("spacy_bertft.convert.run.split", fail_on_b)
     with pytest.raises(RuntimeError, match="boom"):
         convert([a, b], tmp_path / "out")
     assert [path.name for path in old.parent.iterdir()] == ["a.spacy"]

@@ -67,9 +67,9 @@ def test_the_same_words_at_two_places_are_two_answers(made):
 
 def test_an_answer_inside_a_token_gets_the_token_and_keeps_its_words(made):
     start = CONTEXT.index("Berliner")
-    out = made("a.json", squad(asked(("Berlin", start), "Berliner"), asked("Berlin"), asked()))
-    assert answers(out.docs[0]) == ["Berliner", "Berliner"]
-    assert kept(out.docs[0]) == ["Berlin", "Berliner"]
+    out = made("a.json", squad(asked(("Berlin", start), ("liner", start + 3), "Berliner"), asked("Berlin"), asked()))
+    assert answers(out.docs[0]) == ["Berliner"] * 3
+    assert kept(out.docs[0]) == ["Berlin", "liner", "Berliner"]
     assert out.counts.widened == 1  # questions, not answers
 
 
@@ -78,7 +78,6 @@ def test_an_answer_inside_a_token_gets_the_token_and_keeps_its_words(made):
     [
         {"question": "Who?", "answers": []},
         {"question": "Who?", "answers": [], "is_impossible": True},
-        {"question": "Who?", "answers": [], "is_impossible": False},
         {"question": "Who?", "is_impossible": True},
         {"question": "Who?", "answers": None, "is_impossible": True},
         {"question": "Who?", "answers": [], "is_impossible": True, "plausible_answers": [{"text": "Anna"}]},
@@ -139,7 +138,7 @@ def test_a_context_over_spacys_max_length(made):
     assert answers(made("a.json", squad(asked("Berlin", context=context), context=context)).doc) == ["Berlin"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(st.sampled_from("ab .,'-\n\t\u00a0é👍")).filter(str.strip),
     st.text(st.sampled_from("ab ?'👍"), min_size=1).filter(str.strip),
@@ -155,7 +154,7 @@ def test_answers_come_back_from_any_place(made, context, question, data):
     (span,) = doc.spans["answers"]
     first = len(question.strip()) + 1
     inner = first + end - len(text.lstrip()), first + start + len(text.rstrip())
-    assert kept(doc) == [text]
+    assert kept(doc) == [text.strip()]
     assert span.start_char <= inner[0] < inner[1] <= span.end_char
     assert span.start >= doc.spans["segments"][1].start
     assert all(token.idx < first + end and first + start < token.idx + len(token) for token in span)
@@ -208,8 +207,8 @@ BAD = {
     "one line of jsonl": (jsonl({"text": "a"}), "a.json", "no 'data'", "JSON Lines"),
     "deep": ("[" * 100_000, "a.json", "invalid JSON", "complete"),
     "blank": (" \n", "a.json", "invalid JSON", "complete"),
-    "list": (json.dumps([QUESTION]), "a.json", "no 'data'", "JSON Lines"),
-    "number": ("3", "a.json", "no 'data'", "JSON Lines"),
+    "list": (json.dumps([QUESTION]), "a.json", "a JSON list", "JSON Lines"),
+    "number": ("3", "a.json", "a JSON int", "JSON Lines"),
     "data type": ('{"data": {"a": 1}}', "a.json", "'data': {'a': 1}", "this form"),
     "article type": ('{"data": ["a"]}', "a.json", "'data': ['a']", "this form"),
     "no paragraphs": ('{"data": [{}]}', "a.json, data[0]", "no 'paragraphs'", "this form"),
@@ -232,7 +231,9 @@ BAD = {
     "behind the end": (bad_answer("Berlin", 999), AT, "but '' at answer_start 999; the text begins at 14", "from 0"),
     "nowhere": (bad_answer("Paris", 14), AT, "but 'Berli' at answer_start 14; the text is nowhere", "from 0"),
     "other case": (bad_answer("berlin", 14), AT, "the text is nowhere in the context", "from 0"),
-    "both": (bad(is_impossible=True), WHERE, "'is_impossible' beside the answer 'Berlin'", "delete one"),
+    "both": (bad(is_impossible=True), WHERE, "the answer 'Berlin' beside is_impossible = true", "delete one"),
+    "none": (bad(answers=[], is_impossible=False), WHERE, "no answers beside is_impossible = false", "leave out both"),
+    "no bool": (bad(is_impossible="true"), WHERE, "'is_impossible': 'true'", "correct it"),
 }  # fmt: skip
 
 
@@ -253,7 +254,7 @@ def test_errors_name_the_question_by_its_id(made):
 
 
 def test_a_tab_in_a_question_is_an_error(made):
-    with pytest.raises(DataError, match=r"a\.json: question 'q1': The first of two segments holds a tab.*a space"):
+    with pytest.raises(DataError, match=r"a\.json: question 'q1': found a tab in the first of two texts.*a space"):
         made("a.json", squad(asked("Berlin", question="Where\tis it?")))
 
 

@@ -203,15 +203,16 @@ def test_no_path_is_an_error_once_it_is_read():
         list(reader(spacy.blank("en")))
 
 
-@pytest.mark.parametrize("name", ["none.tsv", "none.jsonl", "none.json", "none.iob"])
+@pytest.mark.parametrize("name", ["none.spacy", "none.tsv", "none.jsonl", "none.json", "none.iob"])
 def test_a_file_that_is_not_there_is_an_error(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}: found no such file.*fix: "):
         read(tmp_path / name)
 
 
-def test_a_spacy_file_that_is_not_there_is_spacys_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.spacy"):  # which heads turn into ours
-        read(tmp_path / "none.spacy")
+def test_a_folder_without_spacy_files_is_an_error(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\tb\n", "utf-8")
+    with pytest.raises(DataError, match=r"found a folder without \.spacy files"):
+        read(tmp_path)
 
 
 def test_an_empty_file_is_an_error(put):

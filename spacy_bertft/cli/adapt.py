@@ -1,0 +1,85 @@
+"""`bertft adapt`: train a masked language model on raw texts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spacy_bertft.cli.console import clean_errors, show, table
+
+if TYPE_CHECKING:
+    from spacy_bertft.pretraining.run import Progress, Result
+
+Config = Annotated[Path, typer.Argument(help="Config file, such as configs/adapt.cfg.")]
+Output = Annotated[Path, typer.Option("--output", help="Folder for the encoder, the curve and the checkpoints.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the encoder or the run in the output folder.")]
+
+
+def adapt_command(
+    context: typer.Context, config: Config, output: Output, resume: Resume = False, overwrite: Overwrite = False
+) -> None:
+    """Continue the masked-word training of an encoder on the texts of a domain, or pretrain one from scratch.
+
+    Settings of the config can be given behind the others: --training.steps 2000 --encoder.name roberta-base
+    """
+    from spacy.cli._util import parse_config_overrides
+
+    from spacy_bertft.pretraining.run import adapt
+    from spacy_bertft.pretraining.settings import read_settings
+
+    with clean_errors():
+        settings = read_settings(config, parse_config_overrides(context.args))
+        bar = _Bar(settings.training.steps)
+        try:
+            result = adapt(
+                settings,
+                output,
+                resume=resume,
+                overwrite=overwrite,
+                note=lambda line: show(f"ℹ {line}", error=True),
+                progress=bar,
+            )
+        finally:
+            bar.close()
+    _show(result)
+
+
+class _Bar:
+    """Steps, subwords a second and the time left, on stderr."""
+
+    def __init__(self, steps: int) -> None:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self.bar: Any = tqdm(total=steps, unit=" steps", file=sys.stderr, disable=None)
+        self.subwords = 0
+
+    def __call__(self, done: Progress) -> None:
+        if self.bar.n == 0:
+            self.bar.initial = self.bar.n = done.step - 1
+        self.subwords += done.subwords
+        self.bar.update(1)
+        seconds = self.bar.format_dict["elapsed"]
+        self.bar.set_postfix_str(f"{self.subwords / max(seconds, 1e-9):,.0f} subwords/s, loss {done.loss:.3f}")
+
+    def close(self) -> None:
+        """End the line."""
+        self.bar.close()
+
+
+def _show(result: Result) -> None:
+    rows = [
+        ("loss", result.before.held_out_loss, result.after.held_out_loss),
+        ("perplexity", result.before.perplexity, result.after.perplexity),
+        ("accuracy, %", 100 * result.before.accuracy, 100 * result.after.accuracy),
+    ]
+    header = ("held-out texts", "   before", "    after")
+    show(table(header, [(name, f"{before:9.3f}", f"{after:9.3f}") for name, before, after in rows]))
+    state = result.state
+    show(
+        f"✔ {result.folder}: {state.step:,} steps, {state.subwords:,} subwords, {state.seconds:,.0f} s; "
+        f"the curve is in {result.folder / 'curve.csv'}"
+    )

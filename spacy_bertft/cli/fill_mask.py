@@ -1,0 +1,31 @@
+"""`bertft fill-mask`: the cloze task."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spacy_bertft.cli.console import clean_errors, show, table
+
+Model = Annotated[str, typer.Argument(help="Masked language model: hub name, folder, or package/folder.")]
+Text = Annotated[str, typer.Argument(help='A text with one mask or more, such as "Paris is the [MASK] of France."')]
+Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", min=1)]
+
+
+def fill_mask_command(model: Model, text: Text, top: Top = 5) -> None:
+    """Show what may stand in the place of each [MASK] of a text, with probabilities."""
+    from spacy_bertft.errors import DataError
+    from spacy_bertft.pretraining.fill import Filler
+
+    with clean_errors():
+        filler = Filler.load(model)
+        (masks,) = filler.fill([text], top=top)
+        if not masks:
+            name = filler.model.encoder.tokenizer.id_to_token(filler.mask)
+            raise DataError(
+                f"found no {name} in {text!r}; expected one or more; fix: write {name} where a word is missing"
+            )
+    for number, mask in enumerate(masks):
+        rows = [(one.text, f"{100 * one.probability:5.1f} %") for one in mask.candidates]
+        show(("\n" if number else "") + table((f"mask {number + 1}", "probability"), rows))

@@ -1,0 +1,1 @@
+"""Training encoders on raw text, by masked-language modelling."""

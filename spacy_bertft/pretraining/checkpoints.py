@@ -1,0 +1,122 @@
+"""Checkpoints of a run: all that going on needs, each whole or not at all. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spacy_bertft.errors import DataError
+
+PREFIX = "checkpoint-"
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """Where a run is."""
+
+    settings: Mapping[str, Any]
+    step: int = 0  # steps taken
+    subwords: int = 0  # seen in them, special ones included
+    seconds: float = 0.0
+    losses: tuple[float, float, int] = (0.0, 0.0, 0)  # sums since the last row of the curve, and over how many steps
+    curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the CSV so far
+
+
+def save(folder: Path, state: State, module: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    """Write checkpoint-<step>, then delete older ones."""
+    target = folder / f"{PREFIX}{state.step}"
+    part = folder / f".{target.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_file(_tensors(module, optimizer), part / TENSORS)
+        (part / STATE).write_text(json.dumps(vars(state)), encoding="utf-8")
+        for name in (TENSORS, STATE):
+            _sync(part / name)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"The checkpoint {target} could not be written: {error}. Expected room for it on the disk. Free some and "
+            "start again with --resume: the checkpoint before it is whole."
+        ) from error
+    for step, old in found(folder).items():
+        if step < state.step:
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def found(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder, by step."""
+    paths = folder.glob(f"{PREFIX}*") if folder.is_dir() else ()
+    return {int(path.name.removeprefix(PREFIX)): path for path in paths if path.name.removeprefix(PREFIX).isdigit()}
+
+
+def delete(folder: Path) -> None:
+    """Delete all checkpoints in a folder."""
+    for path in found(folder).values():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Put a checkpoint's weights, optimizer state and random state back; where the run was."""
+    try:
+        tensors = load_file(path / TENSORS)
+        state = State(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[f"weights/{name}"])
+        for name, parameter in parameters.items():
+            slots = {
+                key.split("/")[1]: tensor
+                for key, tensor in tensors.items()
+                if key.startswith("optimizer/") and key.split("/", 2)[2] == name
+            }
+            if slots:
+                optimizer.state[parameter] = {
+                    slot: tensor if slot == "step" else tensor.to(parameter.device) for slot, tensor in slots.items()
+                }
+        torch.set_rng_state(tensors["random/torch"])
+        if "random/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The checkpoint {path} could not be read: {error}. Expected one that this run has written. Start anew "
+            "with --overwrite."
+        ) from error
+    return state
+
+
+def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {"random/torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in module.named_parameters():
+        tensors[f"weights/{name}"] = parameter.detach().contiguous()
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{slot}/{name}"] = value.detach().contiguous()
+    return tensors
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has it, so that a power cut leaves no half checkpoint under a whole one's name."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,70 @@
+"""The cloze task: what stands in the place of [MASK]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from spacy_bertft.encoder import EncoderSettings, Texts
+from spacy_bertft.pretraining.model import MaskedModel, load_masked, mask_id
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One word piece for a mask."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One mask of a text."""
+
+    start: int  # first character
+    end: int  # character behind the last
+    candidates: tuple[Candidate, ...]  # the likeliest first
+
+
+class Filler:
+    """Fills masks by a masked language model."""
+
+    def __init__(self, model: MaskedModel) -> None:
+        self.model = model.eval()
+        self.mask = mask_id(model.encoder)
+
+    @classmethod
+    def load(cls, name: str, settings: EncoderSettings | None = None, *, revision: str = "main") -> Filler:
+        """From a Hugging Face folder, an installed package or the hub."""
+        return cls(load_masked(name, settings or EncoderSettings(), revision=revision))
+
+    def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[Filled]]:
+        """The masks of each text, in order, with the `top` likeliest subwords for each."""
+        encoder = self.model.encoder
+        subwords = encoder.tokenize(texts)
+        (masks,) = (subwords.ids == self.mask).nonzero()
+        none = np.zeros(0, dtype=np.int64)
+        with torch.no_grad():
+            features = encoder(Texts(texts, none, none, np.zeros(len(texts), dtype=np.int64)))
+            probabilities = self.model.logits(features.hidden[features.rows[masks]]).softmax(dim=1)  # (M, V)
+        values, ids = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
+        text_of = np.repeat(np.arange(len(texts)), subwords.counts)[masks]
+        found: list[list[Filled]] = [[] for _ in texts]
+        for number, start, end, ids_of_mask, of_mask in zip(
+            text_of.tolist(),
+            subwords.starts[masks].tolist(),
+            subwords.ends[masks].tolist(),
+            ids.tolist(),
+            values.tolist(),
+            strict=True,
+        ):
+            pairs = zip(ids_of_mask, of_mask, strict=True)
+            candidates = tuple(Candidate(self._text(subword), value) for subword, value in pairs)
+            found[number].append(Filled(start, end, candidates))
+        return found
+
+    def _text(self, number: int) -> str:
+        return self.model.encoder.tokenizer.decode([number], skip_special_tokens=False).strip()

@@ -1,0 +1,291 @@
+"""Raw text from files and folders, as documents: lists of texts that follow one another."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, cast
+
+from spacy_bertft.errors import ConfigError, DataError
+
+KINDS = (".txt", ".jsonl", ".spacy")
+PACKINGS = ("", ".gz", ".xz")
+MAX_BYTES = 1_000_000  # of a text; longer ones are cut
+MAX_TEXTS, MAX_CHARACTERS = 10_000, 10_000_000  # of a document; it ends where it reaches either
+_PROGRESS_STEP = 1_000_000  # bytes
+
+Progress = Callable[[int, int], object]
+
+
+def read_documents(
+    paths: Sequence[Path], *, text_key: str = "text", progress: Progress | None = None
+) -> Iterator[list[str]]:
+    """Yield the documents of all files: non-empty lists of texts, which are not blank and have no white space around.
+
+    paths: files, and folders that are searched for files with known endings.
+        .txt    One text a line. Blank lines divide documents; without any, the whole file is one.
+        .jsonl  Objects with a string under `text_key`, each a document. Its lines are the texts.
+        .spacy  DocBins. Each Doc is a document, the lines of its text are the texts.
+        All of them also packed, as .txt.gz or .txt.xz.
+    progress: is told now and then how many bytes of the files, as they are on disk, are read, and how many there are.
+
+    Memory is bounded, however large the files: a text of more than MAX_BYTES in UTF-8 comes in pieces, cut behind a
+    space if there is one, and a document of more than MAX_TEXTS or MAX_CHARACTERS comes as several. But one record
+    of a .jsonl file and one .spacy file are held whole. Halves of surrogate pairs (in JSON) become question marks.
+    """
+    if not text_key:
+        raise ConfigError("text_key: found an empty string; expected a name; fix: leave it out or fill it")
+    files = text_files(paths)
+    total = sum(path.stat().st_size for path in files)
+    before, shown, count = 0, 0, 0
+    for path in files:
+        with _reading(path):
+            raw = path.open("rb")
+        with raw:
+            for document in _group(_texts(path, raw, text_key)):
+                count += 1
+                yield document
+                if progress is not None and before + raw.tell() >= shown + _PROGRESS_STEP:
+                    shown = before + raw.tell()
+                    progress(shown, total)
+            before += raw.tell()
+    if count == 0:
+        raise data_error(
+            ", ".join(map(str, files[:3])) + (", …" if len(files) > 3 else ""),
+            found="no text (empty files, or nothing but white space)",
+            expected="at least one line",
+            fix="check how the files were made",
+        )
+    if progress is not None:
+        progress(total, total)
+
+
+def text_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that are read: those named, and those with known endings in the folders named, each once.
+
+    Folders are walked in sorted order; names that start with a dot are passed over.
+    """
+    if not paths:
+        raise ConfigError("paths: found none; expected files or folders with text; fix: name one")
+    found: dict[Path, Path] = {}
+    for path in paths:
+        for file in _walk(path) if path.is_dir() else [_checked(path)]:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
+    """The error for something in an input file, in the form that all of them have."""
+    return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")
+
+
+def _known() -> str:
+    return f"{', '.join(KINDS)}, and each of them with {' or '.join(PACKINGS[1:])} behind"
+
+
+def _kind(path: Path) -> tuple[str, str] | None:
+    """The members of KINDS and PACKINGS that a file's name ends in; None if it ends otherwise."""
+    name = path.name.lower()
+    return next(((kind, packing) for kind in KINDS for packing in PACKINGS if name.endswith(kind + packing)), None)
+
+
+def _walk(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if _kind(path) and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise data_error(
+            str(folder),
+            found="a folder without any file of text",
+            expected=f"files that end in {_known()}",
+            fix="check the path, or rename the files",
+        )
+    return files
+
+
+def _checked(path: Path) -> Path:
+    if not path.exists():
+        raise data_error(str(path), found="no such file", expected="a file or folder", fix="check the path")
+    if not path.is_file():
+        raise data_error(
+            str(path),
+            found="something that is no plain file",
+            expected="a file or folder",
+            fix="save it to a file first",
+        )
+    if _kind(path) is None:
+        raise data_error(
+            str(path),
+            found=f"a file name that ends in {path.suffix!r}",
+            expected=_known(),
+            fix="rename it to what it is, or convert it to .txt with one text a line",
+        )
+    return path
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong while a file is read and unpacked into DataErrors."""
+    try:
+        yield
+    except EOFError:
+        raise data_error(
+            str(path),
+            found="a compressed file that breaks off",
+            expected="a whole one",
+            fix="copy or download it again",
+        ) from None
+    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error) as err:
+        raise data_error(
+            str(path),
+            found=f"a compressed file that can't be unpacked ({err})",
+            expected=f"what its ending {path.suffix} says",
+            fix="copy or download it again, or rename it if it is something else",
+        ) from err
+    except OSError as err:
+        raise data_error(
+            str(path),
+            found=f"a file that can't be read ({err.strerror or err})",
+            expected="a readable file",
+            fix="check its permissions, and the disk",
+        ) from err
+
+
+def _group(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Documents from texts, among which empty ones end a document."""
+    document: list[str] = []
+    size = 0
+    for text in texts:
+        if text:
+            document.append(text)
+            size += len(text)
+        if document and (not text or len(document) >= MAX_TEXTS or size >= MAX_CHARACTERS):
+            yield document
+            document, size = [], 0
+    if document:
+        yield document
+
+
+def _texts(path: Path, raw: IO[bytes], text_key: str) -> Iterator[str]:
+    """The texts of one file, with empty ones between its documents."""
+    kind, packing = _kind(path) or ("", "")
+    with _reading(path):
+        stream = _unpacked(raw, packing)
+        if kind == ".txt":
+            yield from _plain(path, stream)
+        elif kind == ".jsonl":
+            yield from _records(path, stream, text_key)
+        else:
+            yield from _docs(path, stream)
+
+
+def _unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
+    if packing == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    return lzma.open(raw) if packing == ".xz" else raw
+
+
+def _plain(path: Path, stream: IO[bytes]) -> Iterator[str]:
+    for number, raw, whole in _lines(stream):
+        text = _decode(raw, path, number).strip()
+        if text or whole:
+            yield text
+
+
+def _records(path: Path, stream: IO[bytes], text_key: str) -> Iterator[str]:
+    for number, raw in enumerate(stream, 1):
+        line = _decode(raw, path, number)
+        if line.strip():
+            yield from _document(_record(line, f"{path}:{number}", text_key))
+
+
+def _record(line: str, where: str, text_key: str) -> str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise data_error(
+            where,
+            found=f"invalid JSON ({err})",
+            expected="one JSON object",
+            fix="write each record on one line of its own (JSON Lines)",
+        ) from None
+    text = record.get(text_key) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        keys = f"the keys {', '.join(map(repr, record))[:60]}" if isinstance(record, dict) else type(record).__name__
+        raise data_error(
+            where,
+            found=f"no text under {text_key!r} ({keys})",
+            expected=f'an object such as {{"{text_key}": "…"}}',
+            fix="name the key that holds the text with text_key",
+        )
+    return text
+
+
+def _docs(path: Path, stream: IO[bytes]) -> Iterator[str]:
+    from spacy.tokens import DocBin
+    from spacy.vocab import Vocab
+
+    data = stream.read()
+    try:
+        for doc in DocBin().from_bytes(data).get_docs(Vocab()):
+            yield from _document(doc.text)
+    except Exception as err:  # of msgpack, zlib, numpy and spaCy
+        raise data_error(
+            str(path),
+            found=f"a file that spaCy can't read ({type(err).__name__}: {err})",
+            expected="a DocBin, as doc_bin.to_disk writes it",
+            fix="make it again, or rename it if it is something else",
+        ) from err
+
+
+def _document(text: str) -> Iterator[str]:
+    """The lines of a text, as texts, and an empty one, which ends the document."""
+    for _, raw, _ in _lines(BytesIO(text.encode("utf-8", "replace"))):
+        if line := raw.decode("utf-8").strip():
+            yield line
+    yield ""
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes, bool]]:
+    """Lines, or pieces of those over MAX_BYTES: the number of the line, its bytes, and whether that is all of it."""
+    number, rest, whole = 1, b"", True
+    while raw := rest + stream.readline(MAX_BYTES - len(rest)):
+        rest = b""
+        last = len(raw) < MAX_BYTES or raw.endswith(b"\n")
+        if not last:
+            cut = _cut(raw)
+            raw, rest = raw[:cut], raw[cut:]
+        yield number, raw, whole and last
+        number, whole = number + last, last
+
+
+def _cut(raw: bytes) -> int:
+    """Where to cut UTF-8: behind the last space or tab, or else before the last character's first byte."""
+    space = max(raw.rfind(b" "), raw.rfind(b"\t")) + 1
+    if space:
+        return space
+    starts = (at for at in range(len(raw) - 1, len(raw) - 5, -1) if raw[at] & 0xC0 != 0x80)
+    return next(starts, len(raw))
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    if number == 1:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        if (nul := raw.find(b"\0")) < 0:
+            return raw.decode("utf-8")
+        found = f"a NUL at byte {nul + 1} of the line (a binary file, or UTF-16)"
+    except UnicodeDecodeError as err:
+        found = f"the byte 0x{raw[err.start]:02x} at byte {err.start + 1} of the line (a binary file, or not UTF-8)"
+    raise data_error(
+        f"{path}:{number}", found=found, expected="UTF-8 text", fix="save the file as UTF-8, or leave it out"
+    )
