@@ -32,12 +32,12 @@ from spacy_bertft.pretraining.batches import (
     stretch,
 )
 from spacy_bertft.pretraining.cache import Cache, find_or_build
-from spacy_bertft.pretraining.corrupt import Corruption, Vocabulary, corrupt
+from spacy_bertft.pretraining.corrupt import Corrupted, Corruption, Vocabulary, corrupt
 from spacy_bertft.pretraining.model import Batch, MaskedModel, load_masked
 from spacy_bertft.pretraining.scratch import learn_vocabulary, new_model, tokenizer_files
 from spacy_bertft.pretraining.settings import Settings, TrainingSettings
 from spacy_bertft.pretraining.texts import read_documents
-from spacy_bertft.types import Ints
+from spacy_bertft.types import Ints, Packed
 
 CURVE = "curve.csv"
 EVALUATION_SEED = 2**31 - 1
@@ -150,17 +150,15 @@ class Run:
             )
         else:
             windows = plain_windows(stretches, chosen)
+        # Corrupted as a whole, so that it does not matter in which parts it is computed.
         specials = self.model.encoder.specials
         engine = self.model.encoder.engine()
         budget = self.training.batch_subwords or engine.budget
         groups = bucket(window_lengths(windows, specials), budget=budget, padded=engine.padded)
-        found = []
-        for group in groups:
-            packed = pack(self.cache.ids, windows, group, specials)
-            corrupted = corrupt(packed.ids, self.corruption, self.vocabulary, self.counts, generator)
-            of_group = None if is_next is None else is_next[group]
-            found.append(Batch(replace(packed, ids=corrupted.ids), corrupted.rows, corrupted.targets, of_group))
-        return found
+        packed = pack(self.cache.ids, windows, np.concatenate(groups), specials)
+        corrupted = corrupt(packed.ids, self.corruption, self.vocabulary, self.counts, generator)
+        packed = replace(packed, ids=corrupted.ids)
+        return _parts(packed, corrupted, groups, is_next)
 
     # --- the loop
 
@@ -344,6 +342,31 @@ def _model(settings: Settings, how: EncoderSettings, note: Callable[[str], None]
         next_sentence=pairs,
     )
     return MaskedModel(model, {**files, **config}, how)
+
+
+def _parts(packed: Packed, corrupted: Corrupted, groups: Sequence[Ints], is_next: Ints | None) -> list[Batch]:
+    """A batch in parts: `groups` of windows, which lie in it one after the other. is_next: (W,) before the packing."""
+    found = []
+    window = row = 0
+    for group in groups:
+        lengths = packed.lengths[window : window + len(group)]
+        rows = slice(row, row + int(lengths.sum()))
+        chosen = slice(*np.searchsorted(corrupted.rows, [rows.start, rows.stop]))
+        found.append(
+            Batch(
+                Packed(
+                    packed.ids[rows],
+                    packed.positions[rows],
+                    lengths,
+                    None if packed.segments is None else packed.segments[rows],
+                ),
+                corrupted.rows[chosen] - row,
+                corrupted.targets[chosen],
+                None if is_next is None else is_next[group],
+            )
+        )
+        window, row = window + len(group), rows.stop
+    return found
 
 
 def _processes() -> tuple[int, int]:
