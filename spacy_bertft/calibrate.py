@@ -5,6 +5,7 @@ Temperatures and thresholds change no weights, so all that is written is the pip
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -93,7 +94,9 @@ def _set(fitted: Sequence[Fitted], path: Path) -> None:
     config = load_config(path)
     for one in fitted:
         config["components"][one.component][one.setting] = one.after
-    config.to_disk(path)
+    part = path.with_name(f".{path.name}.part")
+    config.to_disk(part)
+    os.replace(part, path)
 
 
 def _heads(nlp: Language, component: str | None) -> dict[str, HeadPipe]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from pipelines import blank, trained
+from spacy.cli._util import parse_config_overrides
 from spacy.training import Example
+from spacy.util import load_config
 
 from spacy_bertft import pair_doc
 
@@ -52,3 +55,27 @@ def test_the_code_runs(heading, tiny_bert, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "pipeline/config.cfg").is_file()
     elif heading != "Questions and answers":  # of which an untrained head may answer none
         assert capsys.readouterr().out.strip()
+
+
+def commands():
+    """The options of each `spacy train` line, and those that the text names, with the config they are for."""
+    lines = README.replace("\\\n", " ").splitlines()
+    for line in lines:
+        if "-m spacy train configs/" in line:
+            config, *options = shlex.split(line.split("-m spacy train ", 1)[1])
+            yield pytest.param(config, options, id=line.strip()[:60])
+    for option in re.findall(r"`(--(?:corpora|components|training)\.[^`]+)`", README):
+        yield pytest.param("configs/pair.cfg" if "pair" in option or "both" in option else "configs/ner.cfg",
+                           shlex.split(option), id=option[:60])  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "options"), list(commands()))
+def test_the_options_are_settings_of_the_config(config, options):
+    named = [place for place, option in enumerate(options) if option.startswith("--") and "." in option]
+    overrides = parse_config_overrides([word for place in named for word in options[place : place + 2]])
+    assert overrides
+    load_config(Path(__file__).parents[1] / config, overrides=overrides)
+
+
+def test_all_commands_of_training_are_checked():
+    assert len(list(commands())) >= 6

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, show, table
-from spacy_bertft.cli.evaluate import Data, shown
-from spacy_bertft.cli.export import Code, Pipeline
+from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
+from spacy_bertft.cli.evaluate import shown
 
 Out = Annotated[
     Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")

@@ -1,14 +1,20 @@
-"""What all commands share: showing lines and tables, and turning our errors into one message."""
+"""What all commands share: options, showing lines and tables, and turning our errors into one message."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from spacy_bertft.errors import BertftError
+
+Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
+Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
+Code = Annotated[Path | None, typer.Option("--code", help="Python file that registers functions the pipeline needs.")]
 
 
 @contextmanager

@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, show, table
-from spacy_bertft.cli.export import Code, Pipeline
+from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
 from spacy_bertft.errors import ConfigError
 
-Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
 Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
 Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.console import Code, Pipeline, clean_errors, show, table
 
 if TYPE_CHECKING:
     from spacy_bertft.export import Change, ExportReport
@@ -20,7 +20,6 @@ class ExportEngine(str, Enum):
     onnx = "onnx"
 
 
-Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
 EngineOption = Annotated[
     ExportEngine, typer.Option("--engine", help="What runs the encoder; onnx is ONNX Runtime on the CPU.")
@@ -32,7 +31,6 @@ Dev = Annotated[
 Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
 Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
-Code = Annotated[Path | None, typer.Option("--code", help="Python file that registers functions the pipeline needs.")]
 
 
 def export_command(
