@@ -17,8 +17,8 @@ import typer
 
 from spacy_bertft.cli.console import clean_errors, show
 from spacy_bertft.errors import DataError
+from spacy_bertft.pretraining.scratch import learn_vocabulary, tokenizer_files
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POSITIONS = 512
 
 
@@ -37,46 +37,6 @@ def read_texts(path: Path, text_key: str) -> Iterator[str]:
                 f"{path}:{number}: found {line[:60]!r}; expected a JSON object with {text_key!r}; "
                 "fix: correct the line, or name the key with --text-key"
             ) from None
-
-
-def learn_vocabulary(texts: Sequence[str], size: int) -> list[str]:
-    """An uncased WordPiece vocabulary of about `size` subwords, in the order of their ids."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words = {
-        word
-        for text in texts
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-    }
-    characters = sorted({character for word in words for character in word})
-    # Given as special, the characters get fixed ids. Otherwise the trainer numbers them in the order of a hash map,
-    # and pairs of the same frequency are merged in another order every time.
-    fixed = [*SPECIAL, *characters, *(f"##{character}" for character in characters)]
-    if len(fixed) >= size:
-        raise DataError(
-            f"found {len(characters)} different characters in the texts; expected at most {(size - len(SPECIAL)) // 2} "
-            f"for a vocabulary of {size}; fix: raise --vocabulary"
-        )
-    trainer = trainers.WordPieceTrainer(vocab_size=size, min_frequency=2, special_tokens=fixed, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    numbers = tokenizer.get_vocab()
-    return sorted(numbers, key=numbers.__getitem__)
-
-
-def save_tokenizer(vocabulary: Sequence[str], folder: Path) -> None:
-    """Write the files of a fast BERT tokenizer."""
-    from tokenizers.implementations import BertWordPieceTokenizer
-
-    numbers = {subword: number for number, subword in enumerate(vocabulary)}
-    BertWordPieceTokenizer(numbers, lowercase=True).save(str(folder / "tokenizer.json"))
-    (folder / "vocab.txt").write_text("".join(f"{subword}\n" for subword in vocabulary), encoding="utf-8")
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": POSITIONS}
-    settings |= dict(zip(names, SPECIAL, strict=True))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def save_model(vocabulary_size: int, seed: int, folder: Path) -> None:
@@ -110,7 +70,8 @@ def make_encoder(
         raise DataError(f"found no texts in {', '.join(map(str, files))}; expected one a line; fix: name other files")
     subwords = learn_vocabulary(texts, vocabulary)
     output.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(subwords, output)
+    for name, content in tokenizer_files(subwords, lowercase=True, positions=POSITIONS).items():
+        (output / name).write_bytes(content)
     save_model(len(subwords), seed, output)
     return len(subwords)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.align import align, ramps, take_groups
 from spacy_bertft.attention import packed_attention
 from spacy_bertft.backends import Engine
 from spacy_bertft.backends.fused import FusedEngine
@@ -23,9 +21,10 @@ from spacy_bertft.backends.net import read_net, read_shape
 from spacy_bertft.backends.onnx import OnnxEngine
 from spacy_bertft.batching import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.checkpoint import Checkpoint
-from spacy_bertft.errors import ConfigError, EncoderError
-from spacy_bertft.types import Alignment, Features, Ints, Packed, Specials, Subwords, Windows
-from spacy_bertft.windows import cut, cut_pairs, shorten
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.subwords import Splitter, Texts, align_texts, shortened
+from spacy_bertft.types import Features, Ints, Packed, Specials, Subwords, Windows
+from spacy_bertft.windows import cut, cut_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,19 +53,6 @@ class EncoderSettings:
     long_pairs: LongPairs = "windows"
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """B texts and the character offsets of their T tokens."""
-
-    texts: Sequence[str]
-    token_starts: Ints  # (T,) in its own text
-    token_ends: Ints  # (T,)
-    token_counts: Ints  # (B,)
-    # (B, 4) where the first and the second of two segments start and end, as characters; -1: the text has none. None:
-    # no text has any.
-    segments: Ints | None = None
-
-
 class Encoder(nn.Module):
     """An encoder with its tokenizer: Texts -> Features.
 
@@ -83,8 +69,7 @@ class Encoder(nn.Module):
         self.settings = settings
         self.shape = read_shape(checkpoint.config)
         self.packed = _resolve_packed(checkpoint.config.get("model_type", ""), settings.batching)
-        self.tokenizer = checkpoint.tokenizer()
-        self.specials = _special_subwords(self.tokenizer)
+        self.splitter = Splitter(checkpoint.tokenizer())
         if model is not None:
             self._take(model)
         self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
@@ -97,7 +82,6 @@ class Encoder(nn.Module):
                 f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "
                 "best number on this device."
             )
-        self._process = os.getpid()
         self._fused: tuple[object, FusedEngine] | None = None
         self._onnx: OnnxEngine | None = None
         device = resolve_device(settings.device) if checkpoint.graph is None else torch.device("cpu")
@@ -105,6 +89,16 @@ class Encoder(nn.Module):
             self.to(device)
 
     # --- what it is made of
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The fast tokenizer."""
+        return self.splitter.tokenizer
+
+    @property
+    def specials(self) -> Specials:
+        """The special subwords around a text, and between two segments."""
+        return self.splitter.specials
 
     @property
     def n_special(self) -> int:
@@ -201,28 +195,14 @@ class Encoder(nn.Module):
 
     # --- forward
 
-    def tokenize(self, texts: Sequence[str]) -> Subwords:
-        """Split raw texts into subwords with character offsets; nothing is cut off."""
-        if len(texts) > 1 and os.getpid() == self._process:
-            encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        else:  # calls for many texts run in threads of their own, which a forked worker would wait for in vain
-            encodings = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
-        bounds = np.concatenate([np.zeros((0, 2), dtype=np.int64), *offsets])
-        return Subwords(
-            ids=np.concatenate([np.zeros(0, dtype=np.int64), *ids]),
-            starts=bounds[:, 0],
-            ends=bounds[:, 1],
-            counts=np.array([len(of_text) for of_text in ids], dtype=np.int64),
-        )
-
     def forward(self, texts: Texts) -> Features:
         """Encode whole texts of any length, in as many forwards as the budget asks for."""
-        subwords = self.split(texts)
+        subwords = self.splitter.split(texts)
+        if self.settings.long_pairs == "shorten" and subwords.firsts is not None:
+            subwords = shortened(subwords, pair_size=self.pair_size)
         windows = self._cut(subwords)
         hidden, first_rows = self._encode(subwords.ids, windows)
-        alignment = _align_texts(subwords, texts)
+        alignment = align_texts(subwords, texts)
         starts_special = len(self.specials.prefix) > 0
         return Features(
             hidden=hidden,
@@ -233,53 +213,6 @@ class Encoder(nn.Module):
             token_counts=texts.token_counts,
             cls_rows=first_rows if starts_special else first_rows[:0],
             window_counts=windows.counts if starts_special else np.zeros_like(windows.counts),
-        )
-
-    def split(self, texts: Texts) -> Subwords:
-        """The subwords of texts: segment by segment where a text has two, and nothing of it outside of them."""
-        if texts.segments is None:
-            return self.tokenize(texts.texts)
-        bounds = [
-            (number, start, end)
-            for number, (text, segments) in enumerate(zip(texts.texts, texts.segments.tolist(), strict=True))
-            for start, end in ([(0, len(text))] if segments[0] < 0 else [segments[:2], segments[2:]])
-        ]
-        pieces = [texts.texts[number][start:end] for number, start, end in bounds]
-        # One context often stands beside many questions: each piece is tokenised once.
-        places = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
-        distinct = self.tokenize(list(places))
-        chosen = np.array([places[piece] for piece in pieces], dtype=np.int64)
-        sizes = distinct.counts[chosen]
-        shift = np.repeat(np.array([start for _, start, _ in bounds], dtype=np.int64), sizes)
-        text_of = np.array([number for number, _, _ in bounds], dtype=np.int64)
-        paired = texts.segments[:, 0] >= 0  # (B,)
-        first_places = np.searchsorted(text_of, np.arange(len(texts.texts)))
-        return self._shortened(
-            Subwords(
-                ids=take_groups(distinct.ids, distinct.counts, chosen),
-                starts=take_groups(distinct.starts, distinct.counts, chosen) + shift,
-                ends=take_groups(distinct.ends, distinct.counts, chosen) + shift,
-                counts=np.bincount(text_of, sizes, len(texts.texts)).astype(np.int64),
-                firsts=np.where(paired, sizes[first_places], -1),
-            )
-        )
-
-    def _shortened(self, subwords: Subwords) -> Subwords:
-        """Without what doesn't fit a window, if that is what long_pairs asks for."""
-        if self.settings.long_pairs == "windows" or subwords.firsts is None:
-            return subwords
-        counts, firsts = subwords.counts, subwords.firsts
-        first, second = shorten(counts, firsts, pair_size=self.pair_size)
-        place, of_first = ramps(counts), np.repeat(np.maximum(firsts, 0), counts)
-        kept = (place < np.repeat(first, counts)) | (
-            (place >= of_first) & (place < of_first + np.repeat(second, counts))
-        )
-        return Subwords(
-            subwords.ids[kept],
-            subwords.starts[kept],
-            subwords.ends[kept],
-            first + second,
-            np.where(firsts < 0, -1, first),
         )
 
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
@@ -307,7 +240,7 @@ class Encoder(nn.Module):
 
     def batches(self, texts: Sequence[str], *, budget: int) -> list[Packed]:
         """What engines are given for some texts, `budget` subwords at most at once."""
-        subwords = self.tokenize(texts)
+        subwords = self.splitter.tokenize(texts)
         windows = self._cut(subwords)
         groups = bucket(window_lengths(windows, self.specials), budget=budget, padded=False)
         return [pack(subwords.ids, windows, group, self.specials) for group in groups]
@@ -385,35 +318,6 @@ def resolve_device(device: Device) -> torch.device:
             '"auto" or "cpu", or install a PyTorch build and driver for it.'
         )
     return torch.device(device)
-
-
-def _align_texts(subwords: Subwords, texts: Texts) -> Alignment:
-    """Align all texts at once: their characters are laid end to end, one apart."""
-    sizes = np.array([len(text) + 1 for text in texts.texts], dtype=np.int64)
-    base = np.cumsum(sizes) - sizes  # (B,)
-    of_subword = np.repeat(base, subwords.counts)  # (S,)
-    of_token = np.repeat(base, texts.token_counts)  # (T,)
-    return align(
-        subwords.starts + of_subword,
-        subwords.ends + of_subword,
-        texts.token_starts + of_token,
-        texts.token_ends + of_token,
-    )
-
-
-def _special_subwords(tokenizer: Tokenizer) -> Specials:
-    """The special subwords around a text and between two; none between where the tokenizer doesn't do pairs."""
-    alone, pair = tokenizer.encode("a"), tokenizer.encode("a", "a")
-    body = [place for place, special in enumerate(alone.special_tokens_mask) if not special]
-    if not body:
-        raise EncoderError(
-            "The encoder's tokenizer gives no subword for the text \"a\". Expected a tokenizer of the encoder's "
-            "language and script whose vocabulary covers it, or knows an unknown subword."
-        )
-    ids = np.array(alone.ids, dtype=np.int64)
-    second = pair.sequence_ids.index(1)
-    between = slice(body[-1] + 1, second)
-    return Specials(ids[: body[0]], np.array(pair.ids[between], dtype=np.int64), ids[body[-1] + 1 :])
 
 
 def _first_position(model: PreTrainedModel | None) -> int:

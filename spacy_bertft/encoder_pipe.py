@@ -34,7 +34,6 @@ from spacy_bertft.encoder import (
     EncoderSettings,
     LongPairs,
     Precision,
-    Texts,
 )
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.features import gather
@@ -43,6 +42,7 @@ from spacy_bertft.optim import StepSettings
 from spacy_bertft.pooling import token_vectors
 from spacy_bertft.segments import segment_bounds
 from spacy_bertft.shim import read_settings, shim_of, wrap
+from spacy_bertft.subwords import Texts
 from spacy_bertft.types import Features
 
 ENCODER_FOLDER = "encoder"

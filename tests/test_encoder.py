@@ -14,10 +14,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
-from spacy_bertft.encoder import EncoderSettings, Texts, _first_position, resolve_device
+from spacy_bertft.encoder import EncoderSettings, _first_position, resolve_device
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.loading import load_folder
 from spacy_bertft.pooling import token_vectors
+from spacy_bertft.subwords import Texts
 from spacy_bertft.windows import cut
 
 TRANSFORMERS_5 = compat.transformers_version().major >= 5
@@ -150,7 +151,7 @@ def test_each_subword_of_a_long_text_is_read_from_its_window_alone(tiny_encoder,
     assert len(set(features.rows.tolist())) == len(features.rows) == features.subword_counts.sum()
     assert features.window_counts[0] >= 3
     model = AutoModel.from_pretrained(folder).eval()
-    subwords = encoder.tokenize(texts)
+    subwords = encoder.splitter.tokenize(texts)
     windows = cut(subwords.counts, size=encoder.window - encoder.n_special, overlap=encoder.overlap)
     specials = encoder.specials
     pieces = windows.pieces
@@ -238,7 +239,7 @@ def brute_force(encoder, texts):
     """The same by comparing each subword with each token."""
     owned, token = [], 0
     for text, n_tokens in zip(texts.texts, texts.token_counts, strict=True):
-        subwords = encoder.tokenize([text])
+        subwords = encoder.splitter.tokenize([text])
         for place in range(token, token + n_tokens):
             first, behind = texts.token_starts[place], texts.token_ends[place]
             spans = enumerate(zip(subwords.starts.tolist(), subwords.ends.tolist(), strict=True))
@@ -277,7 +278,7 @@ def test_each_word_owns_the_subwords_of_its_own_letters(tiny_encoder, family):
     encoder = encoder_of(tiny_encoder(family))
     texts = texts_of(["Anna lives in Berlin"])
     features = encoder(texts)
-    subwords = encoder.tokenize(texts.texts)
+    subwords = encoder.splitter.tokenize(texts.texts)
     covered = [
         texts.texts[0][subwords.starts[own[0]] : subwords.ends[own[-1]]].strip() for own in owned_subwords(features)
     ]
@@ -301,14 +302,14 @@ def test_no_texts_give_no_rows(tiny_bert):
 
 
 def test_preset_truncation_and_padding_of_the_tokenizer_cut_and_add_nothing(tiny_bert, tmp_path):
-    expected = encoder_of(tiny_bert).tokenize([LONG, "a"])
+    expected = encoder_of(tiny_bert).splitter.tokenize([LONG, "a"])
     folder = shutil.copytree(tiny_bert, tmp_path / "preset")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=20)
     tokenizer.save(str(folder / "tokenizer.json"))
     encoder = encoder_of(folder)
-    found = encoder.tokenize([LONG, "a"])
+    found = encoder.splitter.tokenize([LONG, "a"])
     assert found.counts.tolist() == expected.counts.tolist()
     assert found.ids.tolist() == expected.ids.tolist()
     assert encoder.n_special == 2
@@ -321,7 +322,7 @@ def test_window_and_overlap_are_honoured(tiny_bert):
     encoder = encoder_of(tiny_bert, window=12, overlap=4)
     spy = Spy(encoder)
     counts = encoder(texts_of([LONG])).window_counts
-    n_subwords = encoder.tokenize([LONG]).counts[0]
+    n_subwords = encoder.splitter.tokenize([LONG]).counts[0]
     assert counts.tolist() == [1 + -(-(n_subwords - 10) // 6)]  # 10 subwords in a window, 6 new in the next
     assert sum(spy.sizes) == 12 * counts[0]
 
@@ -384,8 +385,8 @@ def test_saved_encoder_comes_back_the_same(tiny_encoder, tmp_path, family):
     assert state.keys() == again.state_dict().keys()
     assert all(torch.equal(state[key], tensor) for key, tensor in again.state_dict().items())
     texts = [SENTENCE, *ODD.values()]
-    assert encoder.tokenize(texts).ids.tolist() == again.tokenize(texts).ids.tolist()
-    assert encoder.tokenize(texts).starts.tolist() == again.tokenize(texts).starts.tolist()
+    assert encoder.splitter.tokenize(texts).ids.tolist() == again.splitter.tokenize(texts).ids.tolist()
+    assert encoder.splitter.tokenize(texts).starts.tolist() == again.splitter.tokenize(texts).starts.tolist()
     with torch.no_grad():
         # Not to the bit: the weights lie elsewhere in memory, where the matrix product may go another way.
         assert_near(encoder(texts_of(texts)).hidden, again(texts_of(texts)).hidden)

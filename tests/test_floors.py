@@ -17,6 +17,7 @@ FLOORS = {
     0: {"types", "errors", "compat"},
     1: {"align", "windows", "batching", "decode"},
     2: {
+        "subwords",
         "encoder",
         "checkpoint",
         "loading",

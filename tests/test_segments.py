@@ -267,7 +267,7 @@ def test_the_windows_of_a_long_pair_are_pairs(tiny_encoder, family):
     assert features.window_counts[0] > 2
     assert len(set(features.rows.tolist())) == len(features.rows) == features.subword_counts.sum()
     # Each window as transformers has it: the question and a stretch of the context.
-    subwords = encoder.split(texts_of([doc]))
+    subwords = encoder.splitter.split(texts_of([doc]))
     windows = cut_pairs(
         subwords.counts,
         subwords.firsts,
@@ -320,11 +320,11 @@ def test_one_context_beside_many_questions_is_split_into_subwords_once(tiny_bert
     context = nlp.make_doc(SECOND)
     docs = [question_doc(nlp, question, context) for question in (FIRST, "Who lives in Berlin?", "Where is it?")]
     seen = []
-    plain = encoder.tokenize
-    monkeypatch.setattr(encoder, "tokenize", lambda texts: seen.extend(texts) or plain(texts))
-    subwords = encoder.split(texts_of(docs))
+    plain = encoder.splitter.tokenize
+    monkeypatch.setattr(encoder.splitter, "tokenize", lambda texts: seen.extend(texts) or plain(texts))
+    subwords = encoder.splitter.split(texts_of(docs))
     assert len(seen) == 4
-    assert subwords.counts.tolist() == [encoder.split(texts_of([doc])).counts[0] for doc in docs]
+    assert subwords.counts.tolist() == [encoder.splitter.split(texts_of([doc])).counts[0] for doc in docs]
 
 
 def test_tokens_own_the_subwords_of_their_segment(tiny_encoder):
@@ -334,7 +334,7 @@ def test_tokens_own_the_subwords_of_their_segment(tiny_encoder):
     encoder = load(tiny_encoder("roberta"))
     for doc in (pair_doc(nlp, FIRST, SECOND), swapped):
         texts = texts_of([doc])
-        subwords, features = encoder.split(texts), encoder(texts)
+        subwords, features = encoder.splitter.split(texts), encoder(texts)
         owned = np.split(features.token_subwords, np.cumsum(features.token_subword_counts)[:-1])
         for token, own in zip(doc, owned, strict=True):
             text = "".join(doc.text[subwords.starts[one] : subwords.ends[one]] for one in own).strip()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spacy_bertft.encoder import EncoderSettings, Texts
+from spacy_bertft.encoder import EncoderSettings
 from spacy_bertft.pretraining.model import MaskedModel, load_masked, mask_id
+from spacy_bertft.subwords import Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Filler:
     def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[Filled]]:
         """The masks of each text, in order, with the `top` likeliest subwords for each."""
         encoder = self.model.encoder
-        subwords = encoder.tokenize(texts)
+        subwords = encoder.splitter.tokenize(texts)
         (masks,) = (subwords.ids == self.mask).nonzero()
         none = np.zeros(0, dtype=np.int64)
         with torch.no_grad():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -24,35 +25,58 @@ SIZES: Mapping[Size, tuple[int, int]] = {
     "base": (12, 768),
 }
 HEAD_WIDTH = 64
+ALWAYS_KNOWN = 1000  # of the characters of a corpus, the commonest
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True) -> list[str]:
-    """A WordPiece vocabulary of about `size` subwords, in the order of their ids.
+    """A WordPiece vocabulary of about `size` subwords, in the order of their ids; the same texts give the same one.
 
     Characters that are rarer than one in a million, beyond the first thousand, become unknown.
     """
-    from tokenizers import Tokenizer, models, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = _splitters(lowercase)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        min_frequency=2,
-        special_tokens=list(SPECIAL),
-        limit_alphabet=1000,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    numbers = tokenizer.get_vocab()
-    if len(numbers) <= len(SPECIAL):
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    words: Counter[str] = Counter()  # what stands between spaces
+    for text in texts:
+        words.update(normalizer.normalize_str(text).split())
+    if not words:
         raise DataError("Found no words to learn a vocabulary from. Expected texts. Correct the corpus's paths.")
+    known = _alphabet(words)
+    # Given as special, the characters get fixed ids. Otherwise the trainer numbers them in the order of a hash map,
+    # and pairs of the same frequency are merged in another order every time.
+    fixed = [*SPECIAL, *known, *(f"##{character}" for character in known)]
+    if len(fixed) >= size:
+        raise DataError(
+            f"found {len(known)} different characters in the texts; expected at most {(size - len(SPECIAL)) // 2} "
+            f"for a vocabulary of {size}; fix: raise --vocabulary (of `bertft adapt`: --encoder.vocabulary)"
+        )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, min_frequency=2, special_tokens=fixed, show_progress=False)
+    tokenizer.train_from_iterator(_repeated(words, known), trainer)
+    numbers = tokenizer.get_vocab()
     return sorted(numbers, key=lambda subword: numbers[subword])
 
 
-def _splitters(lowercase: bool) -> tuple[Any, Any]:
-    from tokenizers import normalizers, pre_tokenizers
+def _alphabet(words: Mapping[str, int]) -> list[str]:
+    """The characters to know, in order."""
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            counts[character] += count
+    commonest = sorted(counts, key=lambda character: (-counts[character], character))
+    total = counts.total()
+    rare = [character for character in commonest[ALWAYS_KNOWN:] if counts[character] * 1_000_000 < total]
+    return sorted(set(commonest).difference(rare))
 
-    return normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+
+def _repeated(words: Mapping[str, int], known: Sequence[str]) -> Iterator[str]:
+    """Each word of known characters as often as it occurs, for a trainer that takes no counts."""
+    characters = set(known)
+    for word, count in words.items():
+        if characters.issuperset(word):
+            for done in range(0, count, 1000):
+                yield " ".join([word] * min(1000, count - done))
 
 
 def tokenizer_files(vocabulary: Sequence[str], *, lowercase: bool, positions: int) -> dict[str, bytes]:

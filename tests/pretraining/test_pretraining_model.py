@@ -41,12 +41,12 @@ def batch_of(model, texts, chosen, pairs=None):
     """All texts in one batch, `chosen` places of each to be guessed (special subwords counted)."""
     encoder = model.encoder
     if pairs:
-        parts = [encoder.tokenize(list(pair)) for pair in pairs]
+        parts = [encoder.splitter.tokenize(list(pair)) for pair in pairs]
         ids = np.concatenate([part.ids for part in parts])
         firsts = np.array([part.counts[0] for part in parts])
         counts = np.array([part.counts.sum() for part in parts])
     else:
-        subwords = encoder.tokenize(texts)
+        subwords = encoder.splitter.tokenize(texts)
         ids, counts, firsts = subwords.ids, subwords.counts, None
     starts = np.cumsum(counts) - counts
     ends = starts + counts
