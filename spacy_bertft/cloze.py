@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import srsly
+import torch
 from spacy.language import Language
 from spacy.pipeline.pipe import Pipe
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
-from spacy.util import minibatch
 
+from spacy_bertft.batching import chunk
 from spacy_bertft.encoder import Device, EncoderSettings
+from spacy_bertft.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.pretraining.fill import Filler
 
@@ -33,6 +37,7 @@ class MaskFiller(Pipe):
         self.spans_key = spans_key
         self.settings = EncoderSettings(device=device)
         self._filler: Filler | None = None
+        self._process = os.getpid()
 
     @property
     def filler(self) -> Filler:
@@ -51,12 +56,18 @@ class MaskFiller(Pipe):
         return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Fill the masks of a stream of Docs."""
-        for docs in minibatch(stream, batch_size):  # type: ignore[no-untyped-call]
-            self._fill(docs)
-            yield from docs
+        """Fill the masks of a stream of Docs, in batches of at most `batch_size` Docs."""
+        handle_error = self.get_error_handler()
+        for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=lambda doc: len(doc.text)):
+            try:
+                self._fill(docs)
+            except Exception as error:
+                handle_error(self.name, self, docs, error)
+            else:
+                yield from docs
 
     def _fill(self, docs: list[Doc]) -> None:
+        self._guard_threads()
         for doc, masks in zip(docs, self.filler.fill([doc.text for doc in docs], top=self.top), strict=True):
             found = [(doc.char_span(mask.start, mask.end, alignment_mode="expand"), mask.candidates) for mask in masks]
             spans = [(span, candidates) for span, candidates in found if span is not None]
@@ -64,6 +75,13 @@ class MaskFiller(Pipe):
             doc.spans[self.spans_key] = SpanGroup(
                 doc, name=self.spans_key, attrs=attrs, spans=[span for span, _ in spans]
             )
+
+    def _guard_threads(self) -> None:
+        """One thread for a worker of nlp.pipe(n_process=…), as for the encoder: a forked one would wait for others."""
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            if parent_process() is not None:
+                torch.set_num_threads(1)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Nothing: there is no gold for it."""

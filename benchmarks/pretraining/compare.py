@@ -331,7 +331,7 @@ def show(report: dict[str, Any]) -> None:
 
     print(
         f"\n{', '.join(report['corpus'])}; {report['encoder']}; {report['batch_size']} windows of at most "
-        f"{report['window']}; {report['threads']} threads\n"
+        f"{report['window']}; threads: {report['threads']}\n"
     )
     print(f"{'':17}{'subwords/s':>26}{'a CPU-second':>26}  windows  length  masked  padding   loss")
     for name, one in report["subjects"].items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,35 +29,57 @@ def adapt_command(
 
     Settings of the config can be given behind the others: --training.steps 2000 --encoder.name roberta-base
     """
-    from spacy.cli._util import parse_config_overrides
-
+    overrides = _overrides(context.args)
     from spacy_bertft.pretraining.run import adapt
     from spacy_bertft.pretraining.settings import read_settings
 
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others are silent
     with clean_errors():
-        settings = read_settings(config, parse_config_overrides(context.args))
-        bar = _Bar(settings.training.steps)
+        settings = read_settings(config, overrides)
+        bar = _Bar(settings.training.steps, shown=first)
         try:
             result = adapt(
                 settings,
                 output,
                 resume=resume,
                 overwrite=overwrite,
-                note=lambda line: show(f"ℹ {line}", error=True),
+                note=lambda line: show(f"ℹ {line}", error=True) if first else None,
                 progress=bar,
             )
         finally:
             bar.close()
-    _show(result)
+    if first:
+        _show(result)
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Settings from `--section.name value` and `--section.name=value`; values are JSON, or else strings."""
+    found: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        if not option.startswith("--") or "." not in option:
+            raise typer.BadParameter(
+                f"found {option!r}; expected a setting of the config with its section, such as --training.steps 2000"
+            )
+        if not given:
+            if not rest or rest[0].startswith("--"):
+                raise typer.BadParameter(f"found no value for {option}; expected one behind it")
+            value = rest.pop(0)
+        try:
+            found[option.removeprefix("--")] = json.loads(value)
+        except ValueError:
+            found[option.removeprefix("--")] = value
+    return found
 
 
 class _Bar:
     """Steps, subwords a second and the time left, on stderr."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, shown: bool) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        self.bar: Any = tqdm(total=steps, unit=" steps", file=sys.stderr, disable=None)
+        self.bar: Any = tqdm(total=steps, unit=" steps", file=sys.stderr, disable=None if shown else True)
         self.subwords = 0
 
     def __call__(self, done: Progress) -> None:

@@ -46,25 +46,32 @@ class Filler:
         """The masks of each text, in order, with the `top` likeliest subwords for each."""
         encoder = self.model.encoder
         subwords = encoder.splitter.tokenize(texts)
-        (masks,) = (subwords.ids == self.mask).nonzero()
+        is_mask = subwords.ids == self.mask  # (S,)
+        text_of = np.repeat(np.arange(len(texts)), subwords.counts)  # (S,)
+        found: list[list[Filled]] = [[] for _ in texts]
+        numbers = np.unique(text_of[is_mask])  # of the texts with masks; the others need no encoder
+        if not len(numbers):
+            return found
+        (masks,) = is_mask[np.isin(text_of, numbers)].nonzero()
         none = np.zeros(0, dtype=np.int64)
         with torch.no_grad():
-            features = encoder(Texts(texts, none, none, np.zeros(len(texts), dtype=np.int64)))
+            chosen = [texts[number] for number in numbers]
+            features = encoder(Texts(chosen, none, none, np.zeros(len(chosen), dtype=np.int64)))
             probabilities = self.model.logits(features.hidden[features.rows[masks]]).softmax(dim=1)  # (M, V)
         values, ids = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
-        text_of = np.repeat(np.arange(len(texts)), subwords.counts)[masks]
-        found: list[list[Filled]] = [[] for _ in texts]
         for number, start, end, ids_of_mask, of_mask in zip(
-            text_of.tolist(),
-            subwords.starts[masks].tolist(),
-            subwords.ends[masks].tolist(),
+            text_of[is_mask].tolist(),
+            subwords.starts[is_mask].tolist(),
+            subwords.ends[is_mask].tolist(),
             ids.tolist(),
             values.tolist(),
             strict=True,
         ):
             pairs = zip(ids_of_mask, of_mask, strict=True)
             candidates = tuple(Candidate(self._text(subword), value) for subword, value in pairs)
-            found[number].append(Filled(start, end, candidates))
+            # Some families' mask takes in the white space before it.
+            mask = texts[number][start:end]
+            found[number].append(Filled(end - len(mask.lstrip()), end, candidates))
         return found
 
     def _text(self, number: int) -> str:

@@ -157,7 +157,8 @@ class AnswerTask:
         n_tokens = len(features.token_subword_counts)
         lengths = np.array([len(context) for context in contexts], dtype=np.int64)
         first_tokens = np.cumsum(features.token_counts) - features.token_counts
-        tokens = np.repeat(first_tokens + [context.start for context in contexts], lengths) + ramps(lengths)
+        starts = np.array([context.start for context in contexts], dtype=np.int64)
+        tokens = np.repeat(first_tokens + starts, lengths) + ramps(lengths)
         places = np.full((len(contexts), 1 + lengths.max(initial=0)), -1, dtype=np.int64)
         places[:, 0] = n_tokens + np.arange(len(contexts))
         is_token = np.arange(places.shape[1] - 1) < lengths[:, None]
