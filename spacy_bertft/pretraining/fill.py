@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from spacy_bertft.encoder import EncoderSettings
+from spacy_bertft.errors import EncoderError
 from spacy_bertft.pretraining.model import MaskedModel, load_masked, mask_id
 from spacy_bertft.subwords import Texts
 
@@ -40,7 +41,13 @@ class Filler:
     @classmethod
     def load(cls, name: str, settings: EncoderSettings | None = None, *, revision: str = "main") -> Filler:
         """From a Hugging Face folder, an installed package or the hub."""
-        return cls(load_masked(name, settings or EncoderSettings(), revision=revision))
+        model = load_masked(name, settings or EncoderSettings(), revision=revision)
+        if model.missing:
+            raise EncoderError(
+                f"{name!r} has no trained head for masked words (it lacks {', '.join(model.missing[:4])}). Expected a "
+                "masked language model, such as bert-base-cased or what `bertft adapt` writes. Name another one."
+            )
+        return cls(model)
 
     def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[Filled]]:
         """The masks of each text, in order, with the `top` likeliest subwords for each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,10 +71,21 @@ class MaskedModel(nn.Module):
     So the encoder runs by itself, and the head's own code gets the chosen rows.
     """
 
-    def __init__(self, model: PreTrainedModel, files: dict[str, bytes], settings: EncoderSettings) -> None:
-        """model: …ForMaskedLM, or BertForPreTraining. files: those of its tokenizer, and config.json."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        files: dict[str, bytes],
+        settings: EncoderSettings,
+        *,
+        missing: Sequence[str] = (),
+    ) -> None:
+        """model: …ForMaskedLM, or BertForPreTraining. files: those of its tokenizer, and config.json.
+
+        missing: names of weights that the checkpoint lacked, which start at random.
+        """
         super().__init__()
         self.model = model
+        self.missing = tuple(missing)
         prefix = model.base_model_prefix
         self.encoder = Encoder(Checkpoint(files), settings, model=getattr(model, prefix))
         if not len(self.encoder.specials.prefix):
@@ -170,15 +182,20 @@ def load_masked(
         with compat.quiet_transformers():
             tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
             kind: Any = AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM
-            model: Any = kind.from_pretrained(
-                source, trust_remote_code=False, **compat.dtype_argument(torch.float32), **where
+            model, report = kind.from_pretrained(
+                source,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **compat.dtype_argument(torch.float32),
+                **where,
             )
     except Exception as error:  # transformers raises of all kinds
         raise EncoderError(
             f"The encoder {name!r} could not be loaded with a masked-LM head: {str(error).strip().splitlines()[0]} "
             "Expected a hub name, a folder, or package/folder of an encoder of the BERT family. Correct the name."
         ) from error
-    return MaskedModel(check_next_sentence(model, next_sentence), _files(tokenizer, model), settings)
+    missing = sorted(report["missing_keys"])
+    return MaskedModel(check_next_sentence(model, next_sentence), _files(tokenizer, model), settings, missing=missing)
 
 
 def check_next_sentence(model: Any, next_sentence: bool) -> Any:

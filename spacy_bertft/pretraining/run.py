@@ -320,6 +320,11 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             f"{output}: found a model or an unfinished run there; expected a new folder; fix: go on with --resume, "
             "replace it with --overwrite, or name another output"
         )
+    if resume and CONFIG in there and not checkpoints.found(output):
+        raise ConfigError(
+            f"{output}: found a finished model and no checkpoint to go on from; expected an unfinished run; fix: train "
+            "anew with --overwrite, or name another output"
+        )
     if overwrite and _processes()[1] == 0:
         checkpoints.delete(output)
 
@@ -328,20 +333,24 @@ def _model(settings: Settings, how: EncoderSettings, note: Callable[[str], None]
     wanted = settings.encoder
     pairs = settings.objective.next_sentence
     if wanted.name is not None:
-        return load_masked(wanted.name, how, revision=wanted.revision, next_sentence=pairs)
+        model = load_masked(wanted.name, how, revision=wanted.revision, next_sentence=pairs)
+        if model.missing:
+            names = ", ".join(model.missing[:4])
+            note(f"{wanted.name} lacks {len(model.missing)} weights, which start at random: {names}")
+        return model
     note(f"learning a vocabulary of {wanted.vocabulary:,} subwords")
     documents = read_documents(settings.corpus.paths, text_key=settings.corpus.text_key)
     texts = (text for document in documents for text in document)
     vocabulary = learn_vocabulary(texts, wanted.vocabulary, lowercase=wanted.lowercase)
     files = tokenizer_files(vocabulary, lowercase=wanted.lowercase, positions=wanted.positions)
-    model, config = new_model(
+    plain, config = new_model(
         wanted.size,
         vocabulary_size=len(vocabulary),
         positions=wanted.positions,
         seed=settings.training.seed,
         next_sentence=pairs,
     )
-    return MaskedModel(model, {**files, **config}, how)
+    return MaskedModel(plain, {**files, **config}, how)
 
 
 def _parts(packed: Packed, corrupted: Corrupted, groups: Sequence[Ints], is_next: Ints | None) -> list[Batch]:

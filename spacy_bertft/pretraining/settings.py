@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from confection import Config
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spacy_bertft.encoder import Device, Precision
 from spacy_bertft.errors import ConfigError
@@ -26,6 +26,11 @@ class CorpusSettings(_Section):
     text_key: str = "text"
     held_out: float = Field(default=0.01, gt=0, lt=1)  # share of the windows that only measure
     cache: Path | None = None  # None: in the output folder
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_path(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class EncoderSection(_Section):

@@ -159,7 +159,6 @@ def test_resume_goes_on_from_the_checkpoint(adapt, tmp_path, monkeypatch, scratc
         ({"training__step": 4}, "training.step"),
         ({"train__steps": 4}, "train -> steps"),
         ({"training__steps": "many"}, "training.steps = 'many'"),
-        ({"corpus__paths": "texts.txt"}, "corpus.paths = 'texts.txt'"),
         ({"corpus__paths": '["nowhere.txt"]'}, "nowhere.txt: found no such file"),
         ({"encoder__name": "nowhere/at-all"}, "'nowhere/at-all' could not be loaded"),
         ({"encoder__size": "giant", "encoder__name": "null"}, "encoder.size = 'giant'"),

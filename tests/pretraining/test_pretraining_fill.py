@@ -170,3 +170,8 @@ def test_filling_leaves_no_gradients_and_takes_no_dropout(masked):
 def test_a_model_that_is_not_there_is_a_clear_error():
     with pytest.raises(EncoderError, match=r"'nowhere/at-all' could not be loaded with a masked-LM head"):
         Filler.load("nowhere/at-all")
+
+
+def test_a_model_without_a_trained_head_is_refused(tiny_bert):
+    with pytest.raises(EncoderError, match=r"has no trained head for masked words \(it lacks cls\.predictions"):
+        Filler.load(str(tiny_bert))

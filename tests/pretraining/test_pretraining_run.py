@@ -267,6 +267,18 @@ def test_an_output_that_is_taken_is_refused_unless_replaced(corpus, encoder, tmp
     adapt(settings(corpus, encoder, steps=1), tmp_path, overwrite=True)
 
 
+def test_a_finished_run_is_not_gone_on_with(corpus, encoder, tmp_path):
+    adapt(settings(corpus, encoder, steps=1), tmp_path)
+    with pytest.raises(ConfigError, match=r"found a finished model and no checkpoint.*--overwrite"):
+        adapt(settings(corpus, encoder, steps=1), tmp_path, resume=True)
+
+
+def test_a_head_that_starts_at_random_is_noted(corpus, tiny_bert, tmp_path):
+    notes = []
+    adapt(settings(corpus, tiny_bert, steps=1), tmp_path, note=notes.append)
+    assert any("weights, which start at random: cls.predictions" in line for line in notes)
+
+
 def test_a_corpus_too_small_is_a_clear_error(encoder, tmp_path):
     (tmp_path / "one.txt").write_text("one text\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"The corpus gives 1 windows.*Add texts"):
@@ -304,4 +316,6 @@ def test_wrong_settings_are_named():
 def test_overrides_reach_the_settings():
     found = read_settings(ROOT / "configs/adapt.cfg", {"training.steps": 7, "corpus.paths": ["a.txt", "b.txt"]})
     assert found.training.steps == 7
+    one = read_settings(ROOT / "configs/adapt.cfg", {"corpus.paths": "a.txt"})
+    assert [path.name for path in one.corpus.paths] == ["a.txt"]
     assert [path.name for path in found.corpus.paths] == ["a.txt", "b.txt"]
