@@ -39,18 +39,17 @@ def packed_attention(
     query, key, value: (1, H, N, D/H). sliding_window: the first distance between two subwords that is too far.
     -> (1, N, H, D/H).
     """
+    # Split at once: slices one by one would each give the backward pass a gradient as large as all rows.
+    sizes = [n_windows * length for n_windows, length in window_runs]
+    of_runs = zip(*(torch.split(states[0], sizes, dim=1) for states in (query, key, value)), strict=True)
     parts = []
-    start = 0
-    for n_windows, length in window_runs:
-        stop = start + n_windows * length
+    for (n_windows, length), of_run in zip(window_runs, of_runs, strict=True):
         q, k, v = (
-            states[0, :, start:stop].reshape(states.shape[1], n_windows, length, -1).transpose(0, 1)
-            for states in (query, key, value)
+            states.reshape(states.shape[0], n_windows, length, -1).transpose(0, 1) for states in of_run
         )  # (n_windows, H, length, D/H)
         mask = _band(length, sliding_window, q.device)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n_windows * length, H, D/H)
-        start = stop
     return torch.cat(parts)[None], None
 
 
