@@ -362,10 +362,16 @@ def test_a_dev_set_of_another_format(pipeline, tmp_path):
         export(pipeline, tmp_path / "out", dev=tmp_path / "dev.jsonl")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 10])
-def test_a_dev_set_that_is_damaged(pipeline, tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"dev\.spacy: found no records"),
+        (b"garbage" * 10, r"dev\.spacy' could not be read: .* Expected a \.spacy file.*Make it anew"),
+    ],
+)
+def test_a_dev_set_that_is_damaged(pipeline, tmp_path, content, said):
     (tmp_path / "dev.spacy").write_bytes(content)
-    with pytest.raises(DataError, match=r"dev\.spacy' could not be read: .* Expected a \.spacy file.*Make it anew"):
+    with pytest.raises(DataError, match=said):
         export(pipeline, tmp_path / "out", dev=tmp_path / "dev.spacy")
 
 
