@@ -5,7 +5,6 @@ Temperatures and thresholds change no weights, so all that is written is the pip
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from torch import Tensor
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.evaluate import CONFIG, Scores, load_pipeline, read_examples, score
 from spacy_bertft.export.write import staged
+from spacy_bertft.files import replace_file
 from spacy_bertft.head_pipe import HeadPipe
 from spacy_bertft.types import Features
 
@@ -94,9 +94,7 @@ def _set(fitted: Sequence[Fitted], path: Path) -> None:
     config = load_config(path)
     for one in fitted:
         config["components"][one.component][one.setting] = one.after
-    part = path.with_name(f".{path.name}.part")
-    config.to_disk(part)
-    os.replace(part, path)
+    replace_file(path, config.to_disk)
 
 
 def _heads(nlp: Language, component: str | None) -> dict[str, HeadPipe]:

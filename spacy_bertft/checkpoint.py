@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from spacy_bertft import compat
+from spacy_bertft.files import replace_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,14 +74,14 @@ class Checkpoint:
         """Write a plain Hugging Face folder, each file whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
-            _replace(folder / name, partial(Path.write_bytes, data=content))
+            replace_file(folder / name, partial(Path.write_bytes, data=content))
         if self.graph is not None:
-            _replace(folder / GRAPH, self.graph.tofile)
+            replace_file(folder / GRAPH, self.graph.tofile)
             return
         weights = {name: tensor.contiguous() for name, tensor in self.weights.items()}
         if not self.trained_pooler:  # or it would pass for trained when it is loaded again
             weights = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
-        _replace(folder / WEIGHTS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
+        replace_file(folder / WEIGHTS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -113,11 +113,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, then put it in its place: the old file may be mapped into memory, here or elsewhere."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def saved_files(*parts: Any) -> dict[str, bytes]:
+    """The files that transformers' configs and tokenizers save."""
+    with TemporaryDirectory() as folder:
+        for part in parts:
+            part.save_pretrained(folder)
+        return read_files(Path(folder))

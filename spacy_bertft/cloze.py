@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-import srsly
 import torch
 from spacy.language import Language
 from spacy.pipeline.pipe import Pipe
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
 
+from spacy_bertft import files
 from spacy_bertft.batching import chunk
 from spacy_bertft.encoder import Device, EncoderSettings
 from spacy_bertft.encoder_pipe import STREAM_CHARACTERS
@@ -98,20 +97,11 @@ class MaskFiller(Pipe):
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """The files that to_disk writes, in one bytestring."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.to_disk(folder)
-            files = (path for path in sorted(Path(folder, MODEL_FOLDER).iterdir()))
-            packed: bytes = srsly.msgpack_dumps({path.name: path.read_bytes() for path in files})
-        return packed
+        return files.to_bytes(self.to_disk)
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> MaskFiller:
         """Load what to_bytes gave."""
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder, MODEL_FOLDER)
-            model.mkdir()
-            for name, content in srsly.msgpack_loads(bytes_data).items():
-                (model / name).write_bytes(content)
-            return self.from_disk(folder)
+        return files.from_bytes(bytes_data, self.from_disk)
 
 
 def span_candidates(span: Span) -> list[tuple[str, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
@@ -12,7 +11,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import ref
 
 import numpy as np
-import srsly
 import torch
 from spacy.attrs import IDX, LENGTH
 from spacy.language import Language
@@ -24,7 +22,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from torch import Tensor
 
-from spacy_bertft import published
+from spacy_bertft import files, published
 from spacy_bertft.batching import chunk
 from spacy_bertft.encoder import (
     Backend,
@@ -294,21 +292,11 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """The files that to_disk writes, in one bytestring."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.to_disk(folder)
-            files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-            content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-        packed: bytes = srsly.msgpack_dumps(content)
-        return packed
+        return files.to_bytes(self.to_disk)
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> EncoderPipe:
         """Load what to_bytes gave."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in srsly.msgpack_loads(bytes_data).items():
-                target = Path(folder, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            return self.from_disk(folder)
+        return files.from_bytes(bytes_data, self.from_disk)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.

@@ -23,3 +23,8 @@ class EncoderError(BertftError):
 
 class DataError(BertftError):
     """Training data, annotations or input files that can't be used as they are."""
+
+
+def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
+    """The error for something in an input file, in the form that all of them have."""
+    return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")

@@ -7,14 +7,13 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from spacy_bertft import compat
 from spacy_bertft.backends.net import read_net, read_shape
-from spacy_bertft.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_files, read_graph
+from spacy_bertft.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
 from spacy_bertft.encoder import Encoder, EncoderSettings
 from spacy_bertft.errors import BertftError, EncoderError
 
@@ -124,10 +123,7 @@ def _by_transformers(source: str, settings: EncoderSettings, **where: Any) -> En
             **compat.dtype_argument(torch.float32),
             **where,
         )
-        with TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-            model.config.save_pretrained(folder)
-            files = read_files(Path(folder))
+        files = saved_files(tokenizer, model.config)
     missing = sorted(report["missing_keys"])
     absent = [key for key in missing if "pooler" not in key]
     if absent:

@@ -145,18 +145,16 @@ def find_segments(doc: Doc) -> tuple[Span, Span] | None:
     return spans[0], spans[1]
 
 
-def need_segments(docs: Sequence[Doc], component: str) -> list[tuple[Span, Span]]:
-    """The segments of Docs for a component that can't do without."""
-    found = [find_segments(doc) for doc in docs]
-    for doc, segments in zip(docs, found, strict=True):
-        if segments is None:
+def need_segments(docs: Sequence[Doc], component: str) -> None:
+    """An error for Docs without segments, for a component that can't do without."""
+    for doc in docs:
+        if find_segments(doc) is None:
             raise DataError(
                 f"The component {component!r} got a Doc without doc.spans[{SEGMENTS_KEY!r}]: {doc.text[:60]!r}. "
                 "Expected two segments. Make the Doc with spacy_bertft.pair_doc() or question_doc(); or give a text "
                 "with a tab that has words on both sides, to a pipeline with [nlp.tokenizer] @tokenizers = "
                 '"spacy-bertft.PairTokenizer.v1".'
             )
-    return [segments for segments in found if segments is not None]
 
 
 def segment_bounds(docs: Sequence[Doc]) -> Ints | None:

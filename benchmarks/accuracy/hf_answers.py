@@ -20,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
@@ -70,21 +69,7 @@ def run(
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForQuestionAnswering.from_pretrained(source, dtype=torch.float32)
     features = [{**window.features, **target(window)} for window in windows(tokenizer, train)]
-    steps = -(-len(features) // recipe.batch_size) * recipe.epochs
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=recipe.rate,
-        num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=32,
-        warmup_steps=steps // 10,
-        weight_decay=0.01,
-        seed=seed,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
+    arguments = hf_trainer.arguments(recipe, len(features), seed, folder)
     collator = DataCollatorWithPadding(tokenizer)
     trainer = Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator)
     trainer.train()

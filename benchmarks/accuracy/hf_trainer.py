@@ -46,8 +46,23 @@ def run(
     side = Categories(tokenizer, train) if train[0].cats else Entities(tokenizer, train)
     model = side.model.from_pretrained(source, num_labels=len(side.names), dtype=torch.float32)
     features = [side.features(doc) for doc in train]
-    steps = -(-len(train) // recipe.batch_size) * recipe.epochs
-    arguments = TrainingArguments(
+    trainer = Trainer(
+        model=model,
+        args=arguments(recipe, len(features), seed, folder),
+        train_dataset=features,
+        data_collator=side.collator,
+    )
+    trainer.train()
+    return {
+        name: side.annotate(docs, trainer.predict([side.features(doc) for doc in docs]))
+        for name, docs in others.items()
+    }
+
+
+def arguments(recipe: Recipe, n_features: int, seed: int, folder: Path) -> TrainingArguments:
+    """What the recipe means to the Trainer, for so many things to learn on."""
+    steps = -(-n_features // recipe.batch_size) * recipe.epochs
+    return TrainingArguments(
         output_dir=str(folder),
         learning_rate=recipe.rate,
         num_train_epochs=recipe.epochs,
@@ -61,12 +76,6 @@ def run(
         report_to=[],
         disable_tqdm=True,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=features, data_collator=side.collator)
-    trainer.train()
-    return {
-        name: side.annotate(docs, trainer.predict([side.features(doc) for doc in docs]))
-        for name, docs in others.items()
-    }
 
 
 class Categories:

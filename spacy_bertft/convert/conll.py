@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spacy_bertft.convert.iob import Decoder, Tag, parse_tag
-from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error
+from spacy_bertft.convert.records import Entity, Options, Record, brief
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
+from spacy_bertft.errors import data_error
 
 _DOCSTART = "-DOCSTART-"
 _COMMENT = "# "

@@ -9,12 +9,12 @@ from spacy.language import Language
 from spacy.training import Corpus, Example, dont_augment
 from spacy.util import registry
 
-from spacy_bertft.convert.records import Options, data_error
+from spacy_bertft.convert.records import Options
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.run import Format, Job, no_progress, reader_of, survey
 from spacy_bertft.convert.source import check_input
 from spacy_bertft.convert.write import annotate, split
-from spacy_bertft.errors import DataError
+from spacy_bertft.errors import DataError, data_error
 
 Augmenter = Callable[[Language, Example], Iterable[Example]]
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from spacy_bertft.convert.records import Entity, Options, Record, brief, data_error, encodable, is_pair
+from spacy_bertft.convert.records import Entity, Options, Record, brief, encodable, is_pair
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
+from spacy_bertft.errors import data_error
 
 _SPAN_KEYS = ("start", "end", "label")
 _SPAN_FORM = '{"start": 0, "end": 5, "label": "PERSON"} or [0, 5, "PERSON"]'

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.errors import ConfigError, data_error
 
 Form = Literal["label", "labels", "cats"]
 
@@ -98,11 +98,6 @@ class Options:
                 f"merge_sentences: found {self.merge_sentences}; expected 1 or more; "
                 "fix: 1 makes one Doc of each sentence"
             )
-
-
-def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
-    """The error for something in an input file, in the form that all of them have."""
-    return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")
 
 
 def brief(value: object, *, limit: int = 60) -> str:

@@ -12,11 +12,11 @@ from spacy.language import Language
 from spacy.tokens import DocBin
 
 from spacy_bertft.convert import conll, jsonl, squad, tabular
-from spacy_bertft.convert.records import Options, Record, data_error
+from spacy_bertft.convert.records import Options, Record
 from spacy_bertft.convert.report import Counts, FileReport, Report, Tally
 from spacy_bertft.convert.source import check_input, no_records
 from spacy_bertft.convert.write import annotate, blank, split, staged
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, data_error
 
 Format = Literal["auto", "jsonl", "csv", "tsv", "conll", "squad"]
 Reader = Callable[[Path, Options, Tally], Iterator[Record]]

@@ -6,8 +6,7 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
-from spacy_bertft.convert.records import data_error
-from spacy_bertft.errors import DataError
+from spacy_bertft.errors import DataError, data_error
 
 
 def check_input(path: Path) -> None:

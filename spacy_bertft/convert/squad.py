@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spacy_bertft.convert.records import Answer, Options, Record, brief, data_error, encodable
+from spacy_bertft.convert.records import Answer, Options, Record, brief, encodable
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
+from spacy_bertft.errors import data_error
 
 _SHAPE = (
     '{"data": [{"paragraphs": [{"context": "…", "qas": [{"question": "…", "answers": [{"text": "…", '

@@ -6,9 +6,10 @@ import csv
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from spacy_bertft.convert.records import Options, Record, brief, data_error, is_pair
+from spacy_bertft.convert.records import Options, Record, brief, is_pair
 from spacy_bertft.convert.report import Tally
 from spacy_bertft.convert.source import lines
+from spacy_bertft.errors import data_error
 
 _FIELD_LIMIT = 2**31 - 1  # the csv module's own limit, 131,072 characters, is less than a long document
 _QUOTES_FIX = "double each quote inside a quoted field, or, if quotes mean nothing here, quotes=False (--no-quotes)"

@@ -12,9 +12,9 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 
 from spacy_bertft.answers import ANSWERS_KEY
-from spacy_bertft.convert.records import Answer, Entity, Record, brief, data_error
+from spacy_bertft.convert.records import Answer, Entity, Record, brief
 from spacy_bertft.convert.report import MAX_EXAMPLES, Misaligned, Tally
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, data_error
 from spacy_bertft.segments import SEGMENTS_KEY, SEPARATOR, pair_doc
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from spacy_bertft.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.evaluate import CONFIG
 from spacy_bertft.export.compare import OWN_TEXTS
+from spacy_bertft.files import replace_folder
 
 META = "meta.json"
 
@@ -78,7 +78,7 @@ def staged(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield holder / "new"
         try:
-            _move(holder / "new", out, old=holder / "old")
+            replace_folder(holder / "new", out, old=holder / "old")
         except OSError as error:
             raise _unwritable(out, error) from error
     finally:
@@ -105,19 +105,6 @@ def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
             f"The output {str(out)!r} holds a pipeline already. Expected a path that is free. Give another, or replace "
             "what is there with --overwrite."
         )
-
-
-def _move(new: Path, out: Path, *, old: Path) -> None:
-    """Put `new` in the place of `out`; what is there goes to `old`, and comes back if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        os.replace(out, old)
-    try:
-        os.replace(new, out)
-    except OSError:
-        if old.exists():
-            os.replace(old, out)
-        raise
 
 
 def _unwritable(out: Path, error: OSError) -> ConfigError:

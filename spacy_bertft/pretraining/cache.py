@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.pretraining.texts import Progress, data_error, read_documents, text_files
+from spacy_bertft.errors import ConfigError, DataError, data_error
+from spacy_bertft.files import replace_folder
+from spacy_bertft.pretraining.texts import Progress, read_documents, text_files
 from spacy_bertft.types import Ints
 
 VERSION = 1  # of the files below
@@ -319,21 +319,9 @@ def _staged(folder: Path) -> Iterator[Path]:
             (holder / "new").mkdir()
         yield holder / "new"
         with _writing(folder):
-            _move(holder / "new", folder, old=holder / "old")
+            replace_folder(holder / "new", folder, old=holder / "old")
     finally:
         shutil.rmtree(holder, ignore_errors=True)
-
-
-def _move(new: Path, folder: Path, *, old: Path) -> None:
-    """Put `new` in the place of `folder`; what is there goes to `old`, and comes back if that fails."""
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
 
 
 def _key(files: Sequence[Path], bare: Tokenizer, text_key: str) -> dict[str, object]:

@@ -80,16 +80,12 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Sta
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"weights/{name}"])
-        for name, parameter in parameters.items():
-            slots = {
-                key.split("/")[1]: tensor
-                for key, tensor in tensors.items()
-                if key.startswith("optimizer/") and key.split("/", 2)[2] == name
-            }
-            if slots:
-                optimizer.state[parameter] = {
-                    slot: tensor if slot == "step" else tensor.to(parameter.device) for slot, tensor in slots.items()
-                }
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                _, slot, name = key.split("/", 2)
+                parameter = parameters[name]
+                value = tensor if slot == "step" else tensor.to(parameter.device)
+                optimizer.state.setdefault(parameter, {})[slot] = value
         torch.set_rng_state(tensors["random/torch"])
         if "random/cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random/cuda"])

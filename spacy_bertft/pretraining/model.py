@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from spacy_bertft import compat
-from spacy_bertft.checkpoint import CONFIG, Checkpoint, read_files
+from spacy_bertft.checkpoint import CONFIG, Checkpoint, saved_files
 from spacy_bertft.encoder import Encoder, EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.loading import find_folder
@@ -195,7 +194,9 @@ def load_masked(
             "Expected a hub name, a folder, or package/folder of an encoder of the BERT family. Correct the name."
         ) from error
     missing = sorted(report["missing_keys"])
-    return MaskedModel(check_next_sentence(model, next_sentence), _files(tokenizer, model), settings, missing=missing)
+    return MaskedModel(
+        check_next_sentence(model, next_sentence), saved_files(tokenizer, model.config), settings, missing=missing
+    )
 
 
 def check_next_sentence(model: Any, next_sentence: bool) -> Any:
@@ -206,10 +207,3 @@ def check_next_sentence(model: Any, next_sentence: bool) -> Any:
             "false, or take a BERT."
         )
     return model
-
-
-def _files(tokenizer: Any, model: Any) -> dict[str, bytes]:
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        model.config.save_pretrained(folder)
-        return read_files(Path(folder))

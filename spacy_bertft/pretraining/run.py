@@ -21,6 +21,7 @@ from spacy_bertft.batching import bucket, pack, window_lengths
 from spacy_bertft.checkpoint import CONFIG
 from spacy_bertft.encoder import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.files import replace_file
 from spacy_bertft.optim import ModuleOptimizer, StepSettings
 from spacy_bertft.pretraining import checkpoints
 from spacy_bertft.pretraining.batches import (
@@ -124,13 +125,13 @@ class Run:
         return cache
 
     def _split(self) -> tuple[Stretches, Stretches]:
-        """Windows to learn on and windows to measure on: blocks of neighbours, spread over the corpus."""
+        """Windows to learn on, and windows to measure on, drawn from all of them."""
         encoder = self.model.encoder
         size = encoder.pair_size if self.pairs else encoder.window - encoder.n_special
         cut = pair_stretch if self.pairs else stretch
         every = cut(np.asarray(self.cache.text_ends), np.asarray(self.cache.document_ends), size=size)
         n_held_out = min(EVALUATED, max(1, round(self.settings.corpus.held_out * len(every))))
-        if len(every) < 2 * n_held_out or len(every) - n_held_out < 1:
+        if len(every) < 2 * n_held_out:
             raise DataError(
                 f"The corpus gives {len(every)} windows of up to {self.training.window} subwords. Expected enough to "
                 "learn on some and measure on others. Add texts."
@@ -263,7 +264,6 @@ class Run:
         found = checkpoints.found(self.output)
         if not found:
             return checkpoints.State(self._identity())
-        # The optimizer has state to be overwritten only after a step; one of nothing makes it.
         state = checkpoints.load(found[max(found)], self.model, self.optimizer.adamw)
         if state.settings != self._identity():
             changed = _differences(state.settings, self._identity())
@@ -408,12 +408,13 @@ def _evaluation(row: Mapping[str, Any]) -> Evaluation:
 
 
 def _write_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, path)
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    replace_file(path, write)
 
 
 def _differences(old: Any, new: Any, inside: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from spacy_bertft.checkpoint import read_files
+from spacy_bertft.checkpoint import saved_files
 from spacy_bertft.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -115,6 +115,4 @@ def new_model(
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model: Any = (BertForPreTraining if next_sentence else BertForMaskedLM)(config)
-    with TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        return model, read_files(Path(folder))
+    return model, saved_files(config)

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
 
-from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.errors import ConfigError, data_error
 
 KINDS = (".txt", ".jsonl", ".spacy")
 PACKINGS = ("", ".gz", ".xz")
@@ -79,11 +79,6 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
         for file in _walk(path) if path.is_dir() else [_checked(path)]:
             found.setdefault(file.resolve(), file)
     return list(found.values())
-
-
-def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
-    """The error for something in an input file, in the form that all of them have."""
-    return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")
 
 
 def _known() -> str:
