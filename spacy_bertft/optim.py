@@ -40,8 +40,9 @@ class ModuleOptimizer:
         """Take a step if there are gradients."""
         with_gradient = [p for p in self.module.parameters() if p.grad is not None]
         if with_gradient:
-            gradients = [p.grad for p in with_gradient if p.grad is not None]
-            torch._foreach_div_(gradients, float(max(self._examples, 1)))
+            if self._examples > 1:  # dividing by 1 would read and write every gradient for nothing
+                gradients = [p.grad for p in with_gradient if p.grad is not None]
+                torch._foreach_div_(gradients, float(self._examples))
             if settings.clip:
                 nn.utils.clip_grad_norm_(with_gradient, settings.clip)
             self._step(settings)

@@ -43,7 +43,7 @@ FLOORS = {
         "cloze",
         "pretraining",
     },
-    6: {"cli"},
+    6: {"cli", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 MAY_IMPORT_THINC = {"shim", "encoder_pipe", "head_pipe", "compat"} | FLOORS[5] | FLOORS[6]

@@ -20,6 +20,7 @@ from spacy_bertft.encoder import Encoder, EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.loading import find_folder
 from spacy_bertft.pretraining.corrupt import Vocabulary
+from spacy_bertft.pretraining.scratch import set_dropout
 from spacy_bertft.types import Ints, Packed
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ class MaskedModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder: config.json, model.safetensors with the heads, tokenizer files."""
         folder.mkdir(parents=True, exist_ok=True)
+        # The dropout of the pretraining is not that of what comes after it.
+        for name, value in json.loads(self.encoder.checkpoint.files[CONFIG]).items():
+            if "dropout" in name:
+                setattr(self.model.config, name, value)
         for name, content in self.encoder.checkpoint.files.items():
             if name != CONFIG:
                 (folder / name).write_bytes(content)
@@ -169,10 +174,18 @@ def mask_id(encoder: Encoder) -> int:
 
 
 def load_masked(
-    name: str, settings: EncoderSettings, *, revision: str = "main", next_sentence: bool = False
+    name: str,
+    settings: EncoderSettings,
+    *,
+    revision: str = "main",
+    next_sentence: bool = False,
+    dropout: float | None = None,
 ) -> MaskedModel:
-    """Load an encoder with its masked-LM head, from a folder, a package or the hub; heads it lacks start at random."""
-    from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+    """Load an encoder with its masked-LM head, from a folder, a package or the hub; heads it lacks start at random.
+
+    dropout: while it is trained here; None: as its config has it. `MaskedModel.save` writes that of the config.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
     folder = find_folder(name)
     source = name if folder is None else str(folder)
@@ -180,9 +193,13 @@ def load_masked(
     try:
         with compat.quiet_transformers():
             tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+            files = saved_files(tokenizer, config)
+            set_dropout(config, dropout)
             kind: Any = AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM
             model, report = kind.from_pretrained(
                 source,
+                config=config,
                 trust_remote_code=False,
                 output_loading_info=True,
                 **compat.dtype_argument(torch.float32),
@@ -194,9 +211,7 @@ def load_masked(
             "Expected a hub name, a folder, or package/folder of an encoder of the BERT family. Correct the name."
         ) from error
     missing = sorted(report["missing_keys"])
-    return MaskedModel(
-        check_next_sentence(model, next_sentence), saved_files(tokenizer, model.config), settings, missing=missing
-    )
+    return MaskedModel(check_next_sentence(model, next_sentence), files, settings, missing=missing)
 
 
 def check_next_sentence(model: Any, next_sentence: bool) -> Any:

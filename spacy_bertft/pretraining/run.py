@@ -43,6 +43,9 @@ from spacy_bertft.types import Ints, Packed
 CURVE = "curve.csv"
 EVALUATION_SEED = 2**31 - 1
 EVALUATED = 2048  # windows, at most
+# Subwords in one forward, at least: each adds a gradient as large as the embeddings, so that on a CPU more pay than do
+# for prediction.
+BUDGET = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Run:
         folder = corpus.cache or self.output / "cache"
         if self.world > 1 and self.rank > 0:
             torch.distributed.barrier()  # the first process builds it
-        cache = find_or_build(corpus.paths, self.model.encoder.tokenizer, folder, text_key=corpus.text_key)
+        cache = find_or_build(corpus.files(), self.model.encoder.tokenizer, folder, text_key=corpus.text_key)
         if self.world > 1 and self.rank == 0:
             torch.distributed.barrier()
         return cache
@@ -154,7 +157,7 @@ class Run:
         # Corrupted as a whole, so that it does not matter in which parts it is computed.
         specials = self.model.encoder.specials
         engine = self.model.encoder.engine()
-        budget = self.training.batch_subwords or engine.budget
+        budget = self.training.batch_subwords or max(engine.budget, BUDGET)
         groups = bucket(window_lengths(windows, specials), budget=budget, padded=engine.padded)
         packed = pack(self.cache.ids, windows, np.concatenate(groups), specials)
         corrupted = corrupt(packed.ids, self.corruption, self.vocabulary, self.counts, generator)
@@ -332,14 +335,15 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 def _model(settings: Settings, how: EncoderSettings, note: Callable[[str], None]) -> MaskedModel:
     wanted = settings.encoder
     pairs = settings.objective.next_sentence
+    dropout = settings.training.dropout
     if wanted.name is not None:
-        model = load_masked(wanted.name, how, revision=wanted.revision, next_sentence=pairs)
+        model = load_masked(wanted.name, how, revision=wanted.revision, next_sentence=pairs, dropout=dropout)
         if model.missing:
             names = ", ".join(model.missing[:4])
             note(f"{wanted.name} lacks {len(model.missing)} weights, which start at random: {names}")
         return model
     note(f"learning a vocabulary of {wanted.vocabulary:,} subwords")
-    documents = read_documents(settings.corpus.paths, text_key=settings.corpus.text_key)
+    documents = read_documents(settings.corpus.files(), text_key=settings.corpus.text_key)
     texts = (text for document in documents for text in document)
     vocabulary = learn_vocabulary(texts, wanted.vocabulary, lowercase=wanted.lowercase)
     files = tokenizer_files(vocabulary, lowercase=wanted.lowercase, positions=wanted.positions)
@@ -349,6 +353,7 @@ def _model(settings: Settings, how: EncoderSettings, note: Callable[[str], None]
         positions=wanted.positions,
         seed=settings.training.seed,
         next_sentence=pairs,
+        dropout=dropout,
     )
     return MaskedModel(plain, {**files, **config}, how)
 

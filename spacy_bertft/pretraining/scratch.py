@@ -48,7 +48,7 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True)
     if len(fixed) >= size:
         raise DataError(
             f"found {len(known)} different characters in the texts; expected at most {(size - len(SPECIAL)) // 2} "
-            f"for a vocabulary of {size}; fix: raise --vocabulary (of `bertft adapt`: --encoder.vocabulary)"
+            f"for a vocabulary of {size}; fix: raise encoder.vocabulary"
         )
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -98,9 +98,18 @@ def tokenizer_files(vocabulary: Sequence[str], *, lowercase: bool, positions: in
 
 
 def new_model(
-    size: Size, *, vocabulary_size: int, positions: int, seed: int, next_sentence: bool = False
+    size: Size,
+    *,
+    vocabulary_size: int,
+    positions: int,
+    seed: int,
+    next_sentence: bool = False,
+    dropout: float | None = None,
 ) -> tuple[Any, dict[str, bytes]]:
-    """A BERT with its pretraining heads and random weights, and its config.json."""
+    """A BERT with its pretraining heads and random weights, and its config.json.
+
+    dropout: of this model, not of its config.json; None: as there.
+    """
     from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
     layers, width = SIZES[size]
@@ -112,7 +121,16 @@ def new_model(
         intermediate_size=4 * width,
         max_position_embeddings=positions,
     )
+    files = saved_files(config)
+    set_dropout(config, dropout)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model: Any = (BertForPreTraining if next_sentence else BertForMaskedLM)(config)
-    return model, saved_files(config)
+    return model, files
+
+
+def set_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout in a transformers config; None leaves them as they are."""
+    for name, value in config.to_dict().items():
+        if dropout is not None and "dropout" in name and isinstance(value, int | float):
+            setattr(config, name, dropout)

@@ -13,6 +13,7 @@ from spacy_bertft.encoder import Device, Precision
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.pretraining.corrupt import Draw
 from spacy_bertft.pretraining.scratch import Size
+from spacy_bertft.pretraining.texts import text_files
 
 
 class _Section(BaseModel):
@@ -23,14 +24,19 @@ class CorpusSettings(_Section):
     """[corpus]"""
 
     paths: list[Path] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of file names in folders
     text_key: str = "text"
     held_out: float = Field(default=0.01, gt=0, lt=1)  # share of the windows that only measure
     cache: Path | None = None  # None: in the output folder
 
-    @field_validator("paths", mode="before")
+    @field_validator("paths", "exclude", mode="before")
     @classmethod
-    def _one_path(cls, value: Any) -> Any:
+    def _one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    def files(self) -> list[Path]:
+        """The files to read."""
+        return text_files(self.paths, exclude=self.exclude)
 
 
 class EncoderSection(_Section):
@@ -68,6 +74,7 @@ class TrainingSettings(_Section):
     beta2: float = Field(default=0.98, ge=0, lt=1)
     eps: float = Field(default=1e-6, gt=0)
     grad_clip: float = Field(default=1.0, ge=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: as in the encoder's config
     seed: int = Field(default=0, ge=0)
     device: Device = "auto"
     precision: Precision = "auto"

@@ -9,6 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
@@ -67,17 +68,30 @@ def read_documents(
         progress(total, total)
 
 
-def text_files(paths: Sequence[Path]) -> list[Path]:
+def text_files(paths: Sequence[Path], *, exclude: Sequence[str] = ()) -> list[Path]:
     """The files that are read: those named, and those with known endings in the folders named, each once.
 
-    Folders are walked in sorted order; names that start with a dot are passed over.
+    Folders are walked in sorted order; names that start with a dot, or match a pattern of `exclude`, are passed over.
     """
     if not paths:
         raise ConfigError("paths: found none; expected files or folders with text; fix: name one")
     found: dict[Path, Path] = {}
+    unused = set(exclude)
     for path in paths:
-        for file in _walk(path) if path.is_dir() else [_checked(path)]:
-            found.setdefault(file.resolve(), file)
+        if not path.is_dir():
+            found.setdefault(path.resolve(), _checked(path))
+            continue
+        for file in _walk(path):
+            matching = [pattern for pattern in exclude if fnmatchcase(file.name, pattern)]
+            unused.difference_update(matching)
+            if not matching:
+                found.setdefault(file.resolve(), file)
+    if unused or not found:
+        raise ConfigError(
+            f"exclude: found {list(exclude)}, "
+            + (f"of which {sorted(unused)} match no file in a folder" if unused else "which leave no file")
+            + "; expected patterns of the names of some files in the folders named; fix: correct them"
+        )
     return list(found.values())
 
 

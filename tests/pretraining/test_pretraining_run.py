@@ -22,7 +22,7 @@ from spacy_bertft.encoder import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.loading import load
 from spacy_bertft.pretraining import checkpoints
-from spacy_bertft.pretraining.run import adapt, learn_rate
+from spacy_bertft.pretraining.run import Run, adapt, learn_rate
 from spacy_bertft.pretraining.settings import TrainingSettings, check_settings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -302,6 +302,39 @@ def test_the_config_in_configs_is_valid_and_says_the_defaults():
     found = read_settings(ROOT / "configs/adapt.cfg")
     assert found.training == TrainingSettings()
     assert found == check_settings({"corpus": {"paths": ["corpus.txt"]}}, "test")
+
+
+def test_the_recipe_of_the_embedded_encoder_is_valid():
+    found = read_settings(ROOT / "configs/pretrain.cfg")
+    assert found.encoder.name is None
+    assert found.training.dropout == 0
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.5])
+def test_dropout_is_that_of_the_run_and_the_saved_config_keeps_its_own(corpus, encoder, tmp_path, scratch, dropout):
+    run = Run(settings(corpus, None if scratch else encoder, dropout=dropout), tmp_path / "out")
+    run.model.train()
+    (batch,) = run._batches(run.train, np.arange(8), np.random.default_rng(0))
+    one, two = (float(run.model(batch).masked.detach()) for _ in range(2))
+    assert (one == two) == (dropout == 0)
+    wanted = 0.1 if dropout is None else dropout
+    assert {module.p for module in run.model.modules() if isinstance(module, torch.nn.Dropout)} == {wanted}
+    run.model.save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved/config.json").read_text(encoding="utf-8"))
+    assert config["hidden_dropout_prob"] == config["attention_probs_dropout_prob"] == 0.1
+
+
+def test_files_can_be_excluded(corpus, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(corpus.read_bytes())
+    (folder / "b_test.txt").write_text("zzyzx " * 50, encoding="utf-8")
+    plain = settings(folder, None, steps=1).model_dump()
+    adapt(check_settings(plain | {"corpus": plain["corpus"] | {"exclude": "*_test.txt"}}, "test"), tmp_path / "out")
+    tokenizer = load(str(tmp_path / "out"), EncoderSettings(device="cpu")).tokenizer
+    assert tokenizer.token_to_id("berlin") is not None
+    assert tokenizer.token_to_id("z") is None
 
 
 def test_wrong_settings_are_named():

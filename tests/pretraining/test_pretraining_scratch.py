@@ -98,7 +98,7 @@ def test_no_words_are_a_clear_error(texts):
 
 
 def test_a_vocabulary_too_small_for_the_characters_is_refused():
-    with pytest.raises(DataError, match=r"found 26 different characters .* at most 22 .*--encoder\.vocabulary"):
+    with pytest.raises(DataError, match=r"found 26 different characters .* at most 22 .*encoder\.vocabulary"):
         learn_vocabulary(["abcdefghijklmnopqrstuvwxyz"], 50)
 
 

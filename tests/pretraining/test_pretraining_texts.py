@@ -186,3 +186,21 @@ def test_the_readers_errors_are_not_mixed_with_the_callers(tmp_path):
     next(documents)
     with pytest.raises(OSError, match="mine"):
         documents.throw(OSError("mine"))
+
+
+def test_files_of_folders_are_excluded_by_patterns_of_their_names(tmp_path):
+    for name in ("a.txt", "sub/b_test.txt", "sub/c.txt", "c_test.txt"):
+        write(tmp_path, name, "text")
+    found = [path.name for path in text_files([tmp_path], exclude=["*_test.txt"])]
+    assert found == ["a.txt", "c.txt"]
+    named = text_files([tmp_path / "c_test.txt", tmp_path / "sub"], exclude=["b*"])
+    assert [path.name for path in named] == ["c_test.txt", "c.txt"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"), [(["*.txt", "d*", "A*"], r"\['A\*', 'd\*'\] match no file"), (["*.txt"], "leave no file")]
+)
+def test_a_pattern_that_excludes_nothing_or_all_is_refused(tmp_path, patterns, found):
+    write(tmp_path, "a.txt", "text")
+    with pytest.raises(ConfigError, match=rf"exclude: found .* {found}.*; expected .*; fix: correct them"):
+        text_files([tmp_path], exclude=patterns)
