@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from spacy_bertft.loading import load, load_saved
 from spacy_bertft.optim import StepSettings
 from spacy_bertft.pooling import token_vectors
 from spacy_bertft.segments import segment_bounds
-from spacy_bertft.shim import read_settings, shim_of, wrap
+from spacy_bertft.shim import TorchShim, read_settings, shim_of, wrap
 from spacy_bertft.subwords import Texts
 from spacy_bertft.types import Features
 
@@ -50,9 +51,8 @@ STREAM_CHARACTERS = 400_000
 
 @runtime_checkable
 class Reader(Protocol):
-    """A component that reads an encoder's features: a head."""
+    """What reads an encoder's features: a head, or a layer in the model of another component."""
 
-    name: str
     upstream: str | None  # the encoder's name; None: the nearest before it
 
     def link(self, encoder: EncoderPipe) -> None:
@@ -123,11 +123,12 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     def _set_encoder(self, encoder: Encoder) -> None:
         self._boundary = self._owed = None
         shim_of(self.model).module = encoder
+        for reader in self.listeners:
+            reader.link(self)
 
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
         """Load the pretrained weights that the config names."""
-        attrs = self.model.attrs
-        self._set_encoder(load(attrs["name"], attrs["settings"], revision=attrs["revision"]))
+        self._set_encoder(load_named(self.model))
 
     # --- features for Docs
 
@@ -159,13 +160,10 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         return boundary is not None and boundary.leaf.grad is None and set(docs) <= set(boundary.docs)
 
     def _active_readers(self) -> list[Reader]:
-        """The linked heads, without those that are disabled in the pipeline."""
+        """The linked readers, without those that are disabled in the pipeline."""
         nlp = self.nlp()
-        if nlp is None:
-            return self.listeners
-        enabled = {id(component) for _, component in nlp.pipeline}
-        disabled = {id(component) for _, component in nlp.components} - enabled
-        return [reader for reader in self.listeners if id(reader) not in disabled]
+        disabled = () if nlp is None else nlp.disabled
+        return [reader for name, readers in self.listener_map.items() if name not in disabled for reader in readers]
 
     def features(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
@@ -244,34 +242,45 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         if self._boundary is None or self._boundary.leaf.grad is not None:
             self.settle()
 
-    # --- the heads that read this encoder (spaCy's ListenedToComponent)
+    # --- what reads this encoder (spaCy's ListenedToComponent)
 
     @property
     def listeners(self) -> list[Reader]:
-        """The heads that read this encoder."""
+        """The heads, and the layers of other components, that read this encoder."""
         return [reader for of_name in self.listener_map.values() for reader in of_name]
 
     @property
     def listening_components(self) -> list[str]:
-        """Their names."""
+        """The names of their components."""
         return list(self.listener_map)
 
     def add_listener(self, listener: Reader, component_name: str) -> None:
-        """Register a head."""
+        """Register a reader, which belongs to a component."""
         self.listener_map.setdefault(component_name, []).append(listener)
         listener.link(self)
 
     def remove_listener(self, listener: Reader, component_name: str) -> bool:
-        """Forget a head. True if it was there."""
-        if listener not in self.listener_map.get(component_name, []):
-            return False
-        del self.listener_map[component_name]
-        return True
+        """Forget a reader. True if it was there."""
+        readers = self.listener_map.get(component_name, [])
+        kept = [reader for reader in readers if reader is not listener]
+        if kept:
+            self.listener_map[component_name] = kept
+        else:
+            self.listener_map.pop(component_name, None)
+        return len(kept) < len(readers)
 
-    def find_listeners(self, component: object) -> None:
-        """Register `component` if it is a head that wants this encoder; spaCy asks for each later component."""
-        if isinstance(component, Reader) and component.upstream in (None, self.name):
-            self.add_listener(component, component.name)
+    def forget(self, listener: Reader) -> None:
+        """Forget a reader, whatever its component."""
+        for name in list(self.listener_map):
+            self.remove_listener(listener, name)
+
+    def find_listeners(self, component: Any) -> None:
+        """Register what in a component wants to read this encoder; spaCy asks for each later component."""
+        model = getattr(component, "model", None)
+        parts = [component, *(model.walk() if isinstance(model, Model) else ())]
+        for part in parts:
+            if isinstance(part, Reader) and part.upstream in (None, self.name):
+                self.add_listener(part, component.name)
 
     # --- disk and bytes: an ordinary Hugging Face folder
 
@@ -301,7 +310,8 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
         settings = {"keep_features": self.keep_features, "set_tensor": self.set_tensor}
-        return _rebuild, (self.vocab, self.name, settings, dict(self.model.attrs), self.to_bytes(), self._origin)
+        attrs = {key: self.model.attrs[key] for key in ("name", "revision", "settings")}
+        return _rebuild, (self.vocab, self.name, settings, attrs, self.to_bytes(), self._origin)
 
 
 def _rebuild(
@@ -350,8 +360,59 @@ def _hidden(features: Features) -> Tensor:
     return features.hidden
 
 
+class EncoderShim(TorchShim):
+    """Keeps its encoder as the files of a Hugging Face folder, where a model with an encoder inside is saved."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(backward_from=_hidden)
+        self.settings = settings
+
+    def copy(self) -> EncoderShim:
+        """A copy with weights of its own and a fresh optimizer."""
+        twin = EncoderShim(self.settings)
+        twin.module = copy.deepcopy(self.module)
+        return twin
+
+    def to_bytes(self) -> bytes:
+        """The files, or nothing if there is no encoder yet."""
+        return files.to_bytes(self.module.save) if isinstance(self.module, Encoder) else b""
+
+    def from_bytes(self, data: bytes) -> EncoderShim:
+        """Load what to_bytes gave."""
+        if data:
+            self.module = files.from_bytes(data, lambda folder: load_saved(folder, self.settings))
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_shim, (self.settings, self.to_bytes())
+
+
+def _rebuild_shim(settings: EncoderSettings, content: bytes) -> EncoderShim:
+    return EncoderShim(settings).from_bytes(content)
+
+
 def _model(attrs: dict[str, Any]) -> Model[Any, Any]:
-    return wrap("bertft-encoder", backward_from=_hidden, attrs=attrs)
+    replacing = {"replace_listener": _replace_listener, "replace_listener_cfg": _replace_listener_cfg}
+    return wrap("bertft-encoder", EncoderShim(attrs["settings"]), {**attrs, **replacing})
+
+
+# What nlp.replace_listeners puts in the place of a listener: a copy of the encoder, for its component alone.
+
+
+def _replace_listener(encoder: Model[Any, Any], listener: Any, pipe: EncoderPipe) -> Model[Any, Any]:
+    replacement: Model[Any, Any] = listener.replaced_by(encoder)
+    return replacement
+
+
+def _replace_listener_cfg(encoder: dict[str, Any], listener: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in listener.items() if key in ("pooling", "grad_factor")}
+    return {"@architectures": "spacy-bertft.Tok2Vec.v1", **kept, "encoder": encoder}
+
+
+def load_named(model: Model[Any, Any]) -> Encoder:
+    """Load the pretrained weights that the config of an encoder model names."""
+    attrs = model.attrs
+    return load(attrs["name"], attrs["settings"], revision=attrs["revision"])
 
 
 @registry.architectures("spacy-bertft.Encoder.v1")

@@ -23,7 +23,7 @@ from spacy_bertft.encoder_pipe import EncoderPipe
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.features import gather
 from spacy_bertft.segments import need_segments
-from spacy_bertft.shim import shim_of, wrap
+from spacy_bertft.shim import TorchShim, shim_of, wrap
 from spacy_bertft.types import Features
 
 # Tokens that a head takes at once from a stream, so that features held for it don't pile up.
@@ -79,7 +79,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.scorer = scorer
         self.upstream = upstream
         self.learn_rate_factor = learn_rate_factor
-        self.model: Model[Any, Any] = wrap("bertft-head", rate_factor=learn_rate_factor)
+        self.model: Model[Any, Any] = wrap("bertft-head", TorchShim(rate_factor=learn_rate_factor))
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, **(cfg or {})}
         self._encoder_pipe: EncoderPipe | None = None
 
@@ -124,7 +124,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         earlier = self._encoder_pipe
         # A head that is sourced into a second pipeline still reads the encoder of the first one there.
         if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
-            earlier.remove_listener(self, self.name)
+            earlier.forget(self)
         self._encoder_pipe = encoder
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:

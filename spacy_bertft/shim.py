@@ -21,7 +21,10 @@ class TorchShim(Shim):
     The module comes later (`module = …`): a pipeline is built from its config before its weights are known.
     """
 
-    def __init__(self, *, rate_factor: float = 1.0, backward_from: Callable[[Any], Tensor]) -> None:
+    def __init__(
+        self, *, rate_factor: float = 1.0, backward_from: Callable[[Any], Tensor] = lambda output: output
+    ) -> None:
+        """backward_from: finds the tensor in the module's output."""
         super().__init__(None)
         self.rate_factor = rate_factor
         self.backward_from = backward_from
@@ -87,15 +90,8 @@ class TorchShim(Shim):
         return self
 
 
-def wrap(
-    name: str,
-    *,
-    backward_from: Callable[[Any], Tensor] = lambda output: output,
-    rate_factor: float = 1.0,
-    attrs: dict[str, Any] | None = None,
-) -> Model[Any, Any]:
-    """A thinc Model around a TorchShim. `backward_from` finds the tensor in the module's output."""
-    shim = TorchShim(rate_factor=rate_factor, backward_from=backward_from)
+def wrap(name: str, shim: TorchShim, attrs: dict[str, Any] | None = None) -> Model[Any, Any]:
+    """A thinc Model around a TorchShim."""
     return Model(name, _forward, shims=[shim], attrs=attrs or {})
 
 
