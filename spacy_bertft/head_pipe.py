@@ -17,7 +17,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from torch import Tensor, nn
 
-from spacy_bertft import published
+from spacy_bertft import bridge, published
 from spacy_bertft.batching import chunk
 from spacy_bertft.encoder_pipe import EncoderPipe
 from spacy_bertft.errors import ConfigError, DataError
@@ -79,7 +79,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.scorer = scorer
         self.upstream = upstream
         self.learn_rate_factor = learn_rate_factor
-        self.model: Model[Any, Any] = wrap("bertft-head", TorchShim(rate_factor=learn_rate_factor))
+        self._transformer = bridge.listener(upstream)  # reads spacy-transformers' component where we have none
+        layers = [] if self._transformer is None else [self._transformer]
+        shim = TorchShim(rate_factor=learn_rate_factor)
+        self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, **(cfg or {})}
         self._encoder_pipe: EncoderPipe | None = None
 
@@ -126,6 +129,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
             earlier.forget(self)
         self._encoder_pipe = encoder
+        nlp = encoder.nlp()
+        for _, component in nlp.components if nlp is not None and self._transformer is not None else ():
+            if hasattr(component, "remove_listener"):  # a transformer would wait for this head's gradient
+                component.remove_listener(self._transformer, self.name)
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:
         if self._encoder_pipe is None or (nlp is not None and not _before(nlp, self._encoder_pipe, self)):
@@ -156,15 +163,40 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         """The features of Docs, on whose device the head works from now on."""
         self._check_segments(docs)
         entries = [published.find(doc, self.upstream) for doc in docs]
-        if None in entries:
-            features = self._linked().features(docs)
-        else:
+        if None not in entries:
             features = gather([(entry.features, entry.place) for entry in entries if entry is not None])
+        elif self._encoder_pipe is None and self._transformer is not None:
+            features = bridge.read(docs, self.cfg["width"])
+        else:
+            features = self._linked().features(docs)
+        return self._checked(docs, features)
+
+    def _read_to_learn(self, docs: Sequence[Doc]) -> tuple[Features, Callable[[], None]]:
+        """The features of Docs, and what is to be called when their gradient is there."""
+        if self._encoder_pipe is None and self._transformer is not None:
+            features, send = bridge.learn(self._transformer, docs, self.cfg["width"])
+            return self._checked(docs, features), send
+        return self._read(docs), lambda: None
+
+    def _checked(self, docs: Sequence[Doc], features: Features) -> Features:
         self._check_tokens(docs, features)
         module = self._module()
         if next(module.parameters()).device != features.hidden.device:
             shim_of(self.model).module = module.to(features.hidden.device)
         return features
+
+    def _source(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
+        """Width and pretrained pooler of what it reads."""
+        transformer = self._transformer
+        if self._encoder_pipe is None and transformer is not None and transformer.has_dim("nO"):
+            if self.task.needs_segments:
+                raise ConfigError(
+                    f"The head {self.name!r} reads pairs of texts, which spacy-transformers' component does not know. "
+                    "Expected a bertft_encoder component before it. Put one in the place of the transformer."
+                )
+            return int(transformer.get_dim("nO")), None
+        encoder = self._linked(nlp).load_pretrained()
+        return encoder.width, encoder.pooler()
 
     def _check_segments(self, docs: Sequence[Doc]) -> None:
         if self.task.needs_segments:
@@ -209,7 +241,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         labels: Sequence[str] | None = None,
     ) -> None:
         """Make the head anew, for the labels given, else for those of the examples and of add_label."""
-        encoder = self._linked(nlp).load_pretrained()
+        width, pooler = self._source(nlp)
         examples = self._all_examples(get_examples)
         self._check_segments([eg.predicted for eg in examples])
         if labels is None:
@@ -228,8 +260,8 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         for label in labels:
             self.add_label(label)
         self.cfg["targets_per_doc"] = self.task.targets_per_doc(examples)
-        self.cfg["width"] = encoder.width
-        self._build(encoder.pooler())
+        self.cfg["width"] = width
+        self._build(pooler)
 
     def _all_examples(self, get_examples: Callable[[], Iterable[Example]]) -> list[Example]:
         try:
@@ -257,7 +289,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         validate_examples(examples, "HeadPipe.update")
         if not examples:
             return losses
-        features = self._read([eg.predicted for eg in examples])
+        features, send = self._read_to_learn([eg.predicted for eg in examples])
         for dropout in (m for m in self._module().modules() if isinstance(m, nn.Dropout)):
             dropout.p = drop
         logits, _ = self.model.begin_update(features)
@@ -270,6 +302,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             )
         if loss.requires_grad:
             loss.backward()
+        send()
         optimizer = shim_of(self.model).optimizer
         assert optimizer is not None
         optimizer.count(len(examples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -90,9 +90,11 @@ class TorchShim(Shim):
         return self
 
 
-def wrap(name: str, shim: TorchShim, attrs: dict[str, Any] | None = None) -> Model[Any, Any]:
-    """A thinc Model around a TorchShim."""
-    return Model(name, _forward, shims=[shim], attrs=attrs or {})
+def wrap(
+    name: str, shim: TorchShim, attrs: dict[str, Any] | None = None, layers: Sequence[Model[Any, Any]] = ()
+) -> Model[Any, Any]:
+    """A thinc Model around a TorchShim. layers: others that belong to it, which it does not run itself."""
+    return Model(name, _forward, shims=[shim], attrs=attrs or {}, layers=layers)
 
 
 def shim_of(model: Model[Any, Any]) -> TorchShim:

@@ -29,7 +29,7 @@ FLOORS = {
         "backends",
     },
     3: {"shim"},
-    4: {"published", "segments", "spans", "answers", "encoder_pipe", "head_pipe", "tasks"},
+    4: {"published", "segments", "bridge", "spans", "answers", "encoder_pipe", "head_pipe", "tasks"},
     5: {
         "hf",
         "listeners",
@@ -46,7 +46,7 @@ FLOORS = {
     6: {"cli", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-MAY_IMPORT_THINC = {"shim", "encoder_pipe", "head_pipe", "compat"} | FLOORS[5] | FLOORS[6]
+MAY_IMPORT_THINC = {"shim", "bridge", "encoder_pipe", "head_pipe", "compat"} | FLOORS[5] | FLOORS[6]
 MAY_IMPORT_TRANSFORMERS = {"encoder", "checkpoint", "loading", "compat", "hf", "pretraining", "backends"}
 FILES = {
     str(path.relative_to(ROOT)): path.relative_to(ROOT).parts[0].removesuffix(".py")
