@@ -19,8 +19,7 @@ from torch import Tensor
 
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.evaluate import CONFIG, Scores, load_pipeline, read_examples, score
-from spacy_bertft.export.write import staged
-from spacy_bertft.files import replace_file
+from spacy_bertft.files import replace_file, staged
 from spacy_bertft.head_pipe import HeadPipe
 from spacy_bertft.types import Features
 

@@ -120,7 +120,8 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
             self.initialize(lambda: [])
         return self.encoder
 
-    def _set_encoder(self, encoder: Encoder) -> None:
+    def set_encoder(self, encoder: Encoder) -> None:
+        """Take another encoder, with weights."""
         self._boundary = self._owed = None
         shim_of(self.model).module = encoder
         for reader in self.listeners:
@@ -128,7 +129,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
         """Load the pretrained weights that the config names."""
-        self._set_encoder(load_named(self.model))
+        self.set_encoder(load_named(self.model))
 
     # --- features for Docs
 
@@ -296,7 +297,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         """Load the encoder from path/encoder; nothing is looked up anywhere else."""
         folder = Path(path) / ENCODER_FOLDER
         if folder.is_dir():
-            self._set_encoder(load_saved(folder, self.model.attrs["settings"]))
+            self.set_encoder(load_saved(folder, self.model.attrs["settings"]))
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:

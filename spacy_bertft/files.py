@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import srsly
 
+from spacy_bertft.errors import ConfigError
+
 T = TypeVar("T")
+PIPELINE = "config.cfg"  # in the folder of every pipeline
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -56,3 +62,51 @@ def from_bytes(packed: bytes, read: Callable[[Path], T]) -> T:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         return read(folder)
+
+
+@contextmanager
+def staged(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write what is made of a pipeline, moved to `out` if the block succeeds and deleted if it does not."""
+    _check_out(pipeline, out, overwrite=overwrite)
+    there = next(parent for parent in out.absolute().parents if parent.is_dir())
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=".bertft-", dir=there))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        yield holder / "new"
+        try:
+            replace_folder(holder / "new", out, old=holder / "old")
+        except OSError as error:
+            raise _unwritable(out, error) from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
+    source, target = pipeline.resolve(), out.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise ConfigError(
+            f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
+            "another folder: the pipeline stays as it is. Give a path beside it."
+        )
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The output {str(out)!r} is a file. Expected a folder, or a path that is free.")
+    if found and PIPELINE not in found:
+        raise ConfigError(
+            f"The output {str(out)!r} holds other things than a pipeline ({', '.join(found[:8])}). Expected a path "
+            "that is free, or an empty folder. Give another."
+        )
+    if found and not overwrite:
+        raise ConfigError(
+            f"The output {str(out)!r} holds a pipeline already. Expected a path that is free. Give another, or replace "
+            "what is there with --overwrite."
+        )
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The output {str(out)!r} can't be written: {error} Expected a folder to write to. Check the path, its "
+        "permissions and the free space."
+    )

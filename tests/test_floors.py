@@ -41,6 +41,7 @@ FLOORS = {
         "evaluate",
         "calibrate",
         "cloze",
+        "migrate",
         "pretraining",
     },
     6: {"cli", "__main__"},

@@ -15,7 +15,8 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.evaluate import CONFIG, Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
 from spacy_bertft.export import compare
 from spacy_bertft.export.report import Change, DroppedError, ExportReport
-from spacy_bertft.export.write import staged, write
+from spacy_bertft.export.write import write
+from spacy_bertft.files import staged
 
 DEFAULT_TOLERANCE = 0.5  # points
 Note = Callable[[str], None]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import srsly
@@ -25,7 +23,6 @@ from spacy_bertft.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.evaluate import CONFIG
 from spacy_bertft.export.compare import OWN_TEXTS
-from spacy_bertft.files import replace_folder
 
 META = "meta.json"
 
@@ -64,51 +61,3 @@ def _require_onnx(meta: Path) -> None:
     others = [line for line in lines if canonicalize_name(Requirement(line).name) != "spacy-bertft"]
     ours = f"spacy-bertft[onnx]{get_minor_version_range(__version__)}"
     srsly.write_json(meta, content | {"requirements": [*others, ours]})
-
-
-@contextmanager
-def staged(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to write to, which is moved to `out` if the block succeeds and deleted if it does not."""
-    _check_out(pipeline, out, overwrite=overwrite)
-    there = next(parent for parent in out.absolute().parents if parent.is_dir())
-    try:
-        holder = Path(tempfile.mkdtemp(prefix=".bertft-export-", dir=there))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        yield holder / "new"
-        try:
-            replace_folder(holder / "new", out, old=holder / "old")
-        except OSError as error:
-            raise _unwritable(out, error) from error
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
-
-
-def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
-    source, target = pipeline.resolve(), out.resolve()
-    if source == target or source in target.parents or target in source.parents:
-        raise ConfigError(
-            f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
-            "another folder: the pipeline stays as it is. Give a path beside it."
-        )
-    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The output {str(out)!r} is a file. Expected a folder, or a path that is free.")
-    if found and CONFIG not in found:
-        raise ConfigError(
-            f"The output {str(out)!r} holds other things than a pipeline ({', '.join(found[:8])}). Expected a path "
-            "that is free, or an empty folder. Give another."
-        )
-    if found and not overwrite:
-        raise ConfigError(
-            f"The output {str(out)!r} holds a pipeline already. Expected a path that is free. Give another, or replace "
-            "what is there with --overwrite."
-        )
-
-
-def _unwritable(out: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"The output {str(out)!r} can't be written: {error} Expected a folder to write to. Check the path, its "
-        "permissions and the free space."
-    )

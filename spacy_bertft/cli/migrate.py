@@ -1,0 +1,32 @@
+"""`bertft migrate`: from spacy-transformers to our encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spacy_bertft.cli.console import Code, clean_errors, show
+
+Old = Annotated[Path, typer.Argument(help="Folder of a pipeline trained with spacy-transformers.")]
+New = Annotated[Path, typer.Argument(help="Folder to write the new pipeline to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that NEW holds.")]
+
+
+def migrate_command(old: Old, new: New, overwrite: Overwrite = False, code: Code = None) -> None:
+    """Put a trained spacy-transformers pipeline on a bertft_encoder: the same weights, components and annotations."""
+    from spacy.cli._util import import_code
+
+    from spacy_bertft.migrate import migrate
+
+    import_code(code)
+    with clean_errors():
+        done = migrate(old, new, overwrite=overwrite)
+    show(f"✔ {new}: the encoder {', '.join(done.encoders)}, read by {', '.join(done.readers) or 'no component'}")
+    for window in done.windows:
+        show(
+            f"ℹ texts of more than {window} tokens were read in spans of {window}; the encoder reads them in windows "
+            "of as many subwords as it takes, so their annotations may change",
+            error=True,
+        )
