@@ -17,6 +17,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.features import gather
 from spacy_bertft.types import Features, Ints
 
+PIPE, NOWHERE = "spacy_transformers.pipeline_component", ""
 LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
 
 
@@ -25,6 +26,15 @@ def listener(upstream: str | None) -> Model[Any, Any] | None:
     # A pipeline with such a component has imported its module before it makes the head behind it.
     module = sys.modules.get(LISTENER)
     return None if module is None else module.TransformerListener("*" if upstream is None else upstream)
+
+
+def unlink(node: Model[Any, Any], nlp: Any) -> None:
+    """Let no transformer of the pipeline wait for this reader, which has found another source."""
+    node.upstream_name = NOWHERE  # type: ignore[attr-defined]
+    for _, component in nlp.components:
+        if isinstance(component, sys.modules[PIPE].Transformer):
+            for name in list(component.listener_map):
+                component.remove_listener(node, name)
 
 
 def read(docs: Sequence[Doc], width: int) -> Features:

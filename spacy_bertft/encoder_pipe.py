@@ -13,8 +13,9 @@ from weakref import ref
 
 import numpy as np
 import torch
-from spacy.attrs import IDX, LENGTH
+from spacy.attrs import IDX, LENGTH, ORTH, SPACY
 from spacy.language import Language
+from spacy.pipeline.entity_linker import EntityLinker
 from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc, Span, Token
 from spacy.training import Example, validate_examples
@@ -67,6 +68,11 @@ class _Boundary:
     backprop: Callable[[Tensor], None]  # takes the leaf's gradient into the encoder
     docs: tuple[Doc, ...]
 
+    def twin(self, doc: Doc) -> Doc:
+        """The one of these Docs that a Doc is a copy of, else itself. Some components learn on copies."""
+        content = _content(doc)
+        return next((one for one in self.docs if len(one) == len(doc) and _content(one) == content), doc)
+
 
 class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     """A fine-tunable encoder whose features the heads of the pipeline read.
@@ -84,15 +90,18 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         *,
         keep_features: bool = False,
         set_tensor: bool = False,
+        learn_rate_factor: float = 1.0,
     ) -> None:
         self.vocab = vocab
         self.model = model
+        shim_of(model).rate_factor = learn_rate_factor
         self.name = name
         self.cfg: dict[str, Any] = {}
         self.keep_features = keep_features
         self.set_tensor = set_tensor
         self.listener_map: dict[str, list[Reader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
+        self._readers_of_copies: list[Reader] = []
         self._boundary: _Boundary | None = None
         self._owed: StepSettings | None = None
         self._process = self._origin = os.getpid()
@@ -138,6 +147,9 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         docs = list(docs)
         if not self._awaited(docs):
             self.settle()
+        return self._encode(docs)
+
+    def _encode(self, docs: Sequence[Doc]) -> Features:
         self._guard_threads()
         self._encoder()
         features: Features = self.model.predict(texts_of(docs))
@@ -161,17 +173,22 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         return boundary is not None and boundary.leaf.grad is None and set(docs) <= set(boundary.docs)
 
     def _active_readers(self) -> list[Reader]:
-        """The linked readers, without those that are disabled in the pipeline."""
+        """The linked readers, without those that are disabled in the pipeline or read copies of the Docs."""
         nlp = self.nlp()
         disabled = () if nlp is None else nlp.disabled
-        return [reader for name, readers in self.listener_map.items() if name not in disabled for reader in readers]
+        active = (reader for name, readers in self.listener_map.items() if name not in disabled for reader in readers)
+        return [reader for reader in active if reader not in self._readers_of_copies]
 
     def features(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
+        boundary = self._boundary
+        if boundary is not None:
+            docs = [doc if published.find(doc, self.name) else boundary.twin(doc) for doc in docs]
         missing = [doc for doc in docs if published.find(doc, self.name) is None]
         now: dict[Doc, tuple[Features, int]] = {}
         if missing:
-            encoded = self.predict(missing)
+            # Without settling: there may be heads that have still to learn on the boundary.
+            encoded = self._encode(missing)
             self.set_annotations(missing, encoded)
             now = {doc: (encoded, place) for place, doc in enumerate(missing)}
         found = ((doc, published.find(doc, self.name)) for doc in docs)
@@ -282,6 +299,8 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         for part in parts:
             if isinstance(part, Reader) and part.upstream in (None, self.name):
                 self.add_listener(part, component.name)
+                if isinstance(component, EntityLinker):  # it makes a Doc of each sentence
+                    self._readers_of_copies.append(part)
 
     # --- disk and bytes: an ordinary Hugging Face folder
 
@@ -310,13 +329,17 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
-        settings = {"keep_features": self.keep_features, "set_tensor": self.set_tensor}
+        settings = {
+            "keep_features": self.keep_features,
+            "set_tensor": self.set_tensor,
+            "learn_rate_factor": shim_of(self.model).rate_factor,
+        }
         attrs = {key: self.model.attrs[key] for key in ("name", "revision", "settings")}
         return _rebuild, (self.vocab, self.name, settings, attrs, self.to_bytes(), self._origin)
 
 
 def _rebuild(
-    vocab: Vocab, name: str, settings: dict[str, bool], attrs: dict[str, Any], content: bytes, origin: int
+    vocab: Vocab, name: str, settings: dict[str, Any], attrs: dict[str, Any], content: bytes, origin: int
 ) -> EncoderPipe:
     pipe = EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
     pipe._origin = origin
@@ -334,6 +357,11 @@ def texts_of(docs: Sequence[Doc]) -> Texts:
         token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
         segments=segment_bounds(docs),
     )
+
+
+def _content(doc: Doc) -> bytes:
+    content: bytes = doc.to_array([ORTH, SPACY]).tobytes()
+    return content
 
 
 def _n_characters(doc: Doc) -> int:
@@ -366,6 +394,7 @@ class EncoderShim(TorchShim):
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(backward_from=_hidden)
+        self.of_docs = texts_of
         self.settings = settings
 
     def copy(self) -> EncoderShim:
@@ -455,16 +484,25 @@ def build_encoder(
         "model": {"@architectures": "spacy-bertft.Encoder.v1", "name": "bert-base-cased"},
         "keep_features": False,
         "set_tensor": False,
+        "learn_rate_factor": 1.0,
     },
 )
 def make_encoder(
-    nlp: Language, name: str, model: Model[Any, Any], keep_features: bool, set_tensor: bool
+    nlp: Language, name: str, model: Model[Any, Any], keep_features: bool, set_tensor: bool, learn_rate_factor: float
 ) -> EncoderPipe:
     """The encoder component.
 
     keep_features: keep the features of a Doc as long as the Doc lives, not just until its last head has read them.
     set_tensor: set doc.tensor to the tokens' vectors, from which doc.vector and similarities follow.
+    learn_rate_factor: the encoder's learn rate, as a multiple of that of spaCy's own components.
     """
-    pipe = EncoderPipe(nlp.vocab, model, name, keep_features=keep_features, set_tensor=set_tensor)
+    pipe = EncoderPipe(
+        nlp.vocab,
+        model,
+        name,
+        keep_features=keep_features,
+        set_tensor=set_tensor,
+        learn_rate_factor=learn_rate_factor,
+    )
     pipe.nlp = ref(nlp)
     return pipe

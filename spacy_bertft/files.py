@@ -23,7 +23,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then put it in its place: the old file may be mapped into memory, here or elsewhere."""
     part = path.with_name(f"{path.name}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         write(part)
+        part.chmod(mode)  # safetensors makes files that only their owner can read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

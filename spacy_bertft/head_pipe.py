@@ -82,6 +82,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self._transformer = bridge.listener(upstream)  # reads spacy-transformers' component where we have none
         layers = [] if self._transformer is None else [self._transformer]
         shim = TorchShim(rate_factor=learn_rate_factor)
+        shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, **(cfg or {})}
         self._encoder_pipe: EncoderPipe | None = None
@@ -130,9 +131,8 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             earlier.forget(self)
         self._encoder_pipe = encoder
         nlp = encoder.nlp()
-        for _, component in nlp.components if nlp is not None and self._transformer is not None else ():
-            if hasattr(component, "remove_listener"):  # a transformer would wait for this head's gradient
-                component.remove_listener(self._transformer, self.name)
+        if self._transformer is not None and nlp is not None:
+            bridge.unlink(self._transformer, nlp)
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:
         if self._encoder_pipe is None or (nlp is not None and not _before(nlp, self._encoder_pipe, self)):

@@ -30,8 +30,11 @@ class Listener(Model[list[Doc], Vectors]):
     It stands where spaCy's own components have their `tok2vec`. Its gradients add up with those of the heads.
     """
 
-    def __init__(self, *, upstream: str | None, pooling: TokenPooling, grad_factor: float) -> None:
-        super().__init__("bertft-listener", _listen, init=_find_width, dims={"nO": None})
+    def __init__(
+        self, *, upstream: str | None, pooling: TokenPooling, grad_factor: float, width: int | None = None
+    ) -> None:
+        super().__init__("bertft-listener", _listen, init=_find_width, dims={"nO": width})
+        self.width = width  # as the config has it
         self.upstream = upstream
         self.pooling = pooling
         self.grad_factor = grad_factor
@@ -44,7 +47,16 @@ class Listener(Model[list[Doc], Vectors]):
             earlier.forget(self)
         module = shim_of(encoder.model).module
         if isinstance(module, Encoder):
-            self.set_dim("nO", module.width, force=True)
+            self.set_width(module.width)
+
+    def set_width(self, width: int) -> None:
+        """Take over the encoder's width."""
+        if self.width not in (None, width):
+            raise ConfigError(
+                f"A spacy-bertft.Listener.v1 has width = {self.width}, but its encoder's is {width}. Expected the "
+                f"same. Set width = {width}, or null."
+            )
+        self.set_dim("nO", width, force=True)
 
     @property
     def encoder_pipe(self) -> EncoderPipe:
@@ -70,7 +82,8 @@ class Listener(Model[list[Doc], Vectors]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes that are spawned: the encoder gets to know its readers again.
-        settings = {"upstream": self.upstream, "pooling": self.pooling, "grad_factor": self.grad_factor}
+        names = ("upstream", "pooling", "grad_factor", "width")
+        settings = {name: getattr(self, name) for name in names}
         return _rebuild, (settings, self.maybe_get_dim("nO"), self._encoder_pipe)
 
 
@@ -91,11 +104,13 @@ def _load(model: Model[list[Doc], Vectors], X: Any = None, Y: Any = None) -> Non
 
 def _find_width(model: Model[list[Doc], Vectors], X: Any = None, Y: Any = None) -> None:  # noqa: N803  # thinc's names
     assert isinstance(model, Listener)
-    model.set_dim("nO", model.encoder_pipe.load_pretrained().width, force=True)
+    model.set_width(model.encoder_pipe.load_pretrained().width)
 
 
 def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, Backprop]:
     assert isinstance(model, Listener)
+    if not docs:
+        return [], lambda gradients: []
     features = model.read(docs)
     if not is_train:
         for doc in docs:
@@ -137,15 +152,18 @@ def _tokens(
 
 @registry.architectures("spacy-bertft.Listener.v1")
 def build_listener(
-    pooling: TokenPooling = "mean", upstream: str = "*", grad_factor: float = 1.0
+    pooling: TokenPooling = "mean", upstream: str = "*", grad_factor: float = 1.0, width: int | None = None
 ) -> Model[list[Doc], Vectors]:
     """A Tok2Vec layer that reads a bertft_encoder component: list of Docs -> an array (tokens, width) for each.
 
     pooling: a token is its "first" subword, or the "mean" of its subwords.
     upstream: name of the encoder component; "*": the nearest before the component.
     grad_factor: what the gradient is multiplied by on its way to the encoder; 0: this component leaves it as it is.
+    width: the encoder's, for components that must know it when they are built (an entity_linker whose vectors have
+        another length); None: it is found at initialisation.
     """
-    return Listener(upstream=None if upstream == "*" else upstream, pooling=pooling, grad_factor=grad_factor)
+    name = None if upstream == "*" else upstream
+    return Listener(upstream=name, pooling=pooling, grad_factor=grad_factor, width=width)
 
 
 @registry.architectures("spacy-bertft.Tok2Vec.v1")

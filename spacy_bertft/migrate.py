@@ -8,7 +8,7 @@ listener of ours takes its place, which gives the same vectors.
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,7 +29,7 @@ from thinc.types import Floats2d, Ragged
 
 from spacy_bertft.encoder import Encoder
 from spacy_bertft.encoder_pipe import EncoderPipe
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import BertftError, ConfigError
 from spacy_bertft.files import PIPELINE, staged
 from spacy_bertft.listeners import Listener
 from spacy_bertft.loading import load_folder
@@ -38,7 +38,7 @@ from spacy_bertft.pooling import TokenPooling
 THEIRS = "spacy-transformers."
 OLD_LISTENER, STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
 POOLINGS: dict[str, TokenPooling] = {"reduce_mean.v1": "mean", "reduce_first.v1": "first"}
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError, pickle.UnpicklingError)
+OF_SPACY = ("components", "pipeline", "disabled", "labels", "vectors", "spacy_version", "spacy_git_version")
 REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener to come
 
 
@@ -61,23 +61,33 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
             f"{old}: found no config.cfg; expected the folder of a saved pipeline; fix: correct the path, for an "
             "installed package to the folder in it that has config.cfg"
         )
-    config = load_config(old / PIPELINE, interpolate=False)
-    names = [name for name, block in config["components"].items() if block.get("factory") == "transformer"]
-    if not names:
+    try:
+        config = load_config(old / PIPELINE, interpolate=False)
+        names = [name for name, block in config["components"].items() if block.get("factory") == "transformer"]
+        if not names:
+            raise ConfigError(
+                f"{old}: found no component of the factory 'transformer' among {', '.join(config['components'])}; "
+                "expected a pipeline of spacy-transformers; fix: name another"
+            )
+        windows = [_window(config["components"][name]) for name in names]
+        for name in names:
+            config["components"][name] = _encoder_block(old, name, config["components"][name])
+        with staged(old, new, overwrite=overwrite) as folder:
+            readers = _write(old, folder, config, names)
+    except BertftError:
+        raise
+    except Exception as error:  # of spaCy, thinc, torch, msgpack …: what is saved there can be broken in many ways
+        said = next(iter(str(error).strip().splitlines()), "")
         raise ConfigError(
-            f"{old}: found no component of the factory 'transformer' among {', '.join(config['components'])}; expected "
-            "a pipeline of spacy-transformers; fix: name another"
-        )
-    windows = [_window(config["components"][name]) for name in names]
-    for name in names:
-        config["components"][name] = _encoder_block(old, name, config["components"][name])
-    readers = tuple(name for name, block in config["components"].items() if list(_listener_blocks(block)))
-    with staged(old, new, overwrite=overwrite) as folder:
-        _write(old, folder, config, names)
+            f"{old}: found a pipeline that can't be brought over ({type(error).__name__}: {said}); expected one as "
+            "spacy-transformers 1.1 to 1.4 saves it, and all packages that its components need; fix: see whether it "
+            "loads in its old environment, and save it there again"
+        ) from error
     return Migrated(tuple(names), readers, tuple(window for window in windows if window))
 
 
-def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> None:
+def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> tuple[str, ...]:
+    """Write the new pipeline. Returns the components that read its encoders."""
     with TemporaryDirectory() as between:
         nlp = load_model_from_config(_with(config, _stand_in_block), exclude=encoders)
         nlp.from_disk(old, exclude=encoders)
@@ -89,12 +99,15 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> None:
         nlp.to_disk(between)
         found = load_model_from_config(_with(config, _listener_block))
         found.from_disk(between, exclude=encoders)
+    readers: list[str] = []
     for name in encoders:
         pipe = found.get_pipe(name)
         assert isinstance(pipe, EncoderPipe)
         pipe.set_encoder(_read_encoder(old / name / "model", pipe))
+        readers += pipe.listening_components
     found.meta.update(_meta(old / "meta.json"))
     found.to_disk(new)
+    return tuple(readers)
 
 
 # --- the config
@@ -192,15 +205,11 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
             f"{path}: found {'a folder, as spacy-transformers 1.0 wrote it' if path.is_dir() else 'no such file'}; "
             "expected the file that later versions write; fix: load and save the pipeline with spacy-transformers 1.4"
         )
-    try:
-        shims = [shim for shims in srsly.msgpack_loads(path.read_bytes())["shims"] for shim in shims]
-        saved = next(content for content in map(srsly.msgpack_loads, shims) if content.get("state"))
-        state = torch.load(BytesIO(saved["state"]), map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"{path}: found no transformer that can be read ({type(error).__name__}: {str(error)[:200]}); expected the "
-            "weights as spacy-transformers saves them; fix: save the pipeline with spacy-transformers 1.4"
-        ) from error
+    shims = [shim for shims in srsly.msgpack_loads(path.read_bytes())["shims"] for shim in shims]
+    saved = next((content for content in map(srsly.msgpack_loads, shims) if content.get("state")), None)
+    if saved is None:
+        raise ConfigError(f"{path}: found no weights; expected those of a transformer; fix: train the pipeline")
+    state = torch.load(BytesIO(saved["state"]), map_location="cpu", weights_only=True)
     with TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in saved["tokenizer"].items():
@@ -209,16 +218,16 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
         (folder / "config.json").write_text(json.dumps(saved["config"]), encoding="utf-8")
         weights = {key: tensor.contiguous().clone() for key, tensor in state.items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        return load_folder(folder, pipe.model.attrs["settings"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "The weights of .* lack")
+            return load_folder(folder, pipe.model.attrs["settings"])
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    """The old meta data, without the requirement of spacy-transformers."""
+    """The old meta data, but for what spaCy writes itself, and without the requirement of spacy-transformers."""
     meta: dict[str, Any] = srsly.read_json(path) if path.is_file() else {}
-    kept = [line for line in meta.get("requirements", []) if not _is_theirs(line)]
-    return {key: value for key, value in meta.items() if key not in ("components", "pipeline", "labels")} | {
-        "requirements": kept
-    }
+    kept = {key: value for key, value in meta.items() if key not in OF_SPACY}
+    return {**kept, "requirements": [line for line in meta.get("requirements", []) if not _is_theirs(line)]}
 
 
 def _is_theirs(line: str) -> bool:

@@ -26,6 +26,7 @@ class TorchShim(Shim):
     ) -> None:
         """backward_from: finds the tensor in the module's output."""
         super().__init__(None)
+        self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
         self.rate_factor = rate_factor
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
@@ -136,4 +137,7 @@ def read_settings(optimizer: Optimizer) -> StepSettings:
 
 
 def _forward(model: Model[Any, Any], inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
-    return shim_of(model)(inputs, is_train)
+    shim = shim_of(model)
+    if isinstance(inputs, list) and shim.of_docs is not None:  # `spacy debug model` gives every model Docs
+        inputs = shim.of_docs(inputs)
+    return shim(inputs, is_train)
