@@ -18,8 +18,8 @@ from spacy.util import load_config, minibatch
 from torch import Tensor
 
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.evaluate import CONFIG, Scores, load_pipeline, read_examples, score
-from spacy_bertft.files import replace_file, staged
+from spacy_bertft.evaluate import Scores, load_pipeline, read_examples, score
+from spacy_bertft.files import PIPELINE, replace_file, staged
 from spacy_bertft.head_pipe import HeadPipe
 from spacy_bertft.types import Features
 
@@ -84,7 +84,7 @@ def calibrate(
         if not dry_run:
             if folder is not None:
                 shutil.copytree(pipeline, folder, dirs_exist_ok=True)
-            _set(fitted, (folder or pipeline) / CONFIG)
+            _set(fitted, (folder or pipeline) / PIPELINE)
     return Calibration(tuple(fitted), before, after)
 
 

@@ -14,8 +14,9 @@ from spacy.training import Example
 from spacy_bertft.convert.corpus import examples_of
 from spacy_bertft.convert.records import Options
 from spacy_bertft.errors import BertftError, ConfigError, DataError
+from spacy_bertft.files import PIPELINE
 
-CONFIG = "config.cfg"
+SHOWN = 25  # texts
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,30 @@ class Scores:
     of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …
 
 
-def evaluate(pipeline: Path, data: Path) -> Scores:
-    """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads."""
+def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Scores:
+    """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads.
+
+    displacy: folder for pages with what the pipeline finds in the first SHOWN texts. `spacy evaluate` has the like, but
+        only for components of spaCy's own factories.
+    """
     nlp = load_pipeline(pipeline)
-    return score(nlp, read_examples(nlp, data))
+    examples = read_examples(nlp, data)
+    scores = score(nlp, examples)
+    if displacy is not None:
+        from spacy.cli.evaluate import render_parses
+
+        displacy.mkdir(parents=True, exist_ok=True)
+        docs = list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:SHOWN]))
+        render_parses(
+            docs,
+            displacy,
+            model_name=str(pipeline),
+            limit=SHOWN,
+            deps=any(doc.has_annotation("DEP") for doc in docs),
+            ents=any(doc.ents for doc in docs),
+            spans=any(doc.spans.get("sc") for doc in docs),
+        )
+    return scores
 
 
 def score(nlp: Language, examples: list[Example]) -> Scores:
@@ -62,9 +83,9 @@ def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> La
 
 def check_pipeline(pipeline: Path) -> None:
     """An error if there is no saved pipeline in a folder."""
-    if not (pipeline / CONFIG).is_file():
+    if not (pipeline / PIPELINE).is_file():
         found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
-        what = f"has no {CONFIG}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
+        what = f"has no {PIPELINE}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
         raise ConfigError(
             f"The pipeline {str(pipeline)!r} {what} ({pipeline.absolute()}). Expected a pipeline that spaCy saved, "
             "such as training/model-best. Give the path of the folder with its config.cfg."

@@ -13,6 +13,9 @@ from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, t
 from spacy_bertft.errors import ConfigError
 
 Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
+Displacy = Annotated[
+    Path | None, typer.Option("--displacy", help="Folder for pages that show entities, spans and parses of 25 texts.")
+]
 Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
 
 
@@ -21,6 +24,7 @@ def evaluate_command(
     data: Data,
     output: Output = None,
     labels: Labels = False,
+    displacy: Displacy = None,
     code: Code = None,
 ) -> None:
     """Score a trained pipeline on annotated texts, with every score that its components have."""
@@ -32,7 +36,9 @@ def evaluate_command(
     with clean_errors():
         if output is not None and output.is_dir():
             raise ConfigError(f"{output}: found a folder; expected a JSON file to write; fix: name a file in it")
-        scores = evaluate(pipeline, data)
+        if displacy is not None and displacy.exists() and not displacy.is_dir():
+            raise ConfigError(f"{displacy}: found a file; expected a folder to write to; fix: name another")
+        scores = evaluate(pipeline, data, displacy=displacy)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({**scores.overall, **scores.of_labels}, indent=1) + "\n", encoding="utf-8")

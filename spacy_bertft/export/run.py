@@ -12,11 +12,11 @@ from spacy.language import Language
 from spacy.util import load_config
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.evaluate import CONFIG, Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
+from spacy_bertft.evaluate import Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
 from spacy_bertft.export import compare
 from spacy_bertft.export.report import Change, DroppedError, ExportReport
 from spacy_bertft.export.write import write
-from spacy_bertft.files import staged
+from spacy_bertft.files import PIPELINE, staged
 
 DEFAULT_TOLERANCE = 0.5  # points
 Note = Callable[[str], None]
@@ -121,7 +121,7 @@ def _encoder_names(pipeline: Path) -> list[str]:
 
 def _read_config(pipeline: Path) -> Any:
     try:
-        return load_config(pipeline / CONFIG, interpolate=True)
+        return load_config(pipeline / PIPELINE, interpolate=True)
     except Exception as error:  # of configparser, confection and spaCy
         raise unreadable(pipeline, error) from error
 

@@ -21,8 +21,8 @@ from spacy_bertft.checkpoint import Checkpoint
 from spacy_bertft.encoder import Encoder
 from spacy_bertft.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.evaluate import CONFIG
 from spacy_bertft.export.compare import OWN_TEXTS
+from spacy_bertft.files import PIPELINE
 
 META = "meta.json"
 
@@ -36,7 +36,7 @@ def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, 
         assert isinstance(pipe, EncoderPipe)
         exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
     backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
-    load_config(folder / CONFIG, overrides=backends, interpolate=False).to_disk(folder / CONFIG, interpolate=False)
+    load_config(folder / PIPELINE, overrides=backends, interpolate=False).to_disk(folder / PIPELINE, interpolate=False)
     _require_onnx(folder / META)
 
 

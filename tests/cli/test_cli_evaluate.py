@@ -45,7 +45,7 @@ def rows(text):
 def test_help_names_the_options():
     assert "evaluate" in run("--help").output
     text = run("evaluate", "--help").output
-    for option in ("--output", "--labels", "--code"):
+    for option in ("--output", "--labels", "--displacy", "--code"):
         assert option in text
 
 
@@ -147,3 +147,15 @@ def test_code_registers_functions_that_the_pipeline_needs(pipeline, dev, tmp_pat
     assert result.exit_code == 1
     assert "--code" in result.stderr
     assert run("evaluate", own, dev, "--code", tmp_path / "functions.py").exit_code == 0
+
+
+def test_entities_can_be_looked_at(pipeline, dev, tmp_path):
+    result = run("evaluate", pipeline, dev, "--displacy", tmp_path / "pages")
+    assert result.stdout == run("evaluate", pipeline, dev).stdout
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["entities.html"]
+    page = (tmp_path / "pages" / "entities.html").read_text("utf-8")
+    assert ANNOTATED[0][0].split()[0] in page
+    assert 'class="entity"' in page
+    failed = run("evaluate", pipeline, dev, "--displacy", dev)
+    assert failed.exit_code == 1
+    assert "found a file; expected a folder to write to; fix: name another" in failed.stderr
