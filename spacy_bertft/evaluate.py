@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import spacy
 from spacy.language import Language
+from spacy.tokens import Doc
 from spacy.training import Example
 
 from spacy_bertft.convert.corpus import examples_of
@@ -37,20 +39,25 @@ def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Sco
     examples = read_examples(nlp, data)
     scores = score(nlp, examples)
     if displacy is not None:
-        from spacy.cli.evaluate import render_parses
+        _render(list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:SHOWN])), displacy, str(pipeline))
+    return scores
 
-        displacy.mkdir(parents=True, exist_ok=True)
-        docs = list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:SHOWN]))
+
+def _render(docs: list[Doc], folder: Path, title: str) -> None:
+    from spacy.cli.evaluate import render_parses
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\[W(005|006|117)\]")  # a text may have nothing to show
         render_parses(
             docs,
-            displacy,
-            model_name=str(pipeline),
+            folder,
+            model_name=title,
             limit=SHOWN,
             deps=any(doc.has_annotation("DEP") for doc in docs),
             ents=any(doc.ents for doc in docs),
             spans=any(doc.spans.get("sc") for doc in docs),
         )
-    return scores
 
 
 def score(nlp: Language, examples: list[Example]) -> Scores:

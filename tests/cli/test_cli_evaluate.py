@@ -151,6 +151,7 @@ def test_code_registers_functions_that_the_pipeline_needs(pipeline, dev, tmp_pat
 
 def test_entities_can_be_looked_at(pipeline, dev, tmp_path):
     result = run("evaluate", pipeline, dev, "--displacy", tmp_path / "pages")
+    assert result.exit_code == 0, (result.stderr, result.exception)
     assert result.stdout == run("evaluate", pipeline, dev).stdout
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["entities.html"]
     page = (tmp_path / "pages" / "entities.html").read_text("utf-8")
