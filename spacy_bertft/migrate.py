@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +30,7 @@ from thinc.types import Floats2d, Ragged
 
 from spacy_bertft.encoder import Encoder
 from spacy_bertft.encoder_pipe import EncoderPipe
-from spacy_bertft.errors import BertftError, ConfigError
+from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE, staged
 from spacy_bertft.listeners import Listener
 from spacy_bertft.loading import load_folder
@@ -38,7 +39,6 @@ from spacy_bertft.pooling import TokenPooling
 THEIRS = "spacy-transformers."
 OLD_LISTENER, STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
 POOLINGS: dict[str, TokenPooling] = {"reduce_mean.v1": "mean", "reduce_first.v1": "first"}
-OF_SPACY = ("components", "pipeline", "disabled", "labels", "vectors", "spacy_version", "spacy_git_version")
 REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener to come
 
 
@@ -61,7 +61,7 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
             f"{old}: found no config.cfg; expected the folder of a saved pipeline; fix: correct the path, for an "
             "installed package to the folder in it that has config.cfg"
         )
-    try:
+    with _told(f"{old}: found a pipeline that can't be brought over"):
         config = load_config(old / PIPELINE, interpolate=False)
         names = [name for name, block in config["components"].items() if block.get("factory") == "transformer"]
         if not names:
@@ -72,22 +72,31 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
         windows = [_window(config["components"][name]) for name in names]
         for name in names:
             config["components"][name] = _encoder_block(old, name, config["components"][name])
+        reading = {name for name, block in config["components"].items() if list(_listener_blocks(block))}
         with staged(old, new, overwrite=overwrite) as folder:
-            readers = _write(old, folder, config, names)
-    except BertftError:
-        raise
-    except Exception as error:  # of spaCy, thinc, torch, msgpack …: what is saved there can be broken in many ways
-        said = next(iter(str(error).strip().splitlines()), "")
-        raise ConfigError(
-            f"{old}: found a pipeline that can't be brought over ({type(error).__name__}: {said}); expected one as "
-            "spacy-transformers 1.1 to 1.4 saves it, and all packages that its components need; fix: see whether it "
-            "loads in its old environment, and save it there again"
-        ) from error
+            reading.update(_write(old, folder, config, names))
+    readers = tuple(name for name in config["components"] if name in reading)
     return Migrated(tuple(names), readers, tuple(window for window in windows if window))
 
 
-def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> tuple[str, ...]:
-    """Write the new pipeline. Returns the components that read its encoders."""
+@contextmanager
+def _told(found: str) -> Iterator[None]:
+    """Turn what spaCy, thinc, torch, msgpack … raise into one error: what is saved can be broken in many ways."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        raise ConfigError(
+            f"{found} ({type(error).__name__}: {said}); expected one as spacy-transformers 1.1 to 1.4 saves it, and "
+            "all packages that its components need; fix: see whether it loads in its old environment, and save it "
+            "there again"
+        ) from error
+
+
+def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> list[str]:
+    """Write the new pipeline. Returns the enabled components that read its encoders."""
     with TemporaryDirectory() as between:
         nlp = load_model_from_config(_with(config, _stand_in_block), exclude=encoders)
         nlp.from_disk(old, exclude=encoders)
@@ -103,11 +112,15 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> tuple[s
     for name in encoders:
         pipe = found.get_pipe(name)
         assert isinstance(pipe, EncoderPipe)
-        pipe.set_encoder(_read_encoder(old / name / "model", pipe))
+        path = old / name / "model"
+        with _told(f"{path}: found no transformer that can be read"):
+            pipe.set_encoder(_read_encoder(path, pipe))
         readers += pipe.listening_components
-    found.meta.update(_meta(old / "meta.json"))
+    found.meta["requirements"] = [line for line in found.meta.get("requirements", []) if not _is_theirs(line)]
+    for name in ("spacy_version", "spacy_git_version"):  # spaCy notes its own
+        found.meta.pop(name, None)
     found.to_disk(new)
-    return tuple(readers)
+    return readers
 
 
 # --- the config
@@ -195,7 +208,7 @@ def _never(model: Model[Any, Any], inputs: Any, is_train: bool) -> Any:
     raise AssertionError("a stand-in is never run")
 
 
-# --- weights and meta data
+# --- weights and requirements
 
 
 def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
@@ -208,7 +221,7 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
     shims = [shim for shims in srsly.msgpack_loads(path.read_bytes())["shims"] for shim in shims]
     saved = next((content for content in map(srsly.msgpack_loads, shims) if content.get("state")), None)
     if saved is None:
-        raise ConfigError(f"{path}: found no weights; expected those of a transformer; fix: train the pipeline")
+        raise ValueError("no weights")
     state = torch.load(BytesIO(saved["state"]), map_location="cpu", weights_only=True)
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -221,13 +234,6 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "The weights of .* lack")
             return load_folder(folder, pipe.model.attrs["settings"])
-
-
-def _meta(path: Path) -> dict[str, Any]:
-    """The old meta data, but for what spaCy writes itself, and without the requirement of spacy-transformers."""
-    meta: dict[str, Any] = srsly.read_json(path) if path.is_file() else {}
-    kept = {key: value for key, value in meta.items() if key not in OF_SPACY}
-    return {**kept, "requirements": [line for line in meta.get("requirements", []) if not _is_theirs(line)]}
 
 
 def _is_theirs(line: str) -> bool:

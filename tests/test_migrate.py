@@ -226,6 +226,7 @@ def test_names_order_settings_and_disabled_components_are_kept(varied):
         "pooling": "first",
         "upstream": "trf",
         "grad_factor": 0.5,
+        "width": None,
     }
     assert nlp.config["components"]["textcat_multilabel"]["model"]["tok2vec"]["grad_factor"] == 0.0
     assert nlp.meta["requirements"] == ["tabulate>=0.8"]
@@ -608,12 +609,66 @@ def test_a_pickle_that_would_do_something_is_refused_and_not_run(old, tmp_path, 
         assert marker.exists()
         marker.unlink()
     _change_shim(old, lambda shim: shim.update(state=state))
-    with pytest.raises(BertftError, match="model: found no transformer that can be read"):
-        migrate(old, tmp_path / "new")
-    result = run(old, tmp_path / "new")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("✘ ")
+    _refused(old, tmp_path / "new", "model: found no transformer that can be read")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+SPOILED = {
+    "no tokenizer": lambda shim: shim.pop("tokenizer"),
+    "tokenizer a list": lambda shim: shim.update(tokenizer=[1]),
+    "no config": lambda shim: shim.pop("config"),
+    "a layer without weights": lambda shim: shim["config"].update(num_hidden_layers=3),
+    "no weights": lambda shim: shim.update(state=_torch_bytes({})),
+    "a tensor": lambda shim: shim.update(state=_torch_bytes(torch.zeros(3))),
+    "no tensors": lambda shim: shim.update(state=_torch_bytes({"a": 1})),
+    "numbers for names": lambda shim: shim.update(state=_torch_bytes({1: torch.zeros(1)})),
+    "one byte": lambda shim: shim.update(state=b"\x80"),
+    "a dot": lambda shim: shim.update(state=b"."),
+}
+
+
+@pytest.mark.parametrize("change", SPOILED.values(), ids=SPOILED)
+def test_a_transformer_that_is_not_whole_is_refused(old, tmp_path, change):
+    _change_shim(old, change)
+    _refused(old, tmp_path / "new", "model: found no transformer that can be read")
+
+
+def _without(*names):
+    def change(config):
+        for name in names[:-1]:
+            config = config[name]
+        config.pop(names[-1])
+
+    return lambda old: _change_config(old, change)
+
+
+BROKEN = {
+    "empty config": lambda old: (old / "config.cfg").write_text(""),
+    "config that is none": lambda old: (old / "config.cfg").write_text("[nlp\nx"),
+    "config of bytes": lambda old: (old / "config.cfg").write_bytes(b"\xff\xfe\x00"),
+    "no model": _without("components", "transformer", "model"),
+    "no name": _without("components", "transformer", "model", "name"),
+    "no pooling": _without("components", "tagger", "model", "tok2vec", "pooling"),
+    "no tagger": lambda old: shutil.rmtree(old / "tagger"),
+    "half a tagger": lambda old: (old / "tagger/model").write_bytes((old / "tagger/model").read_bytes()[:50]),
+    "no tokenizer": lambda old: (old / "tokenizer").unlink(),
+    "meta data a list": lambda old: (old / "meta.json").write_text("[]"),
+    "meta data that is none": lambda old: (old / "meta.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_pipeline_that_is_not_whole_is_refused(old, tmp_path, change):
+    change(old)
+    _refused(old, tmp_path / "new", "found a pipeline that can't be brought over")
+
+
+def test_the_version_of_spacy_is_that_of_now(old, tmp_path):
+    meta = srsly.read_json(old / "meta.json")
+    srsly.write_json(old / "meta.json", {**meta, "spacy_version": ">=3.5.0,<3.6.0", "spacy_git_version": "abc"})
+    migrate(old, tmp_path / "new")
+    found = spacy.load(tmp_path / "new").meta
+    assert (found["spacy_version"], found["spacy_git_version"]) != (">=3.5.0,<3.6.0", "abc")
 
 
 def test_a_tokenizer_file_stays_in_its_folder(old, tmp_path):

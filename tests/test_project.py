@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import sys
 import zipfile
 from copy import deepcopy
@@ -13,13 +14,19 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from spacy.cli.debug_config import debug_config
+from tiny import make_encoder
 from weasel.util import load_project_config
 
+from spacy_bertft.encoder import EncoderSettings
 from spacy_bertft.errors import DataError
+from spacy_bertft.loading import load
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.cfg") if path.stem != "adapt")  # which is no pipeline's
+NO_PIPELINES = ("adapt", "pretrain")
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.cfg") if path.stem not in NO_PIPELINES)
 TEXTS = ROOT / "assets" / "support" / "dev.jsonl"
 
 
@@ -33,16 +40,14 @@ def script(name: str) -> ModuleType:
     return module
 
 
-make_encoder = script("make_encoder")
+embed_encoder = script("embed_encoder")
 wnut17 = script("wnut17")
 try_wheel = script("try_wheel")
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    make_encoder.make_encoder([TEXTS], folder, vocabulary=600, seed=1)
-    return folder
+    return make_encoder(tmp_path_factory.mktemp("encoder") / "encoder", "bert-uncased", head="AutoModelForMaskedLM")
 
 
 # --- project.yml
@@ -56,17 +61,19 @@ def project(tmp_path):
 
 
 def test_the_workflows_run_in_order(project):
-    assert project["workflows"]["all"] == ["encoder", "convert", "train", "evaluate", "package", "try"]
+    assert project["workflows"]["all"] == ["convert", "train", "evaluate", "package", "try"]
     for name, first in (("pairs", []), ("questions", []), ("intents", ["intents-convert"])):
         steps = [*first, *(f"{name}-{step}" for step in ("train", "calibrate", "evaluate"))]
-        assert project["workflows"][name] == ["encoder", *steps]
+        assert project["workflows"][name] == steps
     assert project["workflows"]["wnut17"] == [f"wnut17-{step}" for step in ("check", "convert", "train", "evaluate")]
+    assert project["workflows"]["adapt"] == [f"adapt-{step}" for step in ("encoder", "convert", "train", "evaluate")]
+    assert project["workflows"]["pretrain"] == ["pretrain-encoder", "pretrain-embed"]
 
 
 def test_every_dependency_is_there_or_made_by_an_earlier_command(project):
     commands = {command["name"]: command for command in project["commands"]}
     for steps in project["workflows"].values():
-        made = {project["vars"]["wnut17_folder"]}
+        made = {project["vars"][name] for name in ("wnut17_folder", "domain_texts", "domain_entities", "texts")}
         for command in (commands[step] for step in steps):
             missing = [path for path in command["deps"] if path not in made and not (ROOT / path).exists()]
             assert missing == [], command["name"]
@@ -86,12 +93,14 @@ def test_every_command_has_help_and_outputs(project):
     assert all(command["help"] and command["outputs"] for command in project["commands"])
 
 
-def test_the_assets_come_from_one_commit_and_go_where_the_check_looks(project):
+def test_the_assets_come_from_fixed_commits_and_go_where_the_commands_look(project):
     names = [part.names[0] for part in wnut17.PARTS.values()]
-    assert [asset["dest"] for asset in project["assets"]] == [f"{project['vars']['wnut17_folder']}/{n}" for n in names]
+    expected = [f"{project['vars']['wnut17_folder']}/{name}" for name in names]
+    expected += [f"{project['vars']['domain_entities']}/{split}.iob" for split in ("train", "dev", "test")]
+    assert [asset["dest"] for asset in project["assets"]] == expected
     folders = {asset["url"].rsplit("/", 1)[0] for asset in project["assets"]}
-    assert len(folders) == 1
-    assert re.search(r"/[0-9a-f]{40}$", folders.pop())
+    assert len(folders) == 2
+    assert all(re.search(r"/[0-9a-f]{40}(/data/BC5CDR-IOB)?$", folder) for folder in folders)
 
 
 # --- configs
@@ -103,51 +112,45 @@ def test_spacy_finds_the_config_valid(path, encoder):
     debug_config(path, overrides={"components.encoder.model.name": str(encoder), **paths})
 
 
-# --- make_encoder.py
+# --- embed_encoder.py
 
 
-def test_the_same_files_and_seed_give_the_same_bytes(encoder, tmp_path):
-    make_encoder.make_encoder([TEXTS], tmp_path, vocabulary=600, seed=1)
-    files = {path.name: path.read_bytes() for path in encoder.iterdir()}
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
-    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(files)
+@pytest.fixture
+def trained(encoder, tmp_path):
+    """What `bertft adapt` leaves."""
+    folder = tmp_path / "trained"
+    shutil.copytree(encoder, folder)
+    (folder / "curve.csv").write_text("step,loss\n0,\n", encoding="utf-8")
+    return folder
 
 
-def test_another_seed_gives_other_weights_and_the_same_vocabulary(encoder, tmp_path):
-    make_encoder.make_encoder([TEXTS], tmp_path, vocabulary=600, seed=2)
-    changed = [path.name for path in encoder.iterdir() if path.read_bytes() != (tmp_path / path.name).read_bytes()]
-    assert changed == ["model.safetensors"]
+def test_an_encoder_is_kept_in_half_precision_and_loaded_in_full(trained, tmp_path):
+    output = tmp_path / "embedded"
+    output.mkdir()
+    (output / "README.md").touch()
+    off = embed_encoder.embed(trained, output)
+    assert {path.name for path in output.iterdir()} == {*embed_encoder.FILES, "model.safetensors", "README.md"}
+    halves, weights = (load_file(folder / "model.safetensors") for folder in (output, trained))
+    assert {half.dtype for half in halves.values()} == {torch.float16}
+    assert 0 < off == max(float((weights[name] - half.float()).abs().max()) for name, half in halves.items()) < 1e-3
+    loaded = load(str(output), EncoderSettings())
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
 
 
-def test_the_encoder_loads_as_a_bert_that_fits_its_tokenizer(encoder):
-    from transformers import AutoModel, AutoTokenizer
-
-    from spacy_bertft.compat import quiet_transformers
-
-    with quiet_transformers():
-        tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder)
-    assert model.config.model_type == "bert"
-    assert (model.config.hidden_size, model.config.num_hidden_layers) == (128, 2)
-    assert len(tokenizer) == model.config.vocab_size <= 600
-    assert tokenizer.is_fast
-    subwords = tokenizer.convert_ids_to_tokens(tokenizer("Voltkiste, my order?")["input_ids"])
-    assert (subwords[0], subwords[-1]) == ("[CLS]", "[SEP]")
-    assert "[UNK]" not in subwords
-    assert tokenizer.model_max_length == model.config.max_position_embeddings == 512
+def test_weights_that_no_half_can_hold_are_refused(trained, tmp_path):
+    weights = load_file(trained / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1e6
+    save_file(weights, trained / "model.safetensors")
+    with pytest.raises(DataError, match=f"too large for half precision in {re.escape(name)}; expected .* fix: "):
+        embed_encoder.embed(trained, tmp_path / "embedded")
+    assert not (tmp_path / "embedded").exists()
 
 
-def test_texts_come_from_jsonl_and_from_plain_lines(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n\n{"body": "two"}\n', encoding="utf-8")
-    (tmp_path / "a.txt").write_text("three\nfour\n", encoding="utf-8")
-    assert list(make_encoder.read_texts(tmp_path / "a.jsonl", "body")) == ["one", "two"]
-    assert list(make_encoder.read_texts(tmp_path / "a.txt", "body")) == ["three", "four"]
-    with pytest.raises(DataError, match=r"a\.jsonl:1: found .* expected a JSON object with 'text'; fix: "):
-        list(make_encoder.read_texts(tmp_path / "a.jsonl", "text"))
-
-
-def test_a_vocabulary_too_small_for_the_characters_is_refused():
-    with pytest.raises(DataError, match=r"found 26 different characters .* fix: raise --vocabulary"):
-        make_encoder.learn_vocabulary(["abcdefghijklmnopqrstuvwxyz"], 50)
+def test_a_folder_that_adapt_did_not_write_is_refused(tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(DataError, match=r"found no tokenizer\.json, .*, model\.safetensors; expected .* fix: "):
+        embed_encoder.embed(tmp_path, tmp_path / "embedded")
 
 
 # --- wnut17.py

@@ -464,6 +464,16 @@ def test_heads_that_name_no_encoder_read_ours(tiny_bert):
     assert all(losses[-1][name] < 0.5 * losses[0][name] for name in ("tagger", "ner", "textcat"))
 
 
+def test_a_transformer_behind_our_encoder_trains_by_its_own_listeners(tiny_bert, tmp_path):
+    nlp = _both(tiny_bert, first="encoder")
+    assert nlp.get_pipe("transformer").listening_components == ["tagger"]
+    before = state(network(nlp))
+    learn(nlp)
+    assert changed(before, network(nlp))
+    nlp.to_disk(tmp_path)
+    assert spacy.load(tmp_path).get_pipe("transformer").listening_components == ["tagger"]
+
+
 @pytest.mark.parametrize("first", ["encoder", "transformer"])
 def test_heads_read_the_one_that_they_name(tiny_bert, first, tmp_path):
     nlp = _both(tiny_bert, first=first, ner="transformer", textcat="encoder")
