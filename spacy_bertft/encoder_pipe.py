@@ -68,10 +68,10 @@ class _Boundary:
     backprop: Callable[[Tensor], None]  # takes the leaf's gradient into the encoder
     docs: tuple[Doc, ...]
 
-    def twin(self, doc: Doc) -> Doc:
-        """The one of these Docs that a Doc is a copy of, else itself. Some components learn on copies."""
-        content = _content(doc)
-        return next((one for one in self.docs if len(one) == len(doc) and _content(one) == content), doc)
+    def originals(self, docs: Sequence[Doc]) -> list[Doc]:
+        """For copies of these Docs the originals, for others themselves. Some components learn on copies."""
+        known = {_content(doc): doc for doc in self.docs}
+        return [known.get(_content(doc), doc) for doc in docs]
 
 
 class EncoderPipe(TrainablePipe):  # type: ignore[misc]
@@ -181,10 +181,11 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
 
     def features(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
-        boundary = self._boundary
-        if boundary is not None:
-            docs = [doc if published.find(doc, self.name) else boundary.twin(doc) for doc in docs]
         missing = [doc for doc in docs if published.find(doc, self.name) is None]
+        if missing and self._boundary is not None:
+            originals = dict(zip(missing, self._boundary.originals(missing), strict=True))
+            docs = [originals.get(doc, doc) for doc in docs]
+            missing = [doc for doc in docs if published.find(doc, self.name) is None]
         now: dict[Doc, tuple[Features, int]] = {}
         if missing:
             # Without settling: there may be heads that have still to learn on the boundary.
@@ -299,8 +300,8 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         for part in parts:
             if isinstance(part, Reader) and part.upstream in (None, self.name):
                 self.add_listener(part, component.name)
-                if isinstance(component, EntityLinker):  # it makes a Doc of each sentence
-                    self._readers_of_copies.append(part)
+                if isinstance(component, EntityLinker) and part not in self._readers_of_copies:
+                    self._readers_of_copies.append(part)  # it makes a Doc of each sentence
 
     # --- disk and bytes: an ordinary Hugging Face folder
 
