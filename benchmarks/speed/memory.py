@@ -2,7 +2,7 @@
 
     python benchmarks/speed/memory.py COMMAND PIPELINE
 
-PIPELINE is a folder, or "tiny" for a pipeline on a tiny random encoder, which is made the first time. Every
+PIPELINE is a folder, or "small" for one on assets/encoder, which is trained the first time. Every
 measurement runs in a fresh process (memory_worker.py); sizes are resident memory in MiB.
 """
 
@@ -22,14 +22,14 @@ from report import table
 from texts import check_data
 
 HERE = Path(__file__).parent
-TINY_UPDATES = 600  # enough for an encoder with random weights to find entities
+SMALL_UPDATES = 200  # enough to find entities
 TIMEOUT = 4 * 3600  # seconds
 
 app = typer.Typer(help=__doc__.partition("\n")[0], add_completion=False, no_args_is_help=True)
-Pipeline = Annotated[str, typer.Argument(help='Folder of a pipeline, or "tiny".')]
+Pipeline = Annotated[str, typer.Argument(help='Folder of a pipeline, or "small".')]
 Data = Annotated[Path | None, typer.Option(help="Folder of data.", envvar="SPACY_BERTFT_DATA")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-Work = Annotated[Path, typer.Option(help='Folder where "tiny" is kept.')]
+Work = Annotated[Path, typer.Option(help='Folder where "small" is kept.')]
 RESULTS, WORK = HERE / "results", HERE / ".work"
 
 
@@ -122,32 +122,29 @@ def processes(
 
 def _job(pipeline: str, data: Path | None, work: Path, n: int) -> dict[str, Any]:
     data = check_data(data).absolute()
-    folder = _tiny(work.absolute(), data) if pipeline == "tiny" else Path(pipeline).absolute()
+    folder = _small(work.absolute(), data) if pipeline == "small" else Path(pipeline).absolute()
     if not (folder / "config.cfg").is_file():
         raise SystemExit(
             f"The pipeline {pipeline!r}: no config.cfg in {folder}. Expected the folder of a saved pipeline, or "
-            '"tiny". Correct the path; run.py leaves pipelines in its work folder.'
+            '"small". Correct the path; run.py leaves pipelines in its work folder.'
         )
     return {"pipeline": str(folder), "data": str(data), "n": n}
 
 
-def _tiny(work: Path, data: Path) -> Path:
-    encoder, pipeline = work / "tiny/encoder", work / "tiny/pipeline"
+def _small(work: Path, data: Path) -> Path:
+    pipeline = work / "small/pipeline"
     if not pipeline.is_dir():
-        texts = ROOT / "assets/support/train.jsonl"
         job = {
-            "encoder": str(encoder),
+            "encoder": str(ROOT / "assets/encoder"),
             "data": str(data),
-            "updates": TINY_UPDATES,
+            "updates": SMALL_UPDATES,
             "categories": False,
             "output": str(pipeline),
         }
         try:
-            maker = ROOT / "scripts/make_encoder.py"
-            call([sys.executable, maker, texts, "--output", encoder], work / "tiny/encoder.log")
-            call([sys.executable, HERE / "prepare.py", "ours", json.dumps(job)], work / "tiny/pipeline.log")
+            call([sys.executable, HERE / "prepare.py", "ours", json.dumps(job)], work / "small/pipeline.log")
         except StepError as error:
-            raise SystemExit(f"The tiny pipeline could not be made: {error} The logs are in {work / 'tiny'}.") from None
+            raise SystemExit(f"The small pipeline could not be made: {error} The log is in {work / 'small'}.") from None
     return pipeline
 
 
