@@ -728,6 +728,7 @@ def train_spancat(folder, output, **overrides):
         "paths.dev": str(corpus),
         "components.encoder.model.name": str(folder),
         "components.encoder.model.device": "cpu",
+        "components.encoder.learn_rate_factor": 1.0,  # the tiny encoder has learned nothing yet
         "training.batcher.size": 5,
         "training.optimizer.learn_rate.warmup_steps": 10,
         "training.optimizer.learn_rate.initial_rate": 3e-3,
