@@ -26,7 +26,7 @@ def test_the_encoder_is_small_and_kept_in_half_precision():
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
     encoder = load(str(ENCODER), EncoderSettings(device="cpu"))
     assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
-    assert (encoder.width, encoder.model.config.num_hidden_layers) == (256, 4)
+    assert (encoder.width, encoder.model.config.num_hidden_layers, encoder.window) == (256, 4, 128)
 
 
 def test_the_encoder_has_learned_to_guess_words():
