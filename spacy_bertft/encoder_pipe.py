@@ -101,7 +101,6 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self.set_tensor = set_tensor
         self.listener_map: dict[str, list[Reader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
-        self._readers_of_copies: list[Reader] = []
         self._boundary: _Boundary | None = None
         self._owed: StepSettings | None = None
         self._process = self._origin = os.getpid()
@@ -175,9 +174,11 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
     def _active_readers(self) -> list[Reader]:
         """The linked readers, without those that are disabled in the pipeline or read copies of the Docs."""
         nlp = self.nlp()
-        disabled = () if nlp is None else nlp.disabled
-        active = (reader for name, readers in self.listener_map.items() if name not in disabled for reader in readers)
-        return [reader for reader in active if reader not in self._readers_of_copies]
+        if nlp is None:
+            return self.listeners
+        # An entity linker makes a Doc of each sentence.
+        left_out = {*nlp.disabled, *(name for name, part in nlp.components if isinstance(part, EntityLinker))}
+        return [reader for name, readers in self.listener_map.items() if name not in left_out for reader in readers]
 
     def features(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
@@ -300,8 +301,6 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         for part in parts:
             if isinstance(part, Reader) and part.upstream in (None, self.name):
                 self.add_listener(part, component.name)
-                if isinstance(component, EntityLinker) and part not in self._readers_of_copies:
-                    self._readers_of_copies.append(part)  # it makes a Doc of each sentence
 
     # --- disk and bytes: an ordinary Hugging Face folder
 
