@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from spacy_bertft import compat
 from spacy_bertft.types import Ints
+
+# What PyTorch's flash attention asks for: at most so many numbers of a head, and an Ampere GPU or later.
+LARGEST_HEAD = 256
+FLASH_CAPABILITY = (8, 0)
 
 Runs = list[tuple[int, int]]  # (how many windows, their length), in the order of the rows
 
@@ -29,6 +34,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     window_runs: Runs,
+    window_bounds: Tensor,
     scaling: float,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -36,9 +42,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of each window within itself, for transformers' attention interface.
 
-    query, key, value: (1, H, N, D/H). sliding_window: the first distance between two subwords that is too far.
-    -> (1, N, H, D/H).
+    query, key, value: (1, H, N, D/H). window_bounds: (W + 1,) int32, the row of each window's first subword, and N.
+    sliding_window: the first distance between two subwords that is too far. -> (1, N, H, D/H).
     """
+    if _takes_flash(value, dropout):
+        return _flash(query, key, value, window_runs, window_bounds, scaling, sliding_window), None
     # Split at once: slices one by one would each give the backward pass a gradient as large as all rows.
     sizes = [n_windows * length for n_windows, length in window_runs]
     of_runs = zip(*(torch.split(states[0], sizes, dim=1) for states in (query, key, value)), strict=True)
@@ -51,6 +59,36 @@ def packed_attention(
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n_windows * length, H, D/H)
     return torch.cat(parts)[None], None
+
+
+def _takes_flash(value: Tensor, dropout: float) -> bool:
+    """Whether one call of flash attention takes windows of all lengths: for half precision on a GPU, where the windows
+    of each length, a call for each, would leave it idle. It has no dropout.
+    """
+    size = value.shape[-1]
+    return (
+        value.is_cuda
+        and value.dtype in (torch.bfloat16, torch.float16)
+        and dropout == 0
+        and size % 8 == 0
+        and size <= LARGEST_HEAD
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(value.device) >= FLASH_CAPABILITY
+        and compat.flash_attention() is not None
+    )
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, runs: Runs, bounds: Tensor, scaling: float, sliding_window: int | None
+) -> Tensor:
+    flash = compat.flash_attention()
+    assert flash is not None
+    # Rotary positions may have left query and key in another precision.
+    q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))  # (N, H, D/H)
+    longest = runs[0][1]
+    reach = -1 if sliding_window is None else sliding_window - 1  # to either side; -1: without end
+    mixed: Tensor = flash(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach))
+    return mixed[None]
 
 
 def _band(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:

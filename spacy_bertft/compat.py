@@ -1,7 +1,9 @@
-"""Every call that depends on a version of transformers or thinc, or that is not part of their public promise."""
+"""Every call that depends on a version of torch, transformers or thinc, or that is not part of their public promise."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -51,6 +53,17 @@ def use_attention(model: PreTrainedModel, name: str, function: Callable[..., Any
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     return None
+
+
+@functools.cache
+def flash_attention() -> Callable[..., Any] | None:
+    """Flash attention over sequences of unlike lengths, where this PyTorch has it with a scale and a sliding window."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
+    return varlen_attn if known else None
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

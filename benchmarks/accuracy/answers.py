@@ -5,7 +5,8 @@
 
 The data folder holds qa/<name>/{train,dev,test}.json in the form of SQuAD 2.0. Both are scored by the same functions on
 their last weights: exact match and F1, first where the likelier of best answer and none is given, then with a threshold
-fitted on dev.
+fitted on dev. With --answerable, as in SQuAD 1.1: questions without an answer are left out, and an answer is always
+given.
 """
 
 from __future__ import annotations
@@ -40,17 +41,20 @@ def main(
     epochs: Epochs = 2,
     batch_size: BatchSize = 16,
     seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
+    answerable: Annotated[bool, typer.Option("--answerable", help="Only questions that have an answer.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
 ) -> None:
     """Compare on one data set and print exact match and F1 of dev and test."""
     folder = Path(os.environ["SPACY_BERTFT_DATA"]) / data
-    questions = {split: read(folder / f"{split}.json") for split in SPLITS}
     recipe = hf_trainer.Recipe(encoder, rate, epochs, batch_size)
     rows = []
     with tempfile.TemporaryDirectory() as work:
+        if answerable:
+            folder = keep_answerable(folder, Path(work))
+        questions = {split: read(folder / f"{split}.json") for split in SPLITS}
         for name, run in (("spacy-bertft", ours), ("HF Trainer", hugging_face)):
             start = time.perf_counter()
-            found = run(folder, questions, recipe, seed, Path(work))
+            found = run(folder, questions, recipe, seed, Path(work), always=answerable)
             seconds = round(time.perf_counter() - start)
             for threshold, predicted in found.items():
                 scores = {split: score(questions[split], predicted[split]) for split in SPLITS[1:]}
@@ -58,7 +62,21 @@ def main(
                 shown = "  ".join(f"{split} EM {em:.2f} F1 {f1:.2f}" for split, (em, f1) in scores.items())
                 print(f"{name:14} threshold {threshold:6}  {shown}  {seconds} s", flush=True)
     if output is not None:
-        output.write_text(json.dumps({"data": data, **asdict(recipe), "seed": seed, "runs": rows}, indent=1) + "\n")
+        output.write_text(
+            json.dumps({"data": data, **asdict(recipe), "seed": seed, "answerable": answerable, "runs": rows}, indent=1)
+            + "\n"
+        )
+
+
+def keep_answerable(folder: Path, work: Path) -> Path:
+    """A folder with the same files without the questions that have no answer."""
+    for split in SPLITS:
+        squad = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        for article in squad["data"]:
+            for paragraph in article["paragraphs"]:
+                paragraph["qas"] = [qa for qa in paragraph["qas"] if qa["answers"]]
+        (work / f"{split}.json").write_text(json.dumps(squad), encoding="utf-8")
+    return work
 
 
 def read(path: Path) -> list[Question]:
@@ -80,42 +98,60 @@ Answers = dict[str, dict[str, list[str]]]  # threshold -> split -> an answer a q
 
 
 def ours(
-    folder: Path, questions: dict[str, list[Question]], recipe: hf_trainer.Recipe, seed: int, work: Path
+    folder: Path,
+    questions: dict[str, list[Question]],
+    recipe: hf_trainer.Recipe,
+    seed: int,
+    work: Path,
+    *,
+    always: bool,
 ) -> Answers:
     """Train with configs/qa.cfg; answers with the plain threshold and with the one that `bertft calibrate` fits."""
     paths = {split: str(folder / f"{split}.json") for split in ("train", "dev")}
     pipeline = train_config("qa", paths, len(questions["train"]), recipe, seed, work)
-    plain = {split: predict(pipeline, questions[split]) for split in SPLITS[1:]}
+    others = {split: questions[split] for split in SPLITS[1:]}
+    if always:
+        return {"always": {split: predict(pipeline, of_split, threshold=0) for split, of_split in others.items()}}
+    plain = {split: predict(pipeline, of_split) for split, of_split in others.items()}
     calibrate(pipeline, folder / "dev.json")
-    return {"plain": plain, "fitted": {split: predict(pipeline, questions[split]) for split in SPLITS[1:]}}
+    return {"plain": plain, "fitted": {split: predict(pipeline, of_split) for split, of_split in others.items()}}
 
 
-def predict(pipeline: Path, questions: list[Question]) -> list[str]:
-    """Answers of a saved pipeline."""
-    nlp = spacy.load(pipeline)
+def predict(pipeline: Path, questions: list[Question], **settings: float) -> list[str]:
+    """Answers of a saved pipeline, with other settings of its head than the saved ones."""
+    nlp = spacy.load(pipeline, config={f"components.qa.{name}": value for name, value in settings.items()})
     contexts = {question.context: nlp.make_doc(question.context) for question in questions}
     docs = (question_doc(nlp, question.question.strip(), contexts[question.context]) for question in questions)
     return [next((span.text for span in doc.spans["answers"]), "") for doc in nlp.pipe(docs)]
 
 
 def hugging_face(
-    folder: Path, questions: dict[str, list[Question]], recipe: hf_trainer.Recipe, seed: int, work: Path
+    folder: Path,
+    questions: dict[str, list[Question]],
+    recipe: hf_trainer.Recipe,
+    seed: int,
+    work: Path,
+    *,
+    always: bool,
 ) -> Answers:
     """Train with the Trainer; answers where they score above none, and with a margin fitted on dev by our own fit."""
     others = {split: questions[split] for split in SPLITS[1:]}
     found = hf_answers.run(questions["train"], others, recipe, seed, work / "hf")
-    evidence = [
-        (
-            -found["dev"][one.id].null_margin,
-            token_f1(texts(one), found["dev"][one.id].text),
-            exact_match(texts(one), ""),
-        )
-        for one in questions["dev"]
-    ]
-    fitted = AnswerTask().fit(evidence)["threshold"]
+    if always:
+        thresholds = {"always": 0.0}
+    else:
+        evidence = [
+            (
+                -found["dev"][one.id].null_margin,
+                token_f1(texts(one), found["dev"][one.id].text),
+                exact_match(texts(one), ""),
+            )
+            for one in questions["dev"]
+        ]
+        thresholds = {"plain": 0.5, "fitted": AnswerTask().fit(evidence)["threshold"]}
     return {
         name: {split: [answer(found[split][one.id], threshold) for one in questions[split]] for split in others}
-        for name, threshold in (("plain", 0.5), ("fitted", fitted))
+        for name, threshold in thresholds.items()
     }
 
 

@@ -44,6 +44,7 @@ class ModelEngine:
             input_ids=self._tensor(packed.ids)[None],  # (1, N)
             position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
             window_runs=runs_of(packed.lengths),
+            window_bounds=self._tensor(np.append(0, np.cumsum(packed.lengths)).astype(np.int32)),  # (W + 1,)
             **self._segments(packed, None),
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
