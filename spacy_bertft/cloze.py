@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-import torch
 from spacy.language import Language
 from spacy.pipeline.pipe import Pipe
 from spacy.tokens import Doc, Span, SpanGroup
@@ -20,6 +17,7 @@ from spacy_bertft.encoder import Device, EncoderSettings
 from spacy_bertft.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.pretraining.fill import Filler
+from spacy_bertft.workers import ThreadGuard
 
 MODEL_FOLDER = "model"
 
@@ -36,7 +34,7 @@ class MaskFiller(Pipe):
         self.spans_key = spans_key
         self.settings = EncoderSettings(device=device)
         self._filler: Filler | None = None
-        self._process = os.getpid()
+        self._guard_threads = ThreadGuard()
 
     @property
     def filler(self) -> Filler:
@@ -74,13 +72,6 @@ class MaskFiller(Pipe):
             doc.spans[self.spans_key] = SpanGroup(
                 doc, name=self.spans_key, attrs=attrs, spans=[span for span, _ in spans]
             )
-
-    def _guard_threads(self) -> None:
-        """One thread for a worker of nlp.pipe(n_process=…), as for the encoder: a forked one would wait for others."""
-        if os.getpid() != self._process:
-            self._process = os.getpid()
-            if parent_process() is not None:
-                torch.set_num_threads(1)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Nothing: there is no gold for it."""

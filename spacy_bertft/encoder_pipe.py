@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import ref
 
 import numpy as np
-import torch
 from spacy.attrs import IDX, LENGTH, ORTH, SPACY
 from spacy.language import Language
 from spacy.pipeline.entity_linker import EntityLinker
@@ -44,6 +41,7 @@ from spacy_bertft.segments import segment_bounds
 from spacy_bertft.shim import TorchShim, read_settings, shim_of, wrap
 from spacy_bertft.subwords import Texts
 from spacy_bertft.types import Features
+from spacy_bertft.workers import ThreadGuard
 
 ENCODER_FOLDER = "encoder"
 # Characters that the encoder takes at once from a stream, so that the features of long texts don't pile up.
@@ -103,7 +101,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self.nlp: Callable[[], Language | None] = lambda: None
         self._boundary: _Boundary | None = None
         self._owed: StepSettings | None = None
-        self._process = self._origin = os.getpid()
+        self._guard_threads = ThreadGuard()
 
     # --- the encoder inside
 
@@ -200,17 +198,6 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         """Encode a stream of Docs, in batches of at most `batch_size` Docs."""
         for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=_n_characters):
             yield from super().pipe(docs, batch_size=batch_size)
-
-    def _guard_threads(self) -> None:
-        """One thread for a worker of nlp.pipe(n_process=…): there are others for the other cores.
-
-        A forked process would also wait in vain for threads that were not forked with it.
-        """
-        forked = os.getpid() != self._process
-        spawned = os.getpid() != self._origin and parent_process() is not None
-        if forked or spawned:
-            torch.set_num_threads(1)
-            self._process = self._origin = os.getpid()
 
     # --- training
 
@@ -335,14 +322,14 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
             "learn_rate_factor": shim_of(self.model).rate_factor,
         }
         attrs = {key: self.model.attrs[key] for key in ("name", "revision", "settings")}
-        return _rebuild, (self.vocab, self.name, settings, attrs, self.to_bytes(), self._origin)
+        return _rebuild, (self.vocab, self.name, settings, attrs, self.to_bytes(), self._guard_threads)
 
 
 def _rebuild(
-    vocab: Vocab, name: str, settings: dict[str, Any], attrs: dict[str, Any], content: bytes, origin: int
+    vocab: Vocab, name: str, settings: dict[str, Any], attrs: dict[str, Any], content: bytes, guard: ThreadGuard
 ) -> EncoderPipe:
     pipe = EncoderPipe(vocab, _model(attrs), name, **settings).from_bytes(content)
-    pipe._origin = origin
+    pipe._guard_threads = guard
     return pipe
 
 

@@ -14,7 +14,7 @@ import spacy_bertft
 PACKAGE = "spacy_bertft"
 ROOT = Path(spacy_bertft.__file__).parent
 FLOORS = {
-    0: {"types", "errors", "compat", "files"},
+    0: {"types", "errors", "compat", "files", "workers"},
     1: {"align", "windows", "batching", "decode"},
     2: {
         "subwords",

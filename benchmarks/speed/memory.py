@@ -87,6 +87,27 @@ def long(
 
 
 @app.command()
+def among(
+    pipeline: Pipeline,
+    characters: Annotated[int, typer.Option(help="Length of the long text.")] = 1_000_000,
+    texts: Annotated[int, typer.Option(help="Short texts around it.")] = 4000,
+    data: Data = None,
+    out: Out = RESULTS,
+    work: Work = WORK,
+) -> None:
+    """Peak memory and seconds of one long text in the middle of short ones, beside the seconds of each kind alone."""
+    found = _fresh("among", {**_job(pipeline, data, work, n=characters), "texts": texts})
+    header = ["before, MiB", "peak, MiB", f"{texts:,} short texts, s", f"{characters:,} characters, s", "together, s"]
+    cells = [
+        *(f"{found[key]:,.0f}" for key in ("before", "peak")),
+        *(f"{found[key]:,.1f}" for key in ("short", "long", "together")),
+    ]
+    typer.echo(table(header, [cells]))
+    numbers = {"pipeline": Path(pipeline).name, "characters": characters, "texts": texts, **found}
+    _save(out / "memory-among.json", numbers)
+
+
+@app.command()
 def processes(
     pipeline: Pipeline,
     texts: Annotated[int, typer.Option(help="Short texts.")] = 2000,

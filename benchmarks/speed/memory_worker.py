@@ -71,20 +71,33 @@ def stream(job: Job) -> Found:
 def long(job: Job) -> Found:
     """Seconds and peak memory of one text of so many characters."""
     nlp = _load(job)
-    nlp.max_length = max(nlp.max_length, job["n"])
-    pool = cycle(short_pool(Path(job["data"]), "wikigold"))
-    parts: list[str] = []
-    length = 0
-    while length < job["n"]:
-        parts.append(next(pool))
-        length += len(parts[-1]) + 1
-    text = " ".join(parts)[: job["n"]]
+    text = _long_text(job, nlp)
     before = _resident()
     start = time.perf_counter()
     doc = nlp(text)
     seconds = time.perf_counter() - start
     peak = _status("VmHWM")
     return {"before": before, "peak": peak, "seconds": seconds, "tokens": len(doc), "entities": len(doc.ents)}
+
+
+def among(job: Job) -> Found:
+    """Peak memory and seconds of one long text in the middle of short ones, and seconds of each kind alone."""
+    nlp = _load(job)
+    text = _long_text(job, nlp)
+    texts = list(_texts({**job, "n": job["texts"]}))
+    half = len(texts) // 2
+    found = {"before": _resident()}
+    for name, stream in (
+        ("together", [*texts[:half], text, *texts[half:]]),
+        ("short", texts),
+        ("long", [text]),
+    ):
+        start = time.perf_counter()
+        for _ in nlp.pipe(stream):
+            pass
+        found[name] = time.perf_counter() - start
+        found.setdefault("peak", _status("VmHWM"))
+    return found
 
 
 def processes(job: Job) -> Found:
@@ -121,6 +134,18 @@ def _load(job: Job) -> Any:
     return nlp
 
 
+def _long_text(job: Job, nlp: Any) -> str:
+    """Sentences one after the other, `n` characters, which the pipeline is told to take."""
+    nlp.max_length = max(nlp.max_length, job["n"])
+    pool = cycle(short_pool(Path(job["data"]), "wikigold"))
+    parts: list[str] = []
+    length = 0
+    while length < job["n"]:
+        parts.append(next(pool))
+        length += len(parts[-1]) + 1
+    return " ".join(parts)[: job["n"]]
+
+
 def _texts(job: Job) -> Iterator[str]:
     """`n` sentences, the same again and again."""
     data = Path(job["data"])
@@ -137,7 +162,7 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-FUNCTIONS = {"keep": keep, "bare": bare, "stream": stream, "long": long, "processes": processes}
+FUNCTIONS = {"keep": keep, "bare": bare, "stream": stream, "long": long, "among": among, "processes": processes}
 
 if __name__ == "__main__":
     print(json.dumps(FUNCTIONS[sys.argv[1]](json.loads(sys.argv[2]))))
