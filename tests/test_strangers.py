@@ -246,6 +246,17 @@ def test_apply(saved, tmp_path, n_process):
     assert [said(doc) for doc in DocBin().from_disk(tmp_path / "out.spacy").get_docs(nlp.vocab)] == said_of_all(nlp)
 
 
+def test_a_memory_zone_leaves_no_words_behind(saved):
+    nlp = spacy.load(saved)
+    expected = said_of_all(nlp)
+    n_words = len(nlp.vocab.strings)
+    for number in range(2):
+        with nlp.memory_zone():
+            nlp(f"Unheard{number} of in words{number}\tto be sure{number}")
+            assert said_of_all(nlp) == expected
+        assert len(nlp.vocab.strings) == n_words
+
+
 def test_evaluate_with_pictures(saved, tmp_path):
     evaluate(str(saved), data(saved), displacy_path=tmp_path)
 
