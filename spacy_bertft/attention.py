@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from spacy_bertft import compat
+from spacy_bertft.dropout import drop
 from spacy_bertft.types import Ints
 
 # What PyTorch's flash attention asks for: at most so many numbers of a head, and an Ampere GPU or later.
@@ -56,9 +57,22 @@ def packed_attention(
             states.reshape(states.shape[0], n_windows, length, -1).transpose(0, 1) for states in of_run
         )  # (n_windows, H, length, D/H)
         mask = _band(length, sliding_window, q.device)
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        if dropout and q.device.type == "cpu":
+            mixed = _with_dropout(q, k, v, mask, dropout, scaling)
+        else:
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n_windows * length, H, D/H)
     return torch.cat(parts)[None], None
+
+
+def _with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float) -> Tensor:
+    """Attention written out: on a CPU PyTorch does so too where there is dropout, with slower random numbers and a
+    search for rows that a mask empties.
+    """
+    scores = (q * scaling) @ k.transpose(2, 3)  # (n_windows, H, length, length)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return drop(scores.softmax(dim=-1), dropout) @ (v / (1 - dropout))
 
 
 def _takes_flash(value: Tensor, dropout: float) -> bool:

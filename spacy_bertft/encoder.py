@@ -21,6 +21,7 @@ from spacy_bertft.backends.net import read_net, read_shape
 from spacy_bertft.backends.onnx import OnnxEngine
 from spacy_bertft.batching import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.checkpoint import Checkpoint
+from spacy_bertft.dropout import use_dropout
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.subwords import Splitter, Texts, align_texts, shortened
 from spacy_bertft.types import Features, Ints, Packed, Specials, Subwords, Windows
@@ -144,6 +145,7 @@ class Encoder(nn.Module):
         return self.loaded
 
     def _take(self, model: PreTrainedModel) -> None:
+        use_dropout(model)
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
         self._modules["model"] = model

@@ -22,6 +22,7 @@ FLOORS = {
         "checkpoint",
         "loading",
         "attention",
+        "dropout",
         "pooling",
         "features",
         "tuning",

@@ -1,0 +1,56 @@
+"""Dropout whose random numbers cost little on a CPU, where PyTorch draws them one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LEVELS = 2**16  # random numbers have 16 bits: a probability is rounded to this part
+
+
+def drop(values: Tensor, probability: float) -> Tensor:
+    """Set about `probability` of the numbers to 0 and leave the others as they are, on the CPU. Any shape.
+
+    Which ones: by a generator of NumPy's, four from each of its words, which torch's generator seeds; so
+    torch.manual_seed decides.
+    """
+    seed = int(torch.randint(2**62, ()))
+    words = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
+    kept = torch.from_numpy(words).view(values.shape) >= round(probability * LEVELS) - LEVELS // 2
+    dropped: Tensor = _Drop.apply(values, kept)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Drop(torch.autograd.Function):
+    """A product with a mask, which is kept as bytes and multiplied as floats: half the time of a product with bytes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return values * kept.to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return gradient * kept.to(gradient.dtype), None
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout by `drop` on a CPU."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Numbers of any shape -> the same, some of them 0 and the others larger in training."""
+        if not self.training or not 0 < self.p < 1 or hidden.device.type != "cpu":
+            return super().forward(hidden)
+        return drop(hidden, self.p) * (1 / (1 - self.p))
+
+
+def use_dropout(model: nn.Module) -> None:
+    """Put a Dropout in the place of each nn.Dropout inside a model."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p))
