@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from spacy_bertft import compat
 from spacy_bertft.dropout import drop
 from spacy_bertft.types import Ints
 
-# What PyTorch's flash attention asks for: at most so many numbers of a head, and an Ampere GPU or later.
-LARGEST_HEAD = 256
+# Where PyTorch's flash attention can do all that it is asked for: heads of at most so many numbers (larger ones have no
+# backward pass on some GPUs), and an Ampere GPU or later.
+LARGEST_HEAD = 128
 FLASH_CAPABILITY = (8, 0)
 
 Runs = list[tuple[int, int]]  # (how many windows, their length), in the order of the rows
@@ -46,8 +48,14 @@ def packed_attention(
     query, key, value: (1, H, N, D/H). window_bounds: (W + 1,) int32, the row of each window's first subword, and N.
     sliding_window: the first distance between two subwords that is too far. -> (1, N, H, D/H).
     """
-    if _takes_flash(value, dropout):
-        return _flash(query, key, value, window_runs, window_bounds, scaling, sliding_window), None
+    flash = _flash_attention(value, dropout)
+    if flash is not None:
+        # Rotary positions may have left query and key in another precision.
+        q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))  # (N, H, D/H)
+        longest = window_runs[0][1]
+        reach = -1 if sliding_window is None else sliding_window - 1  # to either side; -1: without end
+        bounds = window_bounds, window_bounds, longest, longest
+        return flash(q, k, v, *bounds, scale=scaling, window_size=(reach, reach))[None], None
     # Split at once: slices one by one would each give the backward pass a gradient as large as all rows.
     sizes = [n_windows * length for n_windows, length in window_runs]
     of_runs = zip(*(torch.split(states[0], sizes, dim=1) for states in (query, key, value)), strict=True)
@@ -57,7 +65,7 @@ def packed_attention(
             states.reshape(states.shape[0], n_windows, length, -1).transpose(0, 1) for states in of_run
         )  # (n_windows, H, length, D/H)
         mask = _band(length, sliding_window, q.device)
-        if dropout and q.device.type == "cpu":
+        if 0 < dropout < 1 and v.device.type == "cpu" and v.dtype == torch.float32:
             mixed = _with_dropout(q, k, v, mask, dropout, scaling)
         else:
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
@@ -75,34 +83,23 @@ def _with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout:
     return drop(scores.softmax(dim=-1), dropout) @ (v / (1 - dropout))
 
 
-def _takes_flash(value: Tensor, dropout: float) -> bool:
-    """Whether one call of flash attention takes windows of all lengths: for half precision on a GPU, where the windows
-    of each length, a call for each, would leave it idle. It has no dropout.
+def _flash_attention(value: Tensor, dropout: float) -> Callable[..., Tensor] | None:
+    """Flash attention, if one call of it can take these windows of all lengths: in half precision on a GPU, which the
+    windows of each length, a call for each, would leave idle. It has no dropout.
     """
     size = value.shape[-1]
-    return (
+    suits = (
         value.is_cuda
+        and torch.version.hip is None
         and value.dtype in (torch.bfloat16, torch.float16)
         and dropout == 0
         and size % 8 == 0
         and size <= LARGEST_HEAD
         and torch.backends.cuda.is_flash_attention_available()
+        and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
         and torch.cuda.get_device_capability(value.device) >= FLASH_CAPABILITY
-        and compat.flash_attention() is not None
     )
-
-
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, runs: Runs, bounds: Tensor, scaling: float, sliding_window: int | None
-) -> Tensor:
-    flash = compat.flash_attention()
-    assert flash is not None
-    # Rotary positions may have left query and key in another precision.
-    q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))  # (N, H, D/H)
-    longest = runs[0][1]
-    reach = -1 if sliding_window is None else sliding_window - 1  # to either side; -1: without end
-    mixed: Tensor = flash(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach))
-    return mixed[None]
+    return compat.flash_attention() if suits else None
 
 
 def _band(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:

@@ -140,7 +140,7 @@ class Encoder(nn.Module):
                     "The encoder was exported to ONNX Runtime and can't be trained or taken apart. Expected backend = "
                     '"torch" and the pipeline that it was exported from: train that, and export it again.'
                 )
-            self._take(self.checkpoint.model())
+            self._take(self.checkpoint.model().train(self.training))
         assert self.loaded is not None
         return self.loaded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,7 +152,8 @@ def test_flash_attention_is_asked_for_the_same_numbers(tiny_encoder, family, mon
         return exact_flash(*args)
 
     torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", counted)
-    monkeypatch.setattr(attention, "_takes_flash", lambda value, dropout: dropout == 0)
+    flash = compat.flash_attention()
+    monkeypatch.setattr(attention, "_flash_attention", lambda value, dropout: flash if dropout == 0 else None)
     folder = tiny_encoder(family)
     features = encoder_of(folder)(texts_of([*MIXED, LONG]))  # with gradients: transformers' own model
     expected = plain_forward(folder, MIXED)
@@ -160,6 +162,30 @@ def test_flash_attention_is_asked_for_the_same_numbers(tiny_encoder, family, mon
     monkeypatch.undo()
     assert_near(features.hidden, encoder_of(folder)(texts_of([*MIXED, LONG])).hidden)
     assert sum(calls) == len(features.hidden) * encoder_of(folder).model.config.num_hidden_layers
+
+
+@pytest.mark.skipif(compat.flash_attention() is None, reason="this PyTorch has no flash attention over unlike lengths")
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({}, True),
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.float32}, False),
+        ({"is_cuda": False}, False),
+        ({"shape": (1, 2, 9, 256)}, False),
+        ({"shape": (1, 2, 9, 36)}, False),
+        ({"dropout": 0.1}, False),
+        ({"capability": (7, 5)}, False),
+        ({"built": False}, False),
+    ],
+)
+def test_when_flash_attention_is_asked_for(change, taken, monkeypatch):
+    asked = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 2, 9, 64), "device": torch.device("cuda")} | change
+    dropout = asked.pop("dropout", 0.0)
+    capability, built = asked.pop("capability", (8, 0)), asked.pop("built", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
+    assert (attention._flash_attention(SimpleNamespace(**asked), dropout) is not None) is taken
 
 
 @pytest.mark.skipif(not TRANSFORMERS_5, reason="nothing is packed under transformers 4")

@@ -89,18 +89,18 @@ def among(job: Job) -> Found:
     text = _long_text(job, nlp)
     texts = list(_texts({**job, "n": job["texts"]}))
     half = len(texts) // 2
-    found = {"before": _resident()}
-    for name, stream in (
-        ("together", [*texts[:half], text, *texts[half:]]),
-        ("short", texts),
-        ("long", [text]),
-    ):
-        start = time.perf_counter()
-        for _ in nlp.pipe(stream):
-            pass
-        found[name] = time.perf_counter() - start
-        found.setdefault("peak", _status("VmHWM"))
-    return found
+    before = _resident()
+    together = _seconds(nlp, [*texts[:half], text, *texts[half:]])
+    peak = _status("VmHWM")
+    alone = {"short": _seconds(nlp, texts), "long": _seconds(nlp, [text])}
+    return {"before": before, "peak": peak, "together": together, **alone}
+
+
+def _seconds(nlp: Any, texts: list[str]) -> float:
+    start = time.perf_counter()
+    for _ in nlp.pipe(texts):
+        pass
+    return time.perf_counter() - start
 
 
 def processes(job: Job) -> Found:
