@@ -1,0 +1,118 @@
+"""Updates of a category head and its encoder, beside the same in transformers' own model with padded batches.
+
+    pip install -c constraints.txt -e .
+    SPACY_BERTFT_DATA=/folder/of/data python benchmarks/speed/training.py --encoder PACKAGE/FOLDER_OR_FOLDER
+
+Batches of 16 texts, full fine-tuning, dropout as the encoder's config has it, AdamW (fused) with a clip. Ours is
+nlp.update from raw texts, with all that belongs to it; transformers' side tokenises its batch too, and pads it to its
+longest text. Updates alternate; medians of the ratios of each batch.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import spacy
+import torch
+import typer
+from spacy.training import Example
+from texts import Amounts, build
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from spacy_bertft.loading import find_folder
+
+BATCH = 16  # texts
+RATE = 1e-4
+LABELS = ("A", "B")
+
+Update = Callable[[list[str]], object]
+
+
+def main(
+    encoder: Annotated[str, typer.Option(help="Folder, or package/folder of an installed package.")],
+    updates: Annotated[int, typer.Option(help="Updates of each, for each set of texts.")] = 12,
+) -> None:
+    """Print subwords a second of both, and the ratio, for texts of like and of unlike lengths."""
+    folder = find_folder(encoder)
+    if folder is None:
+        raise SystemExit(f"The encoder {encoder!r}: found no such folder or package. Expected a folder on this disk.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    subjects = {"spacy-bertft": make_ours(encoder), "transformers": make_theirs(folder, tokenizer)}
+    enough = Amounts(wikigold=300, wnut17=0, mixed_words=BATCH * 300 * updates, long_words=0, latency=0)
+    texts = build(Path(os.environ["SPACY_BERTFT_DATA"]), enough)
+    for name in ("short", "mixed"):
+        n_batches = min(updates + 1, len(texts[name]) // BATCH)
+        batches = [texts[name][start * BATCH :][:BATCH] for start in range(n_batches)]
+        measure(name, subjects, batches, [subwords(tokenizer, batch) for batch in batches])
+
+
+def make_ours(encoder: str) -> Update:
+    """A pipeline of this package: what updates it."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe(
+        "bertft_encoder",
+        config={"model": {"@architectures": "spacy-bertft.Encoder.v1", "name": encoder, "window": 512}},
+    )
+    nlp.add_pipe("bertft_textcat")
+
+    def examples(texts: list[str]) -> list[Example]:
+        docs = [nlp.make_doc(text) for text in texts]
+        return [Example.from_dict(doc, {"cats": cats(text)}) for doc, text in zip(docs, texts, strict=True)]
+
+    optimizer = nlp.initialize(lambda: examples(["a", "b b"]))
+    optimizer.learn_rate = RATE
+    return lambda texts: nlp.update(examples(texts), sgd=optimizer)
+
+
+def make_theirs(folder: Path, tokenizer: Any) -> Update:
+    """transformers' model for sequences: what updates it."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+
+    def update(texts: list[str]) -> None:
+        batch = tokenizer(texts, truncation=True, max_length=512, padding=True, return_tensors="pt")
+        labels = torch.tensor([LABELS.index(max(cats(text), key=cats(text).__getitem__)) for text in texts])
+        model(**batch, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def cats(text: str) -> dict[str, float]:
+    """A category, which need not mean anything here."""
+    odd = len(text.split()) % 2
+    return {"A": float(odd), "B": float(not odd)}
+
+
+def subwords(tokenizer: Any, texts: list[str]) -> int:
+    """How many subwords a batch has, special ones included and padding not."""
+    return sum(map(len, tokenizer(texts, truncation=True, max_length=512)["input_ids"]))
+
+
+def measure(name: str, subjects: dict[str, Update], batches: list[list[str]], sizes: list[int]) -> None:
+    """Print the speeds on one set of batches; the first is for warming up."""
+    speeds: dict[str, list[float]] = {subject: [] for subject in subjects}
+    for batch, size in zip(batches, sizes, strict=True):
+        for subject, update in subjects.items():
+            start = time.perf_counter()
+            update(batch)
+            speeds[subject].append(size / (time.perf_counter() - start))
+    ours, theirs = (of_subject[1:] for of_subject in speeds.values())
+    ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    print(
+        f"{name:6} {len(ratios)} updates  spacy-bertft {statistics.median(ours):6,.0f} subwords/s  "
+        f"transformers {statistics.median(theirs):6,.0f}  ratio {statistics.median(ratios):.2f} "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
