@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -64,6 +65,21 @@ def flash_attention() -> Callable[..., Any] | None:
         return None
     known = {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
     return varlen_attn if known else None
+
+
+def give_back_memory() -> None:
+    """Let glibc's allocator give what it holds free back to the system; other allocators do so by themselves or not."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # Windows
+        return None
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

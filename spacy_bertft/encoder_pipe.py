@@ -21,7 +21,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from torch import Tensor
 
-from spacy_bertft import files, published
+from spacy_bertft import compat, files, published
 from spacy_bertft.batching import chunk
 from spacy_bertft.encoder import (
     Backend,
@@ -46,6 +46,9 @@ from spacy_bertft.workers import ThreadGuard
 ENCODER_FOLDER = "encoder"
 # Characters that the encoder takes at once from a stream, so that the features of long texts don't pile up.
 STREAM_CHARACTERS = 400_000
+# Docs of a stream after which free memory goes back to the system: batches of ever other sizes leave holes behind, in
+# which a stream of many thousand texts would grow by the size of the encoder's arrays again and again.
+TRIM_EVERY = 4096
 
 
 @runtime_checkable
@@ -102,6 +105,7 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         self._boundary: _Boundary | None = None
         self._owed: StepSettings | None = None
         self._guard_threads = ThreadGuard()
+        self._since_trim = 0
 
     # --- the encoder inside
 
@@ -198,6 +202,10 @@ class EncoderPipe(TrainablePipe):  # type: ignore[misc]
         """Encode a stream of Docs, in batches of at most `batch_size` Docs."""
         for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=_n_characters):
             yield from super().pipe(docs, batch_size=batch_size)
+            self._since_trim += len(docs)
+            if self._since_trim >= TRIM_EVERY:
+                compat.give_back_memory()
+                self._since_trim = 0
 
     # --- training
 

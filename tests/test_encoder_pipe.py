@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import spacy
 from pipelines import HEADS, TEXTS, annotations, blank, examples, initialized, trained
 
-from spacy_bertft import published
+from spacy_bertft import compat, encoder_pipe, published
 from spacy_bertft.errors import ConfigError
 
 
@@ -164,3 +166,42 @@ def test_a_long_text_among_short_ones_comes_back_in_order(tiny_bert):
     assert [doc.text for doc in docs] == texts
     assert annotations(docs[2]) == annotations(nlp(TEXTS[1]))
     assert max(ent.end for ent in docs[1].ents) > 2400
+
+
+def test_a_long_stream_gives_memory_back(tiny_bert, monkeypatch):
+    nlp = initialized(tiny_bert)
+    given, counts = [], []
+    monkeypatch.setattr(compat, "give_back_memory", lambda: given.append("all"))
+    monkeypatch.setattr(encoder_pipe, "TRIM_EVERY", 5)
+    for _ in range(5):  # short streams count together
+        list(nlp.pipe(TEXTS[:2]))
+        counts.append(len(given))
+    assert counts == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is asked")
+def test_memory_goes_back_to_the_system(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(GIVE_BACK, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before - 30_000  # KiB
+
+
+GIVE_BACK = """
+import numpy as np
+from pathlib import Path
+from spacy_bertft import compat
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("VmRSS"))
+
+held = [np.ones(1000) for _ in range(20000)]  # 8 KB each: too small for pages of their own
+kept = held[::1000]
+last = np.ones(1000)
+del held
+print(resident())
+compat.give_back_memory()
+print(resident())
+"""
