@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -52,9 +52,10 @@ def main(
         if answerable:
             folder = keep_answerable(folder, Path(work))
         questions = {split: read(folder / f"{split}.json") for split in SPLITS}
+        job = Job(folder, questions, recipe, seed, Path(work), always=answerable)
         for name, run in (("spacy-bertft", ours), ("HF Trainer", hugging_face)):
             start = time.perf_counter()
-            found = run(folder, questions, recipe, seed, Path(work), always=answerable)
+            found = run(job)
             seconds = round(time.perf_counter() - start)
             for threshold, predicted in found.items():
                 scores = {split: score(questions[split], predicted[split]) for split in SPLITS[1:]}
@@ -94,27 +95,35 @@ def read(path: Path) -> list[Question]:
     ]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What both sides are given."""
+
+    folder: Path  # of the files
+    questions: dict[str, list[Question]]  # split -> those of its file
+    recipe: hf_trainer.Recipe
+    seed: int
+    work: Path
+    always: bool  # give an answer to every question
+
+    @property
+    def others(self) -> dict[str, list[Question]]:
+        """The questions of dev and test."""
+        return {split: self.questions[split] for split in SPLITS[1:]}
+
+
 Answers = dict[str, dict[str, list[str]]]  # threshold -> split -> an answer a question, "" for none
 
 
-def ours(
-    folder: Path,
-    questions: dict[str, list[Question]],
-    recipe: hf_trainer.Recipe,
-    seed: int,
-    work: Path,
-    *,
-    always: bool,
-) -> Answers:
+def ours(job: Job) -> Answers:
     """Train with configs/qa.cfg; answers with the plain threshold and with the one that `bertft calibrate` fits."""
-    paths = {split: str(folder / f"{split}.json") for split in ("train", "dev")}
-    pipeline = train_config("qa", paths, len(questions["train"]), recipe, seed, work)
-    others = {split: questions[split] for split in SPLITS[1:]}
-    if always:
-        return {"always": {split: predict(pipeline, of_split, threshold=0) for split, of_split in others.items()}}
-    plain = {split: predict(pipeline, of_split) for split, of_split in others.items()}
-    calibrate(pipeline, folder / "dev.json")
-    return {"plain": plain, "fitted": {split: predict(pipeline, of_split) for split, of_split in others.items()}}
+    paths = {split: str(job.folder / f"{split}.json") for split in ("train", "dev")}
+    pipeline = train_config("qa", paths, len(job.questions["train"]), job.recipe, job.seed, job.work)
+    if job.always:
+        return {"always": {split: predict(pipeline, of_split, threshold=0) for split, of_split in job.others.items()}}
+    plain = {split: predict(pipeline, of_split) for split, of_split in job.others.items()}
+    calibrate(pipeline, job.folder / "dev.json")
+    return {"plain": plain, "fitted": {split: predict(pipeline, of_split) for split, of_split in job.others.items()}}
 
 
 def predict(pipeline: Path, questions: list[Question], **settings: float) -> list[str]:
@@ -125,19 +134,10 @@ def predict(pipeline: Path, questions: list[Question], **settings: float) -> lis
     return [next((span.text for span in doc.spans["answers"]), "") for doc in nlp.pipe(docs)]
 
 
-def hugging_face(
-    folder: Path,
-    questions: dict[str, list[Question]],
-    recipe: hf_trainer.Recipe,
-    seed: int,
-    work: Path,
-    *,
-    always: bool,
-) -> Answers:
+def hugging_face(job: Job) -> Answers:
     """Train with the Trainer; answers where they score above none, and with a margin fitted on dev by our own fit."""
-    others = {split: questions[split] for split in SPLITS[1:]}
-    found = hf_answers.run(questions["train"], others, recipe, seed, work / "hf")
-    if always:
+    found = hf_answers.run(job.questions["train"], job.others, job.recipe, job.seed, job.work / "hf")
+    if job.always:
         thresholds = {"always": 0.0}
     else:
         evidence = [
@@ -146,11 +146,14 @@ def hugging_face(
                 token_f1(texts(one), found["dev"][one.id].text),
                 exact_match(texts(one), ""),
             )
-            for one in questions["dev"]
+            for one in job.questions["dev"]
         ]
         thresholds = {"plain": 0.5, "fitted": AnswerTask().fit(evidence)["threshold"]}
     return {
-        name: {split: [answer(found[split][one.id], threshold) for one in questions[split]] for split in others}
+        name: {
+            split: [answer(found[split][one.id], threshold) for one in of_split]
+            for split, of_split in job.others.items()
+        }
         for name, threshold in thresholds.items()
     }
 

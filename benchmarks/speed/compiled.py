@@ -18,12 +18,13 @@ from typing import Annotated
 
 import torch
 import typer
+from run import find_encoder
 from texts import short_pool
 from transformers import AutoModel
 
 from spacy_bertft.batching import pad
 from spacy_bertft.encoder import Encoder, EncoderSettings
-from spacy_bertft.loading import find_folder, load_folder
+from spacy_bertft.loading import load_folder
 
 BUDGET = 2048  # subwords in a batch
 SENTENCES = 300
@@ -36,9 +37,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Turns of each.")] = 5,
 ) -> None:
     """Print how many times as fast as transformers' model each is, and the seconds that compiling takes."""
-    folder = find_folder(encoder)
-    if folder is None:
-        raise SystemExit(f"The encoder {encoder!r}: found no such folder or package. Expected a folder on this disk.")
+    folder = find_encoder(encoder)
     ours = load_folder(folder, EncoderSettings(device="cpu")).eval()
     plain = AutoModel.from_pretrained(folder).eval()
     compiled = torch.compile(AutoModel.from_pretrained(folder).eval(), dynamic=True)

@@ -20,11 +20,10 @@ from typing import Annotated, Any
 import spacy
 import torch
 import typer
+from run import find_encoder
 from spacy.training import Example
 from texts import Amounts, build
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from spacy_bertft.loading import find_folder
 
 BATCH = 16  # texts
 RATE = 1e-4
@@ -38,9 +37,7 @@ def main(
     updates: Annotated[int, typer.Option(help="Updates of each, for each set of texts.")] = 12,
 ) -> None:
     """Print subwords a second of both, and the ratio, for texts of like and of unlike lengths."""
-    folder = find_folder(encoder)
-    if folder is None:
-        raise SystemExit(f"The encoder {encoder!r}: found no such folder or package. Expected a folder on this disk.")
+    folder = find_encoder(encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     subjects = {"spacy-bertft": make_ours(encoder), "transformers": make_theirs(folder, tokenizer)}
     enough = Amounts(wikigold=300, wnut17=0, mixed_words=BATCH * 300 * updates, long_words=0, latency=0)
@@ -62,7 +59,8 @@ def make_ours(encoder: str) -> Update:
 
     def examples(texts: list[str]) -> list[Example]:
         docs = [nlp.make_doc(text) for text in texts]
-        return [Example.from_dict(doc, {"cats": cats(text)}) for doc, text in zip(docs, texts, strict=True)]
+        cats = [{label: float(LABELS[category(text)] == label) for label in LABELS} for text in texts]
+        return [Example.from_dict(doc, {"cats": of_doc}) for doc, of_doc in zip(docs, cats, strict=True)]
 
     optimizer = nlp.initialize(lambda: examples(["a", "b b"]))
     optimizer.learn_rate = RATE
@@ -76,7 +74,7 @@ def make_theirs(folder: Path, tokenizer: Any) -> Update:
 
     def update(texts: list[str]) -> None:
         batch = tokenizer(texts, truncation=True, max_length=512, padding=True, return_tensors="pt")
-        labels = torch.tensor([LABELS.index(max(cats(text), key=cats(text).__getitem__)) for text in texts])
+        labels = torch.tensor([category(text) for text in texts])
         model(**batch, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -85,10 +83,9 @@ def make_theirs(folder: Path, tokenizer: Any) -> Update:
     return update
 
 
-def cats(text: str) -> dict[str, float]:
-    """A category, which need not mean anything here."""
-    odd = len(text.split()) % 2
-    return {"A": float(odd), "B": float(not odd)}
+def category(text: str) -> int:
+    """The place of its label, which need not mean anything here."""
+    return len(text.split()) % 2
 
 
 def subwords(tokenizer: Any, texts: list[str]) -> int:
