@@ -13,7 +13,7 @@ from spacy.language import Language
 from spacy.training import Example
 from torch import nn
 
-from spacy_bertft.shim import shim_of
+from spacy_bertft.learning.shim import shim_of
 
 # text, entities (first character, behind the last, label), category
 ANNOTATED = [

@@ -20,11 +20,11 @@ from spacy.cli.debug_config import debug_config
 from tiny import make_encoder
 from weasel.util import load_project_config
 
-from spacy_bertft.encoder import EncoderSettings
+from spacy_bertft.encoder.encoder import EncoderSettings
+from spacy_bertft.encoder.loading import load
 from spacy_bertft.errors import DataError
-from spacy_bertft.loading import load
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).parents[1]
 NO_PIPELINES = ("adapt", "pretrain")
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.cfg") if path.stem not in NO_PIPELINES)
 TEXTS = ROOT / "assets" / "support" / "dev.jsonl"

@@ -29,9 +29,9 @@ from compare import SPLITS, BatchSize, Encoder, Epochs, Rate, train_config
 from hf_answers import Prediction, Question
 
 from spacy_bertft import question_doc
-from spacy_bertft.answers import exact_match, token_f1
-from spacy_bertft.calibrate import calibrate
+from spacy_bertft.jobs.calibrate import calibrate
 from spacy_bertft.tasks.qa import AnswerTask
+from spacy_bertft.tasks.scorers import exact_match, token_f1
 
 
 def main(

@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from spacy_bertft.loading import find_folder
+from spacy_bertft.encoder.loading import find_folder
 
 WINDOW = 384
 STRIDE = 128  # subwords of the context that neighbouring windows share

@@ -21,7 +21,7 @@ from transformers import (
     set_seed,
 )
 
-from spacy_bertft.loading import find_folder
+from spacy_bertft.encoder.loading import find_folder
 
 IGNORED = -100
 

@@ -30,8 +30,8 @@ import typer
 from compare import SPLITS, BatchSize, Encoder, Epochs, Rate, bare, train_config
 from spacy.tokens import Doc
 
-from spacy_bertft.calibrate import calibrate
 from spacy_bertft.convert import convert
+from spacy_bertft.jobs.calibrate import calibrate
 from spacy_bertft.tasks.textcat import fit_threshold
 
 

@@ -20,7 +20,7 @@ from compare import BatchSize, Encoder, Epochs, MergeSentences, predict, prepare
 from hf_trainer import Recipe
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from spacy_bertft.loading import find_folder
+from spacy_bertft.encoder.loading import find_folder
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ner": {"corpora.train.gold_preproc": True},

@@ -30,12 +30,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from spacy_bertft.loading import find_folder
-from spacy_bertft.pretraining.batches import batches
-from spacy_bertft.pretraining.run import Run
-from spacy_bertft.pretraining.scratch import SIZES, new_model
-from spacy_bertft.pretraining.settings import Settings
-from spacy_bertft.pretraining.texts import read_documents
+from spacy_bertft.encoder.loading import find_folder
+from spacy_bertft.jobs.pretraining.adapt import Run
+from spacy_bertft.jobs.pretraining.config import Settings
+from spacy_bertft.jobs.pretraining.sampling import batches
+from spacy_bertft.jobs.pretraining.scratch import SIZES, new_model
+from spacy_bertft.jobs.pretraining.texts import read_documents
 
 OURS, FILLED, LINES, BLOCKS = "ours", "ours, filled", "run_mlm, lines", "run_mlm, blocks"
 SCHEDULE, WARM_UP, RATE, DECAY, BETAS, EPS, CLIP = 100_000, 100, 1e-4, 0.01, (0.9, 0.98), 1e-6, 1.0

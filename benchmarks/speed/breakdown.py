@@ -26,20 +26,23 @@ FORWARD, REST = "the encoder's forward", "the rest (spaCy's loop, batches)"
 # Part of the work -> the functions whose own time it is, as module:name.
 PARTS = {
     "spaCy's tokenizer": ("spacy.language:Language.make_doc",),
-    "subword tokenisation": ("spacy_bertft.encoder:Encoder.tokenize",),
-    "alignment, windows, packing": ("spacy_bertft.encoder_pipe:texts_of", "spacy_bertft.encoder:Encoder.forward"),
+    "subword tokenisation": ("spacy_bertft.encoder.encoder:Encoder.tokenize",),
+    "alignment, windows, packing": (
+        "spacy_bertft.components.encoder_pipe:texts_of",
+        "spacy_bertft.encoder.encoder:Encoder.forward",
+    ),
     FORWARD: (
-        "spacy_bertft.backends.fused:FusedEngine.__call__",
-        "spacy_bertft.backends.model:ModelEngine.__call__",
-        "spacy_bertft.backends.onnx:OnnxEngine.__call__",
+        "spacy_bertft.engines.fused:FusedEngine.__call__",
+        "spacy_bertft.engines.transformers:ModelEngine.__call__",
+        "spacy_bertft.engines.onnx:OnnxEngine.__call__",
     ),
     "handing over features": (
-        "spacy_bertft.encoder_pipe:EncoderPipe.predict",
-        "spacy_bertft.encoder_pipe:EncoderPipe.set_annotations",
+        "spacy_bertft.components.encoder_pipe:EncoderPipe.predict",
+        "spacy_bertft.components.encoder_pipe:EncoderPipe.set_annotations",
     ),
-    "pooling and heads": ("spacy_bertft.head_pipe:HeadPipe.predict",),
+    "pooling and heads": ("spacy_bertft.components.head_pipe:HeadPipe.predict",),
     "decoding": ("spacy_bertft.tasks.ner:decode",),
-    "annotating Docs": ("spacy_bertft.head_pipe:HeadPipe.set_annotations",),
+    "annotating Docs": ("spacy_bertft.components.head_pipe:HeadPipe.set_annotations",),
 }
 SETS = ("short", "mixed")
 

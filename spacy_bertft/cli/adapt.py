@@ -14,7 +14,7 @@ import typer
 from spacy_bertft.cli.console import clean_errors, show, table
 
 if TYPE_CHECKING:
-    from spacy_bertft.pretraining.run import Progress, Result
+    from spacy_bertft.jobs.pretraining.adapt import Progress, Result
 
 Config = Annotated[Path, typer.Argument(help="Config file, such as configs/adapt.cfg.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the encoder, the curve and the checkpoints.")]
@@ -30,8 +30,8 @@ def adapt_command(
     Settings of the config can be given behind the others: --training.steps 2000 --encoder.name roberta-base
     """
     overrides = _overrides(context.args)
-    from spacy_bertft.pretraining.run import adapt
-    from spacy_bertft.pretraining.settings import read_settings
+    from spacy_bertft.jobs.pretraining.adapt import adapt
+    from spacy_bertft.jobs.pretraining.config import read_settings
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others are silent
     with clean_errors():

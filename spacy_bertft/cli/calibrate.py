@@ -32,7 +32,7 @@ def calibrate_command(
     """
     from spacy.cli._util import import_code
 
-    from spacy_bertft.calibrate import calibrate
+    from spacy_bertft.jobs.calibrate import calibrate
 
     import_code(code)
     with clean_errors():

@@ -30,7 +30,7 @@ def evaluate_command(
     """Score a trained pipeline on annotated texts, with every score that its components have."""
     from spacy.cli._util import import_code
 
-    from spacy_bertft.evaluate import evaluate
+    from spacy_bertft.jobs.evaluate import evaluate
 
     import_code(code)
     with clean_errors():

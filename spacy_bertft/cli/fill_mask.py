@@ -15,8 +15,8 @@ Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", min
 
 def fill_mask_command(model: Model, text: Text, top: Top = 5) -> None:
     """Show what may stand in the place of each [MASK] of a text, with probabilities."""
+    from spacy_bertft.encoder.fill_mask import Filler
     from spacy_bertft.errors import DataError
-    from spacy_bertft.pretraining.fill import Filler
 
     with clean_errors():
         filler = Filler.load(model)

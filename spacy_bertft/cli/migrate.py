@@ -18,7 +18,7 @@ def migrate_command(old: Old, new: New, overwrite: Overwrite = False, code: Code
     """Put a trained spacy-transformers pipeline on a bertft_encoder: the same weights, components and annotations."""
     from spacy.cli._util import import_code
 
-    from spacy_bertft.migrate import migrate
+    from spacy_bertft.jobs.migrate import migrate
 
     import_code(code)
     with clean_errors():

@@ -16,12 +16,12 @@ from spacy.training import Example
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from spacy_bertft.align import ramps
-from spacy_bertft.decode import PREFIXES, Scheme, Tagging, decode
-from spacy_bertft.features import group_sums
-from spacy_bertft.head_pipe import HeadPipe, new_linear, not_learned
-from spacy_bertft.pooling import TokenPooling, token_vectors
-from spacy_bertft.spans import scored_spans, set_scored_spans
+from spacy_bertft.components.head_pipe import HeadPipe, new_linear, not_learned
+from spacy_bertft.components.spans import scored_spans, set_scored_spans
+from spacy_bertft.encoder.features import group_sums
+from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
+from spacy_bertft.tasks.decode import PREFIXES, Scheme, Tagging, decode
+from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features
 
 MISSING = -100  # cross_entropy leaves these targets out

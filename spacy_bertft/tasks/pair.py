@@ -7,8 +7,8 @@ from typing import Any
 
 from spacy.language import Language
 
-from spacy_bertft.head_pipe import HeadPipe
-from spacy_bertft.pooling import DocPooling
+from spacy_bertft.components.head_pipe import HeadPipe
+from spacy_bertft.encoder.pooling import DocPooling
 from spacy_bertft.tasks.textcat import SCORE_WEIGHTS, CategoryTask, category_pipe
 
 

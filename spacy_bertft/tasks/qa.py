@@ -15,13 +15,13 @@ from spacy.training import Example
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from spacy_bertft.align import ramps
-from spacy_bertft.answers import ANSWERS_KEY, exact_match, gold_answers, token_f1
+from spacy_bertft.components.head_pipe import HeadPipe, new_linear
+from spacy_bertft.components.pairs import find_segments
+from spacy_bertft.components.spans import set_scored_spans
+from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.head_pipe import HeadPipe, new_linear
-from spacy_bertft.pooling import token_vectors
-from spacy_bertft.segments import find_segments
-from spacy_bertft.spans import set_scored_spans
+from spacy_bertft.tasks.scorers import ANSWERS_KEY, exact_match, gold_answers, token_f1
+from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features, Ints
 
 LABEL = "ANSWER"

@@ -17,9 +17,9 @@ from spacy.util import registry
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from spacy_bertft.components.head_pipe import HeadPipe, new_linear, not_learned
+from spacy_bertft.encoder.pooling import DocPooling, doc_vectors
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.head_pipe import HeadPipe, new_linear, not_learned
-from spacy_bertft.pooling import DocPooling, doc_vectors
 from spacy_bertft.types import Features
 
 

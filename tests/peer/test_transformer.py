@@ -17,9 +17,9 @@ from spacy.util import fix_random_seed, registry
 from spacy_transformers.layers import trfs2arrays
 from torch import nn
 
-from spacy_bertft import bridge
+from spacy_bertft.components import transformer_source as bridge
+from spacy_bertft.encoder.pooling import doc_vectors, token_vectors
 from spacy_bertft.errors import BertftError, ConfigError
-from spacy_bertft.pooling import doc_vectors, token_vectors
 
 WIDTH = 32
 LISTENER = {

@@ -1,0 +1,1 @@
+"""spaCy components: the encoder, the heads, and what lies between them."""

@@ -1,0 +1,124 @@
+"""`bertft_mlm`: candidates for each [MASK] of a Doc (the cloze task)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spacy.language import Language
+from spacy.pipeline.pipe import Pipe
+from spacy.tokens import Doc, Span, SpanGroup
+from spacy.training import Example
+
+from spacy_bertft import files
+from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
+from spacy_bertft.components.workers import ThreadGuard
+from spacy_bertft.encoder.encoder import Device, EncoderSettings
+from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.text.batches import chunk
+
+MODEL_FOLDER = "model"
+
+
+class MaskFiller(Pipe):
+    """Sets doc.spans: a span for each mask, with its candidates in `span._.candidates`."""
+
+    def __init__(self, model: str, name: str, *, top: int, spans_key: str, device: Device) -> None:
+        if top < 1:
+            raise ConfigError(f"top of {name!r} is {top}; expected at least 1. Set a larger one.")
+        self.source = model
+        self.name = name
+        self.top = top
+        self.spans_key = spans_key
+        self.settings = EncoderSettings(device=device)
+        self._filler: Filler | None = None
+        self._guard_threads = ThreadGuard()
+
+    @property
+    def filler(self) -> Filler:
+        """What fills; loaded when it is first asked for."""
+        if self._filler is None:
+            self._filler = Filler.load(self.source, self.settings)
+        return self._filler
+
+    def initialize(self, get_examples: Any = None, *, nlp: Language | None = None) -> None:
+        """Load the model that the config names."""
+        self._filler = Filler.load(self.source, self.settings)
+
+    def __call__(self, doc: Doc) -> Doc:
+        """Fill the masks of a Doc."""
+        self._fill([doc])
+        return doc
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Fill the masks of a stream of Docs, in batches of at most `batch_size` Docs."""
+        handle_error = self.get_error_handler()
+        for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=lambda doc: len(doc.text)):
+            try:
+                self._fill(docs)
+            except Exception as error:
+                handle_error(self.name, self, docs, error)
+            else:
+                yield from docs
+
+    def _fill(self, docs: list[Doc]) -> None:
+        self._guard_threads()
+        for doc, masks in zip(docs, self.filler.fill([doc.text for doc in docs], top=self.top), strict=True):
+            found = [(doc.char_span(mask.start, mask.end, alignment_mode="expand"), mask.candidates) for mask in masks]
+            spans = [(span, candidates) for span, candidates in found if span is not None]
+            attrs = {"candidates": [[[one.text, one.probability] for one in candidates] for _, candidates in spans]}
+            doc.spans[self.spans_key] = SpanGroup(
+                doc, name=self.spans_key, attrs=attrs, spans=[span for span, _ in spans]
+            )
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Nothing: there is no gold for it."""
+        return {}
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        """Write the model as a Hugging Face folder, path/model."""
+        self.filler.model.save(Path(path) / MODEL_FOLDER)
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> MaskFiller:
+        """Load the model from path/model; nothing is looked up anywhere else."""
+        self._filler = Filler.load(str(Path(path) / MODEL_FOLDER), self.settings)
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """The files that to_disk writes, in one bytestring."""
+        return files.to_bytes(self.to_disk)
+
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> MaskFiller:
+        """Load what to_bytes gave."""
+        return files.from_bytes(bytes_data, self.from_disk)
+
+
+def span_candidates(span: Span) -> list[tuple[str, float]]:
+    """The candidates for a mask and their probabilities, the likeliest first. Reads as `span._.candidates`."""
+    for group in span.doc.spans.values():
+        for it, candidates in zip(group, group.attrs.get("candidates", ()), strict=False):
+            if (it.start, it.end) == (span.start, span.end):
+                return [(text, probability) for text, probability in candidates]
+    return []
+
+
+@Language.factory(
+    "bertft_mlm",
+    assigns=["doc.spans"],
+    default_config={"model": "bert-base-cased", "top": 5, "spans_key": "masks", "device": "auto"},
+)
+def make_mask_filler(nlp: Language, name: str, model: str, top: int, spans_key: str, device: Device) -> MaskFiller:
+    """The component that fills masks.
+
+    model: a hub name, a folder, or package/folder of a masked language model.
+    top: candidates for each mask.
+    spans_key: key of doc.spans for the masks.
+    device: as for the encoder.
+    """
+    return MaskFiller(model, name, top=top, spans_key=spans_key, device=device)
+
+
+if not Span.has_extension("candidates"):
+    Span.set_extension("candidates", getter=span_candidates)

@@ -1,0 +1,178 @@
+"""spaCy's own components on an encoder: a layer that gives them a vector for each token, and trains the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from spacy.tokens import Doc
+from spacy.util import registry
+from thinc.api import CupyOps, Model, torch2xp, xp2torch
+from thinc.types import Floats2d
+
+from spacy_bertft.components import feature_store
+from spacy_bertft.components.encoder_pipe import EncoderPipe, load_named, texts_of
+from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.shim import shim_of
+from spacy_bertft.types import Features
+
+Vectors = list[Floats2d]
+Backprop = Callable[[Vectors], list[Doc]]
+
+
+class Listener(Model[list[Doc], Vectors]):
+    """A layer inside another component's model that reads the encoder before it: a row for each of spaCy's tokens.
+
+    It stands where spaCy's own components have their `tok2vec`. Its gradients add up with those of the heads.
+    """
+
+    def __init__(
+        self, *, upstream: str | None, pooling: TokenPooling, grad_factor: float, width: int | None = None
+    ) -> None:
+        super().__init__("bertft-listener", _listen, init=_find_width, dims={"nO": width})
+        self.width = width  # as the config has it
+        self.upstream = upstream
+        self.pooling = pooling
+        self.grad_factor = grad_factor
+        self._encoder_pipe: EncoderPipe | None = None
+
+    def link(self, encoder: EncoderPipe) -> None:
+        """Note the encoder to read, and its width once that is known."""
+        earlier, self._encoder_pipe = self._encoder_pipe, encoder
+        if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
+            earlier.forget(self)
+        module = shim_of(encoder.model).module
+        if isinstance(module, Encoder):
+            self.set_width(module.width)
+
+    def set_width(self, width: int) -> None:
+        """Take over the encoder's width."""
+        if self.width not in (None, width):
+            raise ConfigError(
+                f"A spacy-bertft.Listener.v1 has width = {self.width}, but its encoder's is {width}. Expected the "
+                f"same. Set width = {width}, or null."
+            )
+        self.set_dim("nO", width, force=True)
+
+    @property
+    def encoder_pipe(self) -> EncoderPipe:
+        """The encoder component that it reads."""
+        if self._encoder_pipe is None:
+            wanted = "a bertft_encoder component" if self.upstream is None else f"an encoder named {self.upstream!r}"
+            raise ConfigError(
+                f"A spacy-bertft.Listener.v1 needs {wanted} before its component in the pipeline, and found none. "
+                'Expected for example pipeline = ["encoder", "tagger"] with [components.encoder] factory = '
+                '"bertft_encoder". Add the encoder, or correct the listener\'s upstream.'
+            )
+        return self._encoder_pipe
+
+    def read(self, docs: Sequence[Doc]) -> Features:
+        """The features of Docs."""
+        return self.encoder_pipe.features(docs)
+
+    def replaced_by(self, encoder: Model[Any, Any]) -> Model[list[Doc], Vectors]:
+        """A layer that does the same with an encoder of its own."""
+        layer: Model[list[Doc], Vectors] = build_tok2vec(encoder, self.pooling, self.grad_factor)
+        layer.set_dim("nO", self.get_dim("nO"))
+        return layer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For worker processes that are spawned: the encoder gets to know its readers again.
+        names = ("upstream", "pooling", "grad_factor", "width")
+        settings = {name: getattr(self, name) for name in names}
+        return _rebuild, (settings, self.maybe_get_dim("nO"), self._encoder_pipe)
+
+
+def _rebuild(settings: dict[str, Any], width: int | None, encoder: EncoderPipe | None) -> Listener:
+    listener = Listener(**settings)
+    if width is not None:
+        listener.set_dim("nO", width)
+    if encoder is not None:
+        encoder.add_listener(listener, f"listener {id(listener)}")
+    return listener
+
+
+def _load(model: Model[list[Doc], Vectors], X: Any = None, Y: Any = None) -> None:  # noqa: N803  # thinc's names
+    (encoder,) = model.layers
+    shim_of(encoder).module = module = load_named(encoder)
+    model.set_dim("nO", module.width, force=True)
+
+
+def _find_width(model: Model[list[Doc], Vectors], X: Any = None, Y: Any = None) -> None:  # noqa: N803  # thinc's names
+    assert isinstance(model, Listener)
+    model.set_width(model.encoder_pipe.load_pretrained().width)
+
+
+def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, Backprop]:
+    assert isinstance(model, Listener)
+    if not docs:
+        return [], lambda gradients: []
+    features = model.read(docs)
+    if not is_train:
+        for doc in docs:
+            feature_store.mark_read(doc, id(model))
+    return _tokens(model, features, model.pooling, model.grad_factor, is_train)
+
+
+def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, Backprop]:
+    encoder = model.layers[0]
+    texts = texts_of(docs)
+    if is_train:
+        features, _ = encoder.begin_update(texts)
+        optimizer = shim_of(encoder).optimizer
+        assert optimizer is not None
+        optimizer.count(len(docs))
+    else:
+        features = encoder.predict(texts)
+    return _tokens(model, features, model.attrs["pooling"], model.attrs["grad_factor"], is_train)
+
+
+def _tokens(
+    model: Model[Any, Any], features: Features, pooling: TokenPooling, grad_factor: float, is_train: bool
+) -> tuple[Vectors, Backprop]:
+    """An array (tokens, D) for each Doc, of the kind that thinc computes with, and the way back."""
+    with torch.set_grad_enabled(is_train):
+        vectors = token_vectors(features, pooling)  # (T, D)
+    ops, found = model.ops, vectors.detach()
+    rows: Any = torch2xp(found) if isinstance(ops, CupyOps) else found.cpu().numpy()
+    parts = ops.xp.split(rows, np.cumsum(features.token_counts)[:-1])
+
+    def backprop(gradients: Vectors) -> list[Doc]:
+        if vectors.requires_grad and gradients:  # else the encoder is frozen, or there are no Docs
+            gradient = xp2torch(ops.xp.concatenate(gradients)).to(vectors.device)
+            vectors.backward(gradient * grad_factor)  # type: ignore[no-untyped-call]
+        return []
+
+    return [ops.as_contig(part) for part in parts[: len(features.token_counts)]], backprop
+
+
+@registry.architectures("spacy-bertft.Listener.v1")
+def build_listener(
+    pooling: TokenPooling = "mean", upstream: str = "*", grad_factor: float = 1.0, width: int | None = None
+) -> Model[list[Doc], Vectors]:
+    """A Tok2Vec layer that reads a bertft_encoder component: list of Docs -> an array (tokens, width) for each.
+
+    pooling: a token is its "first" subword, or the "mean" of its subwords.
+    upstream: name of the encoder component; "*": the nearest before the component.
+    grad_factor: what the gradient is multiplied by on its way to the encoder; 0: this component leaves it as it is.
+    width: the encoder's, for components that must know it when they are built (an entity_linker whose vectors have
+        another length); None: it is found at initialisation.
+    """
+    name = None if upstream == "*" else upstream
+    return Listener(upstream=name, pooling=pooling, grad_factor=grad_factor, width=width)
+
+
+@registry.architectures("spacy-bertft.Tok2Vec.v1")
+def build_tok2vec(
+    encoder: Model[Any, Any], pooling: TokenPooling = "mean", grad_factor: float = 1.0
+) -> Model[list[Doc], Vectors]:
+    """A Tok2Vec layer with an encoder of its own, which no other component shares: what nlp.replace_listeners makes.
+
+    encoder: spacy-bertft.Encoder.v1. The rest as in spacy-bertft.Listener.v1.
+    """
+    attrs = {"pooling": pooling, "grad_factor": grad_factor}
+    return Model("bertft-tok2vec", _encode, init=_load, layers=[encoder], dims={"nO": None}, attrs=attrs)

@@ -1,0 +1,97 @@
+"""Features from spacy-transformers' `transformer` component, for heads in a pipeline that has one in place of ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from spacy.tokens import Doc
+from thinc.api import Model, torch2xp, xp2torch
+from torch import Tensor
+
+from spacy_bertft.encoder.features import gather
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.types import Features, Ints
+
+PIPE, NOWHERE = "spacy_transformers.pipeline_component", ""
+LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
+
+
+def listener(upstream: str | None) -> Model[Any, Any] | None:
+    """A node by which a `transformer` component finds its reader; None where spacy-transformers is not in use."""
+    # A pipeline with such a component has imported its module before it makes the head behind it.
+    module = sys.modules.get(LISTENER)
+    return None if module is None else module.TransformerListener("*" if upstream is None else upstream)
+
+
+def unlink(node: Model[Any, Any], nlp: Any) -> None:
+    """Let no transformer of the pipeline wait for this reader, which has found another source."""
+    node.upstream_name = NOWHERE  # type: ignore[attr-defined]
+    for _, component in nlp.components:
+        if isinstance(component, sys.modules[PIPE].Transformer):
+            for name in list(component.listener_map):
+                component.remove_listener(node, name)
+
+
+def read(docs: Sequence[Doc], width: int) -> Features:
+    """The features of Docs that a transformer of this width has annotated."""
+    datas = [getattr(doc._, "trf_data", None) for doc in docs]
+    missing = sum(data is None and len(doc) > 0 for doc, data in zip(docs, datas, strict=True))
+    if missing:
+        raise ConfigError(
+            f"Found {missing} Docs that no transformer component has read. Expected one that runs before the head. "
+            "Add or enable it; if it is in frozen_components, name it in annotating_components as well."
+        )
+    return gather([(_features(data, width), 0) for data in datas])
+
+
+def learn(node: Model[Any, Any], docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
+    """The features of Docs to learn on, and what then takes the gradient of their hidden rows to the transformer."""
+    if node._batch_id is None:  # type: ignore[attr-defined]  # the transformer does not learn
+        return read(docs, width), lambda: None
+    datas, backprop = node(list(docs), is_train=True)
+    features = gather([(_features(data, width), 0) for data in datas])
+    leaf = features.hidden.detach().requires_grad_()
+
+    def send() -> None:
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        owners = [data for data in datas if HIDDEN in data.model_output]
+        parts = torch.split(gradient, [data.model_output[HIDDEN][..., 0].size for data in owners])
+        backprop([_gradient(data, part, node.ops.xp) for data, part in zip(owners, parts, strict=True)])
+
+    return replace(features, hidden=leaf), send
+
+
+def _features(data: Any, width: int) -> Features:
+    """The features in the TransformerData of one Doc. An empty Doc has no hidden rows."""
+    hidden, rows, counts = torch.zeros(0, 1, width), _ints(()), _ints(())
+    if data is not None and HIDDEN in data.model_output:
+        hidden = xp2torch(data.model_output[HIDDEN]).float()  # (spans, length of the longest, D)
+        rows, counts = _ints(data.align.dataXd), _ints(data.align.lengths)  # (P,), (T,)
+    n_spans, length, _ = hidden.shape
+    return Features(
+        hidden=hidden.reshape(-1, width),
+        rows=rows,
+        subword_counts=np.array([len(rows)]),
+        token_subwords=np.arange(len(rows)),  # a token in two spans owns its subwords in both
+        token_subword_counts=counts,
+        token_counts=np.array([len(counts)]),
+        cls_rows=np.arange(n_spans) * length,
+        window_counts=np.array([n_spans]),
+    )
+
+
+def _gradient(data: Any, part: Tensor, xp: Any) -> Any:
+    """TransformerData with the gradient (rows, D) of one Doc."""
+    hidden = data.model_output[HIDDEN]
+    gradient = xp.asarray(torch2xp(part.contiguous()), dtype=hidden.dtype).reshape(hidden.shape)
+    return replace(data, model_output=type(data.model_output)(last_hidden_state=gradient))
+
+
+def _ints(array: Any) -> Ints:
+    on_cpu = array.get() if hasattr(array, "get") else array  # CuPy's arrays have it
+    return np.asarray(on_cpu, dtype=np.int64).reshape(-1)

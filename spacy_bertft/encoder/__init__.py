@@ -1,0 +1,1 @@
+"""The encoder: at rest, loaded, and from texts to features."""

@@ -1,0 +1,160 @@
+"""Where encoders come from: a saved pipeline, a Hugging Face folder, an installed package, the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spacy_bertft import compat
+from spacy_bertft.encoder.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
+from spacy_bertft.encoder.encoder import Encoder, EncoderSettings
+from spacy_bertft.engines.net import read_net, read_shape
+from spacy_bertft.errors import BertftError, EncoderError
+
+WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Encoder:
+    """Load an encoder from a local folder, a folder of an installed package, or the Hugging Face hub."""
+    folder = find_folder(name)
+    if folder is not None:
+        return load_folder(folder, settings)
+    if settings.backend == "onnxruntime":
+        raise EncoderError(
+            f'The encoder\'s backend is "onnxruntime", but {name!r} is no folder here ({Path(name).absolute()}). '
+            'Expected a folder that `bertft export` wrote. Give its path, or set backend = "torch".'
+        )
+    try:
+        return _by_transformers(name, settings, revision=revision)
+    except BertftError:
+        raise
+    except Exception as error:  # transformers raises of all kinds
+        raise EncoderError(
+            f"The encoder {name!r} is not a folder here ({Path(name).absolute()}), not a folder of an installed "
+            f"package, and could not be loaded from the Hugging Face hub: {_first_line(error)} Expected a hub name "
+            'such as "bert-base-cased" (needs a network or a filled cache), or the path of a folder with config.json, '
+            "weights and tokenizer files."
+        ) from error
+
+
+def find_folder(name: str) -> Path | None:
+    """The folder that `name` means: a local one, or package/path inside an installed package."""
+    if name and Path(name).is_dir():
+        return Path(name)
+    package, _, inside = name.partition("/")
+    if not inside or not package.isidentifier() or package == "__main__":
+        return None
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return next((Path(place, inside) for place in places or () if Path(place, inside).is_dir()), None)
+
+
+def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
+    """Load an encoder from the folder of a saved pipeline.
+
+    One of the families that backends/net.py knows is loaded without transformers, which takes longer to import than
+    all the rest to load; its model is built when training asks for it.
+    """
+    if settings.backend == "torch" and (folder / WEIGHTS).is_file():
+        checkpoint = read_checkpoint(folder)
+        if checkpoint is not None and _is_known(checkpoint):
+            return Encoder(checkpoint, settings)
+    return load_folder(folder, settings)
+
+
+def _is_known(checkpoint: Checkpoint) -> bool:
+    try:
+        shape = read_shape(checkpoint.config)
+    except json.JSONDecodeError:
+        return False  # load_folder says what is wrong
+    return shape is not None and read_net(shape, checkpoint.weights) is not None
+
+
+def load_folder(folder: Path, settings: EncoderSettings) -> Encoder:
+    """Load an encoder from a Hugging Face folder, without looking anywhere else."""
+    found = sorted(path.name for path in folder.iterdir())
+    if CONFIG not in found:
+        raise EncoderError(
+            f"The folder {folder} holds no config.json (found: {_listed(found)}). Expected a Hugging Face model "
+            "folder: config.json, model.safetensors and tokenizer files. Give its path as the encoder's name."
+        )
+    if settings.backend == "onnxruntime":
+        if GRAPH not in found:
+            raise EncoderError(
+                f'The encoder\'s backend is "onnxruntime", but the folder {folder} holds no {GRAPH} (found: '
+                f"{_listed(found)}). Expected an exported pipeline: make one with `bertft export PIPELINE OUT --engine "
+                'onnx`, or set backend = "torch".'
+            )
+        return Encoder(read_graph(folder), settings)
+    if not set(WEIGHT_FILES) & set(found):
+        graph = f' Its {GRAPH} runs with backend = "onnxruntime".' if GRAPH in found else ""
+        raise EncoderError(
+            f"The encoder folder {folder} holds no weights (found: {_listed(found)}). Expected one of "
+            f"{', '.join(WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
+        )
+    try:
+        return _by_transformers(str(folder), settings, local_files_only=True)
+    except BertftError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise of all kinds
+        raise EncoderError(
+            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_listed(found)}). "
+            "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
+            "Check that the copy is complete."
+        ) from error
+
+
+def _by_transformers(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
+    from transformers import AutoModel, AutoTokenizer
+
+    with compat.quiet_transformers():
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+        _check_tokenizer(source, tokenizer)
+        model, report = AutoModel.from_pretrained(
+            source,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **compat.dtype_argument(torch.float32),
+            **where,
+        )
+        files = saved_files(tokenizer, model.config)
+    missing = sorted(report["missing_keys"])
+    absent = [key for key in missing if "pooler" not in key]
+    if absent:
+        warnings.warn(
+            f"The weights of {source!r} lack {len(absent)} parameters of {type(model).__name__}, which start at "
+            f"random: {_listed(absent)}. Expected a checkpoint of this family; check the encoder's name.",
+            stacklevel=2,
+        )
+    return Encoder(Checkpoint(files, trained_pooler=len(absent) == len(missing)), settings, model=model)
+
+
+def _check_tokenizer(source: str, tokenizer: Any) -> None:
+    if not tokenizer.is_fast:
+        raise EncoderError(
+            f"The tokenizer of {source!r} is a {type(tokenizer).__name__}, which has no fast version. Expected a "
+            "fast tokenizer (tokenizer.json), because only those give character offsets. Choose an encoder that "
+            "has one, or convert the tokenizer with the tokenizers library."
+        )
+    # Without tokenizer files transformers 5 makes up a tokenizer to which every word is unknown.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise EncoderError(
+            f"The encoder {source!r} has no vocabulary: its tokenizer knows only "
+            f"{_listed(sorted(tokenizer.get_vocab()))}. Expected the files of a fast tokenizer (tokenizer.json) beside "
+            "the weights. Save the tokenizer there with save_pretrained, or copy its files."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "nothing"

@@ -1,0 +1,143 @@
+"""The BERT family's forward for prediction on a CPU: packed, three products in one, weights in the CPU's own layout.
+
+The same sums as transformers' model in another order, so the rows agree up to float32's rounding. No gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from spacy_bertft import compat
+from spacy_bertft.engines.attention import runs_of
+from spacy_bertft.engines.net import Linear, Net, Norm
+from spacy_bertft.text.batches import positions
+from spacy_bertft.types import Ints, Packed
+
+# PyTorch's attention on a CPU takes keys by vectors of 16 floats and those left over one by one, which can cost as
+# much again. So a window's keys are taken together with the rows beside them, masked, up to a multiple of this.
+KEY_MULTIPLE = 16
+# A batch gets idle rows up to a multiple of this: oneDNN keeps compiled code for each number of rows that it has met,
+# some hundred kilobytes each, and a stream of texts would meet them all.
+ROW_MULTIPLE = 32
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    query_key_value: Product
+    out: Product
+    out_norm: Norm
+    up: Product  # with the activation
+    down: Product
+    down_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring windows of one length, and the rows that their keys are taken from."""
+
+    start: int  # row of the first window
+    windows: int
+    length: int
+    key_start: int
+    key_length: int
+    mask: Tensor | None  # (1, 1, 1, key_length), -inf at the rows of neighbours
+
+    @property
+    def stop(self) -> int:
+        """The row behind the last window."""
+        return self.start + self.windows * self.length
+
+
+class FusedEngine:
+    """Runs a Net."""
+
+    padded = False
+    budget = 2048
+
+    def __init__(self, net: Net) -> None:
+        def product(one: Linear, activation: str = "none") -> Product:
+            return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
+
+        self.net = net
+        self.layers = [
+            _Layer(
+                product(layer.query_key_value()),
+                product(layer.out),
+                layer.out_norm,
+                product(layer.up, net.shape.activation),
+                product(layer.down),
+                layer.down_norm,
+            )
+            for layer in net.layers
+        ]
+
+    @torch.no_grad()
+    def __call__(self, packed: Packed) -> Tensor:
+        """One forward; attention stays within each window. -> (N, D) float32."""
+        net = self.net
+        idle = (0, -len(packed.ids) % ROW_MULTIPLE)
+        places = positions(packed, net.shape.first_position)
+        hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
+        if packed.segments is not None and len(net.positions) > 1:
+            places = places + packed.segments * net.positions.shape[1]
+        hidden += net.positions.flatten(0, 1)[torch.from_numpy(np.pad(places, idle))]
+        hidden = _normalise(hidden, net.norm, net.shape.eps)
+        if net.project is not None:
+            hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
+        runs = _plan(packed.lengths, n_rows=len(hidden))
+        for layer in self.layers:
+            mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
+            hidden = _normalise(layer.out(mixed).add_(hidden), layer.out_norm, net.shape.eps)
+            hidden = _normalise(layer.down(layer.up(hidden)).add_(hidden), layer.down_norm, net.shape.eps)
+        return hidden[: len(packed.ids)]
+
+
+def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
+    return layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
+
+
+def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
+    """What attention reads of the rows, window run by window run. n_rows: idle ones behind the windows included."""
+    runs, start = [], 0
+    for windows, length in runs_of(lengths):
+        stop = start + windows * length
+        spare = -length % KEY_MULTIPLE
+        if spare == 0 or (start < spare and stop + spare > n_rows):  # no rows beside the window
+            runs.append(_Run(start, windows, length, start, length, None))
+        else:
+            before = spare if start >= spare else 0
+            mask = torch.zeros(length + spare)
+            mask[:before] = mask[before + length :] = -torch.inf
+            runs.append(_Run(start, windows, length, start - before, length + spare, mask[None, None, None]))
+        start = stop
+    return runs
+
+
+def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
+    """Attention of each window within itself. (N, 3D) -> (N, D)."""
+    n_rows, triple = query_key_value.shape
+    width = triple // 3
+    size = width // heads
+    mixed = query_key_value.new_empty(n_rows, width)
+    mixed[runs[-1].stop :] = 0.0  # idle rows, which stay numbers
+    for run in runs:
+
+        def view(rows: int, first_row: int, part: int, run: _Run = run) -> Tensor:
+            # Windows of `rows` rows, which may reach into the next window: (windows, H, rows, D/H).
+            strides = (run.length * triple, size, triple, 1)
+            return query_key_value.as_strided((run.windows, heads, rows, size), strides, first_row * triple + part)
+
+        query = view(run.length, run.start, 0)
+        key = view(run.key_length, run.key_start, width)
+        value = view(run.key_length, run.key_start, 2 * width)
+        of_run = scaled_dot_product_attention(query, key, value, attn_mask=run.mask)
+        mixed[run.start : run.stop].view(run.windows, run.length, heads, size).copy_(of_run.transpose(1, 2))
+    return mixed

@@ -1,0 +1,255 @@
+"""A Net as an ONNX graph, in the operators that ONNX Runtime has fused kernels for on a CPU.
+
+Nothing in it depends on a fixed batch or length. Padding is taken out first: embeddings, products and norms work on
+rows of real subwords (N, D), and only attention sees the windows side by side, padded to the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacy_bertft.engines.net import Activation, Layer, Linear, Net, Norm
+from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
+from spacy_bertft.engines.outliers import Outliers
+from spacy_bertft.errors import EncoderError
+
+# Operators of ONNX, and of ONNX Runtime's own set; both are older than any ONNX Runtime that we support.
+OPSET, MICROSOFT_OPSET, IR_VERSION = 17, 1, 9
+MICROSOFT = "com.microsoft"
+# Weights of int8 products use this much of their 8 bits. CPUs with AVX2 or AVX-512 but no VNNI add two products of an
+# activation (0 to 255) and a weight in 16 bits and cut off what exceeds them: 2 * 255 * 64 does not, so results are
+# the same on every machine. With VNNI the eighth bit is no faster; it would take the mean difference of MiniLM's hidden
+# values from 0.016 to 0.013.
+WEIGHT_LIMIT = 64
+EMBEDDING_LIMIT = 127
+# A model file is one protobuf message, which can't be larger.
+SIZE_LIMIT = 2**31 - 1
+
+# ONNX's numbers of types.
+FLOAT, INT32, INT64 = 1, 6, 7
+
+_ACTIVATIONS = {"gelu": ("Gelu", MICROSOFT), "gelu_tanh": ("FastGelu", MICROSOFT), "relu": ("Relu", "")}
+# An outlier among `up`'s inputs is taken as so many channels of an equal share each, so that it needs no wider scale.
+SHARES = 8
+
+
+def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.uint8]:
+    """The encoder as the bytes of a model.onnx.
+
+    Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. Where
+    the encoder tells segments apart, also token_type_ids of that shape: 1 in the second segment, else 0.
+    Outputs: last_hidden_state, (batch, sequence, D) float32, with zeros at padding; packed_hidden_state, (N, D)
+    float32, the real subwords alone, window by window.
+
+    outliers: those of each layer for int8, None for float32. In int8 the products' weights take 7 of 8 bits, with a
+    scale for each output channel; their inputs 8 bits, with a scale for each call, outliers apart; word embeddings 8
+    bits, with a scale for each subword. Everything else stays float32.
+    """
+    try:
+        from onnx import helper, numpy_helper
+    except ImportError:
+        raise EncoderError(
+            "Exporting an encoder to ONNX needs the package onnx, which is not installed. Expected it beside "
+            'onnxruntime: pip install "spacy-bertft[onnx]".'
+        ) from None
+    graph = _Graph(int8=outliers is not None)
+    _encoder(graph, net, outliers)
+    size = sum(array.nbytes for array in graph.constants.values())
+    if size > SIZE_LIMIT - 2**20:  # the rest of the graph takes far less
+        smaller = "" if graph.int8 else " With int8 its weights take about a quarter: try --int8."
+        raise EncoderError(
+            f"The encoder's weights take {size / 2**30:.1f} GiB; expected less than 2 GiB, the most that one ONNX file "
+            f"can hold (weights in files of their own are not supported).{smaller}"
+        )
+    cells, rows = ["batch", "sequence"], ["subwords"]
+    inputs = (IDS, MASK, SEGMENTS) if len(net.positions) > 1 else (IDS, MASK)
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(**node) for node in graph.nodes],
+            net.shape.family,
+            [helper.make_tensor_value_info(name, INT64, cells) for name in inputs],
+            [
+                helper.make_tensor_value_info(name, FLOAT, [*places, net.shape.width])
+                for name, places in ((HIDDEN, cells), (ROWS, rows))
+            ],
+            [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, MICROSOFT_OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="spacy-bertft",
+    )
+    return np.frombuffer(model.SerializeToString(), dtype=np.uint8)
+
+
+class _Graph:
+    """Nodes and constants of a graph in the making."""
+
+    def __init__(self, *, int8: bool) -> None:
+        self.int8 = int8
+        self.nodes: list[dict[str, Any]] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def constant(self, name: str, values: Any) -> str:
+        """A constant, which keeps its name where it is asked for again."""
+        self.constants.setdefault(name, np.asarray(values, order="C"))
+        return name
+
+    def floats(self, name: str, tensor: Tensor) -> str:
+        """A constant of float32."""
+        return self.constant(name, _numpy(tensor))
+
+    def ints(self, name: str, values: int | list[int]) -> str:
+        """A constant of int64."""
+        return self.constant(name, np.array(values, dtype=np.int64))
+
+    def add(
+        self, kind: str, *inputs: str, domain: str = "", outputs: list[str] | None = None, **attributes: Any
+    ) -> str:
+        """A node; gives its first output's name. outputs: their names, where they have names of their own."""
+        name = f"{kind}_{len(self.nodes)}"
+        outputs = outputs or [name]
+        self.nodes.append(
+            {"op_type": kind, "inputs": inputs, "outputs": outputs, "name": name, "domain": domain, **attributes}
+        )
+        return outputs[0]
+
+    def linear(self, name: str, rows: str, one: Linear, *, exact: bool = False) -> str:
+        """A product with bias. (N, in) -> (N, out). exact: in float32 whatever the others are."""
+        weight, bias = _numpy(one.weight).T, self.floats(f"{name}.bias", one.bias)
+        if exact or not self.int8:
+            return self.add("Gemm", rows, self.constant(f"{name}.weight", weight), bias)
+        whole, scales = quantise(weight, WEIGHT_LIMIT, axis=0)
+        return self.add(
+            "DynamicQuantizeMatMul",
+            rows,
+            self.constant(f"{name}.weight", whole),
+            self.constant(f"{name}.scales", scales),
+            "",  # the zero point is 0
+            bias,
+            domain=MICROSOFT,
+        )
+
+    def activate(self, activation: Activation, rows: str) -> str:
+        """The activation between `up` and `down`."""
+        kind, domain = _ACTIVATIONS[activation]
+        return self.add(kind, rows, domain=domain)
+
+    def embed(self, name: str, ids: str, table: Tensor) -> str:
+        """Rows of a table. (N,) -> (N, E)."""
+        if not self.int8:
+            return self.add("Gather", self.floats(name, table), ids)
+        whole, scale = quantise(_numpy(table), EMBEDDING_LIMIT, axis=1)
+        values = self.add("Gather", self.constant(name, whole), ids)
+        scales = self.add("Gather", self.constant(f"{name}.scales", scale[:, None]), ids)  # (N, 1)
+        return self.add("Mul", self.add("Cast", values, to=FLOAT), scales)
+
+    def normalise(self, name: str, rows: str, norm: Norm, eps: float) -> str:
+        """LayerNorm. (N, D)."""
+        weight, bias = self.floats(f"{name}.weight", norm.weight), self.floats(f"{name}.bias", norm.bias)
+        return self.add("LayerNormalization", rows, weight, bias, epsilon=eps)
+
+
+def quantise(values: NDArray[np.float32], limit: int, *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Whole numbers in [-limit, limit], and the scales, one for each line along `axis`, that make `values` of them."""
+    largest = np.abs(values).max(axis=axis, keepdims=True)
+    scale = np.where(largest > 0, largest / limit, 1).astype(np.float32)
+    return np.rint(values / scale).astype(np.int8), scale.squeeze(axis)
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
+
+
+def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> None:
+    """All nodes, from ids and mask to hidden rows."""
+    add, ints, shape = graph.add, graph.ints, net.shape
+    flat = ints("flat", [-1])
+    size = add("Shape", IDS)  # batch, sequence
+    mask = add("Reshape", MASK, flat)
+    cells = add("Squeeze", add("NonZero", mask), ints("first_axis", [0]))  # (N,) where the rows stand
+    # The row of each cell; padding takes that of some neighbour, which is masked.
+    rows = add("Max", add("Sub", add("CumSum", mask, ints("0", 0)), ints("1", 1)), "0")
+
+    hidden = graph.embed("words", add("Gather", add("Reshape", IDS, flat), cells), net.words)  # (N, E)
+    places = _positions(graph, shape.first_position, size, cells)
+    if len(net.positions) > 1:  # the second segment's rows of the table stand behind those of the first
+        segments = add("Gather", add("Reshape", SEGMENTS, flat), cells)
+        places = add("Add", places, add("Mul", segments, ints("n_positions", net.positions.shape[1])))
+    table = graph.floats("positions", net.positions.flatten(0, 1))
+    hidden = add("Add", hidden, add("Gather", table, places))
+    hidden = graph.normalise("norm", hidden, net.norm, shape.eps)
+    if net.project is not None:
+        hidden = graph.linear("project", hidden, net.project)  # (N, D)
+
+    windows = add("Concat", size, ints("triple", [3 * shape.width]), axis=0)
+    real = add("Cast", MASK, to=INT32)
+    third, wide = ints("third", [shape.width] * 3), ints("wide", [-1, shape.width])
+    for number, layer in enumerate(net.layers):
+        name = f"layer.{number}"
+        triple = graph.linear(f"{name}.query_key_value", hidden, layer.query_key_value())  # (N, 3D)
+        triple = add("Reshape", add("Gather", triple, rows), windows)  # (batch, sequence, 3D)
+        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
+        add("Split", triple, third, axis=-1, outputs=parts)
+        mixed = add("MultiHeadAttention", *parts, "", real, domain=MICROSOFT, num_heads=shape.heads)
+        mixed = add("Gather", add("Reshape", mixed, wide), cells)  # (N, D)
+        # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
+        hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
+        hidden = graph.normalise(f"{name}.out_norm", hidden, layer.out_norm, shape.eps)
+        if outliers is None or not len(outliers[number].down):
+            inner = graph.activate(shape.activation, graph.linear(f"{name}.up", hidden, layer.up))
+            out = graph.linear(f"{name}.down", inner, layer.down)
+        else:
+            out = _up_and_down(graph, name, hidden, layer, outliers[number], shape.activation)
+        hidden = add("Add", out, hidden)
+        hidden = graph.normalise(f"{name}.down_norm", hidden, layer.down_norm, shape.eps)
+
+    add("Identity", hidden, outputs=[ROWS])
+    wide_cells = add("Concat", size, ints("width", [shape.width]), axis=0)
+    padded = add("Reshape", add("Gather", hidden, rows), wide_cells)
+    is_real = add("Unsqueeze", add("Cast", MASK, to=FLOAT), ints("last_axis", [-1]))
+    add("Mul", padded, is_real, outputs=[HIDDEN])
+
+
+def _up_and_down(
+    graph: _Graph, name: str, hidden: str, layer: Layer, outliers: Outliers, activation: Activation
+) -> str:
+    """Both products in int8, but for outliers: those of `up` in equal shares, those of `down` in float32. (N, D).
+
+    Shares: outlier channel splitting (Zhao et al., 2019).
+    """
+    weight, bias = layer.up.weight.detach().clone(), layer.up.bias.detach().clone()
+    far, above = torch.from_numpy(outliers.up), torch.from_numpy(outliers.down)
+    # The channels above: their own way in float32. The others' way has zeros there, which every activation leaves 0.
+    few = graph.linear(f"{name}.few_up", hidden, Linear(weight[above], bias[above]), exact=True)
+    down = layer.down.weight.detach().clone()
+    few_down = Linear(down[:, above], layer.down.bias)
+    few = graph.linear(f"{name}.few_down", graph.activate(activation, few), few_down, exact=True)
+    weight[above], bias[above], down[:, above] = 0.0, 0.0, 0.0
+
+    shares = np.ones(weight.shape[1], dtype=np.float32)
+    shares[outliers.up] /= SHARES
+    shared = graph.add("Mul", hidden, graph.constant(f"{name}.shares", shares))
+    again = graph.add("Gather", shared, graph.constant(f"{name}.far", outliers.up), axis=1)
+    wider = graph.add("Concat", shared, *[again] * (SHARES - 1), axis=1)  # (N, D + the other shares)
+    weight = torch.cat([weight, *[weight[:, far]] * (SHARES - 1)], dim=1)
+    inner = graph.linear(f"{name}.up", wider, Linear(weight, bias))
+    most = Linear(down, torch.zeros_like(layer.down.bias))
+    return graph.add("Add", graph.linear(f"{name}.down", graph.activate(activation, inner), most), few)
+
+
+def _positions(graph: _Graph, first: int, size: str, cells: str) -> str:
+    """The position of each row, as batching.positions has it. (N,)."""
+    if not first:
+        return graph.add("Mod", cells, graph.add("Gather", size, graph.ints("1", 1)))
+    padding = graph.ints("padding", first - 1)
+    other = graph.add("Cast", graph.add("Not", graph.add("Equal", IDS, padding)), to=INT64)
+    so_far = graph.add("CumSum", other, graph.ints("1", 1))
+    places = graph.add("Add", graph.add("Mul", other, so_far), padding)
+    return graph.add("Gather", graph.add("Reshape", places, "flat"), cells)

@@ -1,0 +1,80 @@
+"""ONNX Runtime as an engine, on the CPU, for encoders that `bertft export` wrote."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacy_bertft.errors import EncoderError
+from spacy_bertft.text.batches import pad
+from spacy_bertft.types import Packed
+
+# The graph's inputs (windows, longest), int64, and outputs. It leaves padding out of all but attention, and has no
+# input for segments where the encoder doesn't tell them apart.
+IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
+HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
+
+
+_inherited: list[Any] = []
+
+
+class OnnxEngine:
+    """Runs a graph that backends/graph.py built."""
+
+    padded = True
+    budget = 512
+
+    def __init__(self, graph: NDArray[np.uint8], *, padding: int | None) -> None:
+        """padding: the id of the padding subword, if there is one. The graph leaves padding out, whatever its id."""
+        self.graph = graph
+        self.padding = padding or 0
+        self._session: Any = None
+        self._process = 0
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """One forward; attention stays within each window. -> (N, D) float32."""
+        real, ids = pad(packed.ids, packed.lengths, self.padding)
+        segments = np.zeros_like(ids) if packed.segments is None else pad(packed.segments, packed.lengths, 0)[1]
+        (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64), SEGMENTS: segments})
+        return torch.from_numpy(rows)
+
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """The outputs named, from those of the inputs that the graph has."""
+        if self._session is None or self._process != os.getpid():
+            # A forked worker has none of the session's threads: it makes a session of its own, and never deletes the
+            # one that it inherited, which would wait for those threads.
+            if self._session is not None:
+                _inherited.append(self._session)
+            self._session, self._process = _session(self.graph), os.getpid()
+        known = [one.name for one in self._session.get_inputs()]
+        found: list[NDArray[np.float32]] = self._session.run(outputs, {name: inputs[name] for name in known})
+        return found
+
+
+def _session(graph: NDArray[np.uint8]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EncoderError(
+            'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: pip '
+            'install "spacy-bertft[onnx]".'
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    # Threads that wait in a loop would keep the cores from the heads, from other workers and from other programs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph is fused as it should be: ONNX Runtime's own fusion of sum and norm is several times slower on a CPU.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return onnxruntime.InferenceSession(graph.tobytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds
+        raise EncoderError(
+            f"The encoder's model.onnx could not be read by ONNX Runtime {onnxruntime.__version__}: {error} Expected "
+            "the whole file that `bertft export` wrote. Check that the copy is complete, or export the pipeline again."
+        ) from error

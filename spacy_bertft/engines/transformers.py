@@ -1,0 +1,69 @@
+"""transformers' own model as an engine: for training, for a GPU, and for families that the fused forward leaves out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacy_bertft.engines.attention import runs_of
+from spacy_bertft.text.batches import pad, positions
+from spacy_bertft.types import Ints, Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class ModelEngine:
+    """Runs a transformers model, packed where its family allows it."""
+
+    # On a CPU few enough for its caches, on a GPU enough to fill it.
+    CPU_BUDGET, GPU_BUDGET = 1024, 16384
+
+    def __init__(self, model: PreTrainedModel, *, padded: bool, half: bool, first_position: int) -> None:
+        """Not padded: its attention must be `attention.packed_attention`. half: run in bfloat16 where that is exact
+        enough; weights and results stay float32.
+        """
+        self.model = model
+        self.padded = padded
+        self.budget = self.CPU_BUDGET if model.device.type == "cpu" else self.GPU_BUDGET
+        self.half = half
+        self.first_position = first_position
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """One forward; attention stays within each window. -> (N, D) float32."""
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.half):
+            hidden = self._padded(packed) if self.padded else self._packed(packed)
+        return hidden.float()
+
+    def _packed(self, packed: Packed) -> Tensor:
+        """Without padding: the windows side by side in one sequence."""
+        output = self.model(
+            input_ids=self._tensor(packed.ids)[None],  # (1, N)
+            position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
+            window_runs=runs_of(packed.lengths),
+            window_bounds=self._tensor(np.append(0, np.cumsum(packed.lengths)).astype(np.int32)),  # (W + 1,)
+            **self._segments(packed, None),
+        )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _padded(self, packed: Packed) -> Tensor:
+        """Each window a row, padded to the longest."""
+        mask, ids = pad(packed.ids, packed.lengths, self.model.config.pad_token_id or 0)
+        real = self._tensor(mask)
+        output = self.model(
+            input_ids=self._tensor(ids), attention_mask=real.long(), **self._segments(packed, packed.lengths)
+        )
+        return output.last_hidden_state[real]  # type: ignore[no-any-return]
+
+    def _segments(self, packed: Packed, padded_to: Ints | None) -> dict[str, Tensor]:
+        """The argument that says which segment a row is of, where there are two and the model tells them apart."""
+        if packed.segments is None or getattr(self.model.config, "type_vocab_size", 0) < 2:
+            return {}
+        segments = packed.segments[None] if padded_to is None else pad(packed.segments, padded_to, 0)[1]
+        return {"token_type_ids": self._tensor(segments)}
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.model.device)

@@ -1,0 +1,1 @@
+"""Annotated files to spaCy's binary training format."""

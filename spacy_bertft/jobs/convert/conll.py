@@ -1,0 +1,167 @@
+"""CoNLL and IOB files: a token and its tag on each line, a blank line between sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert.iob import Decoder, Tag, parse_tag
+from spacy_bertft.jobs.convert.records import Entity, Options, Record, brief
+from spacy_bertft.jobs.convert.tally import Tally
+from spacy_bertft.jobs.text_files import lines
+
+_DOCSTART = "-DOCSTART-"
+_COMMENT = "# "
+_EXPECTED_TAG = "O, B-LABEL, I-LABEL (also L, U, E, S) or a plain LABEL"
+
+
+@dataclass
+class _Sentence:
+    number: int  # of its first line
+    words: list[str] = field(default_factory=list)
+    tags: list[Tag] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the file's first token line is built; all others must be like it."""
+
+    width: int
+    tabs: bool
+
+    def split(self, line: str) -> list[str]:
+        if self.tabs:
+            return [column.strip(" ") for column in line.split("\t")]
+        return re.split(r"[ \t]+", line.strip(" \t"))  # not str.split: a no-break space may be a token
+
+
+def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
+    """Yield a Record for each sentence, or each `merge_sentences` of them; never across a -DOCSTART-."""
+    decoder = Decoder()
+    group: list[_Sentence] = []
+    for sentence in _sentences(path, options, tally):
+        if sentence is not None:
+            group.append(sentence)
+        if group and (sentence is None or len(group) == options.merge_sentences):
+            yield _record(path, group, decoder)
+            group = []
+    if group:
+        yield _record(path, group, decoder)
+    tally.repaired += decoder.repaired
+
+
+def _record(path: Path, group: list[_Sentence], decoder: Decoder) -> Record:
+    words: list[str] = []
+    spans: list[Entity] = []
+    starts: list[int] = []  # of each word, in characters
+    at = 0
+    for sentence in group:
+        first = len(words)
+        for word in sentence.words:
+            words.append(word)
+            starts.append(at)
+            at += len(word) + 1
+        for start, end, label in decoder.decode(sentence.tags):
+            last = first + end - 1
+            spans.append(Entity(starts[first + start], starts[last] + len(words[last]), label))
+    return Record(f"{path}:{group[0].number}", words=tuple(words), spans=tuple(spans))
+
+
+def _sentences(path: Path, options: Options, tally: Tally) -> Iterator[_Sentence | None]:
+    """The sentences; None where a document begins."""
+    layout = _layout(path)
+    kinds: dict[bool, str] = {}  # plain or with a prefix -> the first such tag
+    sentence = _Sentence(0)
+    for number, ended in lines(path):
+        line = ended.rstrip("\r\n")
+        docstart = line.startswith(_DOCSTART)
+        if docstart or not line.strip(" \t"):
+            if sentence.words:
+                yield sentence
+                sentence = _Sentence(0)
+            if docstart:
+                tally.skipped += 1
+                yield None
+        elif line.startswith(_COMMENT) and _is_comment(layout.split(line), layout, options):
+            tally.skipped += 1
+        else:
+            word, tag = _token(line, f"{path}:{number}", layout, options, kinds)
+            sentence.number = sentence.number or number
+            sentence.words.append(word)
+            sentence.tags.append(tag)
+    if sentence.words:
+        yield sentence
+
+
+def _layout(path: Path) -> _Layout:
+    for _, ended in lines(path):
+        line = ended.rstrip("\r\n")
+        if line.strip(" \t") and not line.startswith((_DOCSTART, _COMMENT)):
+            tabs = "\t" in line
+            return _Layout(len(_Layout(0, tabs).split(line)), tabs)
+    return _Layout(width=2, tabs=False)
+
+
+def _is_comment(columns: list[str], layout: _Layout, options: Options) -> bool:
+    """Whether a line that begins with "# " is a comment: the token "#" has the others' columns, and a tag."""
+    tag_at = _index(options.tag_column)
+    if len(columns) != layout.width or not -layout.width <= tag_at < layout.width:
+        return True
+    tag = parse_tag(columns[tag_at])
+    return tag is None or tag.prefix == ""
+
+
+def _token(line: str, where: str, layout: _Layout, options: Options, kinds: dict[bool, str]) -> tuple[str, Tag]:
+    columns = layout.split(line)
+    _check_columns(columns, where, layout, options)
+    word, text = columns[_index(options.token_column)], columns[_index(options.tag_column)]
+    tag = parse_tag(text)
+    if tag is None:
+        raise data_error(
+            where,
+            found=f"the tag {brief(text)}",
+            expected=_EXPECTED_TAG,
+            fix="name the tag's column with tag_column (--tag-column), or write the tags with label names",
+        )
+    if not word:
+        raise data_error(where, found="no token", expected="a token and its tag", fix="delete this line")
+    if tag.prefix != "O":
+        kinds.setdefault(tag.prefix == "", text)
+    if len(kinds) == 2:
+        raise data_error(
+            where,
+            found=f"tags with and without a prefix, {kinds[False]!r} and {kinds[True]!r}",
+            expected="one scheme",
+            fix="write all tags as B-LABEL, I-LABEL and O",
+        )
+    return word, tag
+
+
+def _check_columns(columns: list[str], where: str, layout: _Layout, options: Options) -> None:
+    needed = max(abs(options.token_column), abs(options.tag_column), 2)
+    if len(columns) < needed or len(columns) != layout.width:
+        expected = (
+            f"{layout.width}, as in the first line with a token" if layout.width >= needed else f"at least {needed}"
+        )
+        raise data_error(
+            where,
+            found=f"{len(columns)} columns, {brief(columns)}",
+            expected=expected,
+            fix="write one token and its tag a line, separated by a tab or a space; columns are chosen with "
+            "token_column and tag_column (--token-column, --tag-column)",
+        )
+    if any("\r" in column for column in columns):
+        raise data_error(
+            where,
+            found="a bare carriage return",
+            expected="lines that end in \\n or \\r\\n",
+            fix="convert the line ends",
+        )
+
+
+def _index(column: int) -> int:
+    """A column's place in a list; columns count from 1, or from -1 backwards."""
+    return column - 1 if column > 0 else column

@@ -1,0 +1,231 @@
+"""`convert`: annotated files in, .spacy files and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+from spacy.language import Language
+from spacy.tokens import DocBin
+
+from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.jobs.convert import conll, csv_tsv, jsonl, squad
+from spacy_bertft.jobs.convert.docs import annotate, blank, split, staged
+from spacy_bertft.jobs.convert.records import Options, Record
+from spacy_bertft.jobs.convert.tally import Counts, FileReport, Report, Tally
+from spacy_bertft.jobs.text_files import check_input, no_records
+
+Format = Literal["auto", "jsonl", "csv", "tsv", "conll", "squad"]
+Reader = Callable[[Path, Options, Tally], Iterator[Record]]
+
+_READERS: dict[str, Reader] = {
+    "jsonl": jsonl.read,
+    "csv": partial(csv_tsv.read, delimiter=","),
+    "tsv": partial(csv_tsv.read, delimiter="\t"),
+    "conll": conll.read,
+    "squad": squad.read,
+}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
+    ".json": "squad",
+}
+
+
+class Progress(Protocol):
+    """Wraps the records of one file as they are read; `tqdm.tqdm` is one."""
+
+    def __call__(self, records: Iterable[Record], /, *, desc: str, total: int | None) -> Iterable[Record]:
+        """Yield `records` unchanged; `desc` says what is done, `total` how many there are, if known."""
+
+
+def no_progress(records: Iterable[Record], /, *, desc: str, total: int | None) -> Iterable[Record]:
+    """A Progress that shows nothing."""
+    return records
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, its output, and what reads it."""
+
+    source: Path
+    target: Path
+    read: Reader
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in all inputs."""
+
+    labels: tuple[str, ...]  # every `label` and `labels` of all inputs, sorted
+    records: Mapping[Path, int]  # in each input
+
+
+def convert(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    lang: str = "en",
+    format: Format = "auto",
+    text_key: str = "text",
+    label_key: str = "label",
+    labels_key: str = "labels",
+    first_key: str = "first",
+    second_key: str = "second",
+    label_separator: str = "|",
+    quotes: bool = True,
+    token_column: int = 1,
+    tag_column: int = -1,
+    merge_sentences: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert annotated files to spaCy's binary training format.
+
+    Give all files of a data set (train, dev, test) in one call: each Doc then gets every category that
+    occurs in any of them. Each file is read twice, line by line; the Docs of one output file are held in
+    memory until it is written, which is how DocBin works: split very large inputs. If anything fails, no
+    file is written.
+
+    inputs           JSONL, CSV, TSV, CoNLL or SQuAD files, UTF-8
+    output           a folder, for one `<stem>.spacy` an input; for a single input also a path that
+                     ends in .spacy
+    lang             language code of the spaCy tokenizer (all but CoNLL)
+    format           "auto" goes by the file name's ending
+    text_key         JSON key or column of the text
+    label_key        … of one exclusive category
+    labels_key       … of several categories: a list, or in a column joined by `label_separator`
+    first_key        … of the first text of a pair; `second_key` of the second
+    quotes           CSV and TSV: whether double quotes enclose fields; False if they are plain characters
+    token_column     CoNLL: column of the token, from 1; negative numbers count from the last
+    tag_column       CoNLL: column of the entity tag
+    merge_sentences  CoNLL: sentences in one Doc
+    progress         wraps the records while they are read and written, e.g. `tqdm.tqdm`
+    """
+    options = Options(
+        text_key=text_key,
+        label_key=label_key,
+        labels_key=labels_key,
+        first_key=first_key,
+        second_key=second_key,
+        label_separator=label_separator,
+        quotes=quotes,
+        token_column=token_column,
+        tag_column=tag_column,
+        merge_sentences=merge_sentences,
+    )
+    wrap = progress or no_progress
+    jobs = _plan(inputs, output, format)
+    found = survey(jobs, options, wrap)
+    nlp = blank(lang)
+    with staged([job.target for job in jobs]) as names:
+        counts = [_write(job, name, options, nlp, found, wrap) for job, name in zip(jobs, names, strict=True)]
+    files = (FileReport(job.source, job.target, count) for job, count in zip(jobs, counts, strict=True))
+    return Report(tuple(files))
+
+
+def _write(job: Job, name: Path, options: Options, nlp: Language, found: Survey, wrap: Progress) -> Counts:
+    """Write one input's Docs to the file `name`."""
+    tally = Tally()
+    docs = DocBin(store_user_data=False)
+    expected = found.records[job.source]
+    records = job.read(job.source, options, tally)
+    for record in wrap(records, desc=f"write {job.target.name}", total=expected):
+        tally.records += 1
+        docs.add(annotate(split(record, nlp), record, found.labels, tally))
+    tally.docs = len(docs)
+    if not tally.records == tally.docs == expected:
+        raise data_error(
+            str(job.source),
+            found=f"{expected} records at the first reading, {tally.records} at the second",
+            expected="the same number",
+            fix="convert the file again when nothing else writes to it",
+        )
+    docs.to_disk(name)
+    return tally.freeze()
+
+
+def _plan(inputs: Sequence[Path], output: Path, format: Format) -> list[Job]:
+    if not inputs:
+        raise ConfigError("inputs: found none; expected one file or more; fix: name the files to convert")
+    jobs: dict[Path, Job] = {}
+    for source in inputs:
+        check_input(source)
+        target = _target(source, inputs, output)
+        if target in jobs:
+            raise ConfigError(
+                f"{source}: found a second input for {target}, after {jobs[target].source}; "
+                "expected inputs with different names; fix: rename one, or convert them to different folders"
+            )
+        jobs[target] = Job(source, target, reader_of(source, format))
+    return list(jobs.values())
+
+
+def _target(source: Path, inputs: Sequence[Path], output: Path) -> Path:
+    single = output.suffix == ".spacy" and not output.is_dir()
+    if single and len(inputs) > 1:
+        raise ConfigError(
+            f"{output}: found one output file for {len(inputs)} inputs; expected a folder; "
+            "fix: name a folder, which gets one .spacy file for each input"
+        )
+    if not single and output.exists() and not output.is_dir():
+        raise ConfigError(
+            f"{output}: found a file; expected a folder, or a path that ends in .spacy; fix: name another output"
+        )
+    target = output if single else output / f"{source.stem}.spacy"
+    if target.is_dir():
+        raise ConfigError(
+            f"{target}: found a folder; expected to write a file there; fix: remove it or name another output"
+        )
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"{target}: found the input itself; expected another file; fix: name another output")
+    return target
+
+
+def reader_of(source: Path, format: Format) -> Reader:
+    """What reads a file of a format."""
+    name = _SUFFIXES.get(source.suffix.lower(), "") if format == "auto" else format
+    if name in _READERS:
+        return _READERS[name]
+    if format != "auto":
+        raise ConfigError(
+            f"format: found {format!r}; expected one of {', '.join(('auto', *_READERS))}; fix: correct the name"
+        )
+    raise ConfigError(
+        f"{source}: found a file name that ends in {source.suffix!r}; "
+        f"expected one of {', '.join(_SUFFIXES)}; "
+        f"fix: say with format (--format) what it is: {', '.join(_READERS)}"
+    )
+
+
+def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
+    """Read all inputs once: it finds the categories, and any error before something is written."""
+    labels: set[str] = set()
+    counts: dict[Path, int] = {}
+    forms: dict[str, str] = {}  # label, labels or cats -> where it was first seen
+    for job in jobs:
+        count = 0
+        for record in wrap(job.read(job.source, options, Tally()), desc=f"read {job.source.name}", total=None):
+            count += 1
+            labels.update(record.chosen)
+            if record.form is not None:
+                forms.setdefault(record.form, record.where)
+            if len(forms) > 1:
+                first, second = forms
+                raise data_error(
+                    record.where,
+                    found=f"categories given as {second!r}, but as {first!r} at {forms[first]}",
+                    expected="one form in all inputs, since one is exclusive and another is not",
+                    fix="write all records in the same form, or convert the files in separate calls",
+                )
+        if count == 0:
+            raise no_records(job.source)
+        counts[job.source] = count
+    return Survey(tuple(sorted(labels)), counts)

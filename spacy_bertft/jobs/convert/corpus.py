@@ -1,0 +1,85 @@
+"""`spacy-bertft.Corpus.v1`: examples straight from annotated files, without converting them first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from spacy.language import Language
+from spacy.training import Corpus, Example, dont_augment
+from spacy.util import registry
+
+from spacy_bertft.errors import DataError, data_error
+from spacy_bertft.jobs.convert.convert import Format, Job, no_progress, reader_of, survey
+from spacy_bertft.jobs.convert.docs import annotate, split
+from spacy_bertft.jobs.convert.records import Options
+from spacy_bertft.jobs.convert.tally import Tally
+from spacy_bertft.jobs.text_files import check_input
+
+Augmenter = Callable[[Language, Example], Iterable[Example]]
+
+
+@registry.readers("spacy-bertft.Corpus.v1")
+def create_corpus(
+    path: Path | None,
+    format: Format = "auto",
+    text_key: str = "text",
+    label_key: str = "label",
+    labels_key: str = "labels",
+    first_key: str = "first",
+    second_key: str = "second",
+    label_separator: str = "|",
+    quotes: bool = True,
+    token_column: int = 1,
+    tag_column: int = -1,
+    merge_sentences: int = 1,
+    augmenter: Augmenter | None = None,
+) -> Callable[[Language], Iterator[Example]]:
+    """A corpus reader for what `bertft convert` takes (.jsonl, .csv, .tsv, .conll, .iob, SQuAD's .json) and for .spacy.
+
+    The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read anew each
+    time. Categories are those of this file: where several hold at once and another file has more of them, use
+    `bertft convert` for both.
+    """
+    options = Options(
+        text_key=text_key,
+        label_key=label_key,
+        labels_key=labels_key,
+        first_key=first_key,
+        second_key=second_key,
+        label_separator=label_separator,
+        quotes=quotes,
+        token_column=token_column,
+        tag_column=tag_column,
+        merge_sentences=merge_sentences,
+    )
+
+    def read(nlp: Language) -> Iterator[Example]:
+        if path is None:
+            raise DataError(
+                "The path of a corpus is missing. Expected a file of annotated texts. Give --paths.train and "
+                "--paths.dev, or set them in the config."
+            )
+        augment = augmenter or dont_augment
+        for example in examples_of(nlp, Path(path), format, options):
+            yield from augment(nlp, example)
+
+    return read
+
+
+def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> Iterator[Example]:
+    """The examples of one file."""
+    if path.is_dir() and not any(path.rglob("*.spacy")):
+        raise data_error(
+            str(path), found="a folder without .spacy files", expected="some in it, or one file", fix="correct the path"
+        )
+    if not path.is_dir():
+        check_input(path)
+    if path.suffix == ".spacy" or path.is_dir():
+        yield from Corpus(path)(nlp)
+        return
+    job = Job(path, path, reader_of(path, format))
+    labels = survey([job], options, no_progress).labels
+    for record in job.read(path, options, Tally()):
+        predicted = split(record, nlp)
+        yield Example(predicted, annotate(predicted.copy(), record, labels, Tally()))

@@ -1,0 +1,117 @@
+"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label or the labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert.records import Options, Record, brief, is_pair
+from spacy_bertft.jobs.convert.tally import Tally
+from spacy_bertft.jobs.text_files import lines
+
+_FIELD_LIMIT = 2**31 - 1  # the csv module's own limit, 131,072 characters, is less than a long document
+_QUOTES_FIX = "double each quote inside a quoted field, or, if quotes mean nothing here, quotes=False (--no-quotes)"
+
+
+def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Iterator[Record]:
+    """Yield a Record for each row; labels lose white space at their edges, the text is kept as it is."""
+    rows = _rows(path, options, delimiter)
+    header: list[str] | None = None
+    for number, row in rows:
+        where = f"{path}:{number}"
+        if not row:
+            tally.skipped += 1
+        elif header is None:
+            header = _header(row, where, options)
+        else:
+            if len(row) != len(header):
+                raise data_error(
+                    where,
+                    found=f"{len(row)} columns, {brief(row)}",
+                    expected=f"{len(header)}, as in the header",
+                    fix="put fields that contain the separator in double quotes",
+                )
+            yield _record(dict(zip(header, row, strict=True)), where, options, tally)
+
+
+def _rows(path: Path, options: Options, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows, each with the number of its first line."""
+    text = (line for _, line in lines(path))
+    reader = csv.reader(
+        text,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if options.quotes else csv.QUOTE_NONE,
+        strict=True,
+    )
+    while True:
+        number = reader.line_num + 1
+        before = csv.field_size_limit(_FIELD_LIMIT)  # process-wide, so it is put back before anyone else runs
+        try:
+            row = next(reader, None)
+        except csv.Error as err:
+            raise data_error(
+                f"{path}:{number}",
+                found=f"a row that can't be split into columns ({err})",
+                expected="columns separated by commas (.csv) or tabs (.tsv)",
+                fix=_QUOTES_FIX,
+            ) from None
+        finally:
+            csv.field_size_limit(before)
+        if row is None:
+            return
+        # A text that merely begins with a quote would swallow rows up to the next quote.
+        if delimiter == "\t" and any("\n" in field and "\t" in field for field in row):
+            raise data_error(
+                f"{path}:{number}",
+                found=f"a quoted field with tabs and line breaks in it, up to line {reader.line_num}",
+                expected="a quote at the beginning of a field to be closed at its end",
+                fix=_QUOTES_FIX,
+            )
+        yield number, row
+
+
+def _header(row: list[str], where: str, options: Options) -> list[str]:
+    columns = [name.strip() for name in row]
+    found = f"the columns {brief(columns, limit=200)}"
+    if not all(key in columns for key in _text_keys(columns, options)):
+        raise data_error(
+            where,
+            found=found,
+            expected=f"a header with {options.text_key!r} in it, or for pairs {options.first_key!r} and "
+            f"{options.second_key!r}, split by commas (.csv) or tabs (.tsv)",
+            fix="add a header line, or name the text column with text_key (--text-key), those of pairs with first_key "
+            "and second_key",
+        )
+    present = [key for key in (options.label_key, options.labels_key) if key in columns]
+    if len(present) != 1:
+        raise data_error(
+            where,
+            found=found,
+            expected=f"one column {options.label_key!r} (one category) or {options.labels_key!r} (several)",
+            fix="name the right column with label_key (--label-key) or labels_key (--labels-key)",
+        )
+    if len(set(columns)) < len(columns):
+        raise data_error(where, found=found, expected="different names", fix="rename the columns that share a name")
+    return columns
+
+
+def _text_keys(columns: Collection[str], options: Options) -> list[str]:
+    return [options.first_key, options.second_key] if is_pair(columns, options) else [options.text_key]
+
+
+def _record(row: dict[str, str], where: str, options: Options, tally: Tally) -> Record:
+    keys = _text_keys(row, options)
+    tally.ignored.update(name for name in row if name not in (*keys, options.label_key, options.labels_key))
+    texts = [row[key] for key in keys]
+    if not all(text.strip() for text in texts):
+        raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
+    text, second = texts[0], texts[1] if len(texts) > 1 else None
+    if options.label_key in row:
+        label = row[options.label_key].strip()
+        if not label:
+            raise data_error(where, found="an empty label", expected="a category", fix="fill it in, or delete this row")
+        return Record(where, text=text, second=second, label=label)
+    names = (name.strip() for name in row[options.labels_key].split(options.label_separator))
+    return Record(where, text=text, second=second, labels=tuple(dict.fromkeys(filter(None, names))))

@@ -1,0 +1,135 @@
+"""Records to Docs, and Docs to .spacy files that appear only once all of them are complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc, Span, SpanGroup
+
+from spacy_bertft.components.pairs import SEGMENTS_KEY, SEPARATOR, pair_doc
+from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.jobs.convert.records import Answer, Entity, Record, brief
+from spacy_bertft.jobs.convert.tally import MAX_EXAMPLES, Misaligned, Tally
+from spacy_bertft.tasks.scorers import ANSWERS_KEY
+
+
+def blank(lang: str) -> Language:
+    """spaCy's pipeline with nothing but the tokenizer of a language."""
+    try:
+        return spacy.blank(lang)
+    except ImportError as err:
+        raise ConfigError(
+            f"lang: found that spacy.blank({lang!r}) fails ({err}); "
+            "expected the code of a language that spaCy can set up; fix: install what is missing there, or "
+            "choose another (--lang), such as 'en' or 'xx' (any)"
+        ) from err
+
+
+def split(record: Record, nlp: Language) -> Doc:
+    """A record's tokens, and its segments if it has two texts."""
+    if record.words:
+        return Doc(nlp.vocab, words=list(record.words))
+    if record.second is None:
+        return _tokenize(record.text, nlp.tokenizer, record.where)
+    return _pair(record.text, record.second, nlp, record.where)
+
+
+def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> Doc:
+    """The Doc with the record's annotations; `labels` are all categories of all inputs."""
+    if record.spans is not None:
+        _set_entities(doc, record.spans, record.where, tally)
+    if record.answers is not None:
+        _set_answers(doc, record.answers, tally)
+    if record.form == "cats":
+        doc.cats = dict(record.cats or {})
+    elif record.form is not None:
+        doc.cats = {label: float(label in record.chosen) for label in labels}
+    for category, value in doc.cats.items():
+        tally.categories[category] += value >= 0.5
+    return doc
+
+
+def _pair(first: str, second: str, nlp: Language, where: str) -> Doc:
+    if SEPARATOR in first:
+        raise data_error(
+            where,
+            found=f"a tab in the first of two texts, {brief(first)}",
+            expected="none, since the first tab of a Doc is where its second text begins",
+            fix="write a space there",
+        )
+    return pair_doc(nlp, *(_tokenize(text, nlp.tokenizer, where) for text in (first, second)))
+
+
+def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:
+    """The text's tokens; not by `nlp.make_doc`, which refuses texts over `nlp.max_length`."""
+    doc = tokenizer(text)
+    if doc.text != text:
+        raise data_error(
+            where,
+            found=f"a text that this language's tokenizer changes, {brief(text)}",
+            expected="a tokenizer that keeps every character, so that offsets hold",
+            fix="set lang (--lang) to 'xx'",
+        )
+    return doc
+
+
+def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
+    """Set doc.spans["answers"], on whole tokens; the words of the annotators stay in its attrs, for the scorer."""
+    _, context = doc.spans[SEGMENTS_KEY]
+    starts = [context.start_char + answer.start for answer in answers]
+    found = (
+        doc.char_span(start, start + len(answer.text), label="ANSWER", alignment_mode="expand")
+        for start, answer in zip(starts, answers, strict=True)
+    )
+    spans = [span for span in found if span is not None]  # all of them: each has a character in some token
+    doc.spans[ANSWERS_KEY] = SpanGroup(
+        doc, name=ANSWERS_KEY, attrs={"texts": [answer.text for answer in answers]}, spans=spans
+    )
+    tally.answered += bool(answers)
+    tally.unanswered += not answers
+    tally.widened += any(span.text != one.text for span, one in zip(spans, answers, strict=True))
+
+
+def _set_entities(doc: Doc, entities: Sequence[Entity], where: str, tally: Tally) -> None:
+    """Set doc.ents; tokens that a misaligned entity touches become missing annotation, for they aren't O."""
+    aligned: list[Span] = []
+    missing: set[int] = set()
+    for entity in entities:
+        span = doc.char_span(entity.start, entity.end, label=entity.label)
+        if span is not None:
+            aligned.append(span)
+            tally.entities[entity.label] += 1
+            continue
+        touched = [token for token in doc if token.idx < entity.end and entity.start < token.idx + len(token)]
+        missing.update(token.i for token in touched)
+        tally.misaligned += 1
+        if len(tally.examples) < MAX_EXAMPLES:
+            piece = doc.text[entity.start : entity.end]
+            tally.examples.append(Misaligned(where, piece, entity.label, tuple(token.text for token in touched)))
+    doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(missing)], default="outside")
+
+
+@contextmanager
+def staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary names beside the targets; renamed to them if the block succeeds, deleted if it does not."""
+    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for name, target in zip(temporary, targets, strict=True):
+            os.replace(name, target)
+    except OSError as err:
+        raise ConfigError(
+            f"{targets[0].parent}: found an output that can't be written ({err.strerror}); "
+            "expected a folder to write to; fix: check the path, its permissions and the free space"
+        ) from err
+    finally:
+        for name in temporary:
+            with suppress(OSError):  # it isn't there, or its folder isn't
+                name.unlink()

@@ -1,0 +1,130 @@
+"""Saved pipelines, annotated texts, and all scores of the one on the other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+
+from spacy_bertft.errors import BertftError, ConfigError, DataError
+from spacy_bertft.files import PIPELINE
+from spacy_bertft.jobs.convert.corpus import examples_of
+from spacy_bertft.jobs.convert.records import Options
+
+SHOWN = 25  # texts
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores in points, 0 to 100."""
+
+    overall: dict[str, float]
+    of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …
+
+
+def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Scores:
+    """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads.
+
+    displacy: folder for pages with what the pipeline finds in the first SHOWN texts. `spacy evaluate` has the like, but
+        only for components of spaCy's own factories.
+    """
+    nlp = load_pipeline(pipeline)
+    examples = read_examples(nlp, data)
+    scores = score(nlp, examples)
+    if displacy is not None:
+        _render(list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:SHOWN])), displacy, str(pipeline))
+    return scores
+
+
+def _render(docs: list[Doc], folder: Path, title: str) -> None:
+    from spacy.cli.evaluate import render_parses
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\[W(005|006|117)\]")  # a text may have nothing to show
+        render_parses(
+            docs,
+            folder,
+            model_name=title,
+            limit=SHOWN,
+            deps=any(doc.has_annotation("DEP") for doc in docs),
+            ents=any(doc.ents for doc in docs),
+            spans=any(doc.spans.get("sc") for doc in docs),
+        )
+
+
+def score(nlp: Language, examples: list[Example]) -> Scores:
+    """All scores; what is no number and the speed are left out."""
+    found = nlp.evaluate(examples)
+    found.pop("speed", None)
+    overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
+    of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    return Scores(dict(_points(overall)), dict(_points(of_labels)))
+
+
+def _points(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _points(value, f"{inside}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{inside}{name}", 100.0 * value
+
+
+def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> Language:
+    """A saved pipeline. overrides: settings of its config to load it with."""
+    check_pipeline(pipeline)
+    try:
+        return spacy.load(pipeline, config=overrides or {})
+    except BertftError:
+        raise
+    except Exception as error:  # whatever its components raise
+        raise unreadable(pipeline, error) from error
+
+
+def check_pipeline(pipeline: Path) -> None:
+    """An error if there is no saved pipeline in a folder."""
+    if not (pipeline / PIPELINE).is_file():
+        found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
+        what = f"has no {PIPELINE}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
+        raise ConfigError(
+            f"The pipeline {str(pipeline)!r} {what} ({pipeline.absolute()}). Expected a pipeline that spaCy saved, "
+            "such as training/model-best. Give the path of the folder with its config.cfg."
+        )
+
+
+def unreadable(pipeline: Path, error: Exception) -> ConfigError:
+    """The error for a pipeline that can't be loaded."""
+    said = " ".join(str(error).split())
+    return ConfigError(
+        f"The pipeline {str(pipeline)!r} could not be loaded: {said} Expected one that spacy.load() takes. If it needs "
+        "functions of your own, give the file that registers them as --code."
+    )
+
+
+def read_examples(nlp: Language, data: Path) -> list[Example]:
+    """The examples of a file of annotated texts (its ending says of which kind), or of a folder of .spacy files."""
+    if not data.exists():
+        raise DataError(
+            f"The data {str(data)!r} are not there ({data.absolute()}). Expected a .spacy file, a folder of them, or "
+            "a file that `bertft convert` reads. Correct the path."
+        )
+    try:
+        empty = data.is_dir() and not any(data.rglob("*.spacy"))
+        examples = [] if empty else list(examples_of(nlp, data, "auto", Options()))
+    except BertftError:
+        raise
+    except Exception as error:  # zlib, msgpack and spaCy raise of all kinds
+        raise DataError(
+            f"The data {str(data)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes it. "
+            "Make it anew."
+        ) from error
+    if not examples:
+        raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")
+    return examples

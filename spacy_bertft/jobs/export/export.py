@@ -1,0 +1,131 @@
+"""`export`: a trained pipeline in, the same one for ONNX Runtime and a report out."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spacy.language import Language
+from spacy.util import load_config
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import PIPELINE, staged
+from spacy_bertft.jobs.evaluate import Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
+from spacy_bertft.jobs.export import compare
+from spacy_bertft.jobs.export.report import Change, DroppedError, ExportReport
+from spacy_bertft.jobs.export.write import write
+
+DEFAULT_TOLERANCE = 0.5  # points
+Note = Callable[[str], None]
+
+
+def export(
+    pipeline: Path,
+    out: Path,
+    *,
+    int8: bool = False,
+    dev: Path | None = None,
+    tolerance: float = DEFAULT_TOLERANCE,
+    force: bool = False,
+    overwrite: bool = False,
+    note: Note = lambda line: None,
+) -> ExportReport:
+    """Write the pipeline of the folder `pipeline` to the folder `out`, with its encoders for ONNX Runtime on a CPU.
+
+    int8: weights of the encoders' products and embeddings in 8 bits.
+    dev: annotated texts to compare scores on: .spacy, or what `bertft convert` reads.
+    tolerance: points that a score may drop. If one drops by more, nothing is written and a DroppedError raised.
+    force: write it all the same.
+    overwrite: replace a pipeline that `out` holds.
+    note: is told what is being done, for it can take minutes.
+    """
+    if not tolerance >= 0 or math.isinf(tolerance):
+        raise ConfigError(
+            f"The tolerance is {tolerance:g}; expected a number of points from 0 on, such as {DEFAULT_TOLERANCE}. To "
+            "allow any drop, use --force."
+        )
+    names = _encoder_names(pipeline)
+    with staged(pipeline, out, overwrite=overwrite) as folder:
+        report = _export(pipeline, out, folder, names, int8=int8, dev=dev, tolerance=tolerance, note=note)
+        if report.dropped and not force:
+            raise DroppedError(report)
+        gc.collect()  # lets go of the files mapped into memory: on Windows their folder can't be moved before
+    return report
+
+
+def _export(
+    pipeline: Path,
+    out: Path,
+    folder: Path,
+    names: Sequence[str],
+    *,
+    int8: bool,
+    dev: Path | None,
+    tolerance: float,
+    note: Note,
+) -> ExportReport:
+    """Write to `folder`, what will be `out`, and compare."""
+    before = _load(pipeline, names)
+    examples = None if dev is None else read_examples(before, dev)
+    note(f"writing the graph of {', '.join(names)}")
+    write(before, pipeline, folder, names, int8=int8)
+    after = _load(folder, names)
+    docs = compare.sample(before, examples)
+    note("comparing hidden states")
+    hidden = compare.hidden_states(before, after, names, docs)
+    old, new = Scores({}, {}), Scores({}, {})
+    if examples is not None:
+        note(f"comparing scores on {dev}")
+        old, new = score(before, examples), score(after, examples)
+    note("comparing speed")
+    return ExportReport(
+        pipeline=pipeline,
+        out=out,
+        encoders=tuple(names),
+        int8=int8,
+        dev=dev,
+        tolerance=tolerance,
+        hidden=hidden,
+        scores=compare.changes(old.overall, new.overall),
+        label_scores=compare.changes(old.of_labels, new.of_labels),
+        speed=compare.speed(before, after, docs),
+        size=Change("bytes", _size(pipeline), _size(folder)),
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _encoder_names(pipeline: Path) -> list[str]:
+    """The encoder components of a saved pipeline, as its config has them."""
+    check_pipeline(pipeline)
+    components: dict[str, dict[str, Any]] = _read_config(pipeline).get("components", {})
+    encoders = {name: block for name, block in components.items() if block.get("factory") == "bertft_encoder"}
+    if not encoders:
+        raise ConfigError(
+            f"The pipeline {str(pipeline)!r} has no bertft_encoder (found: {', '.join(components) or 'nothing'}). "
+            "Expected one at least: only encoders of this package are exported."
+        )
+    exported = [name for name, block in encoders.items() if block["model"].get("backend") == "onnxruntime"]
+    if exported:
+        raise ConfigError(
+            f"The encoder {exported[0]!r} of {str(pipeline)!r} was exported already. Expected the pipeline that was "
+            'trained, whose encoders have backend = "torch": export that one again.'
+        )
+    return list(encoders)
+
+
+def _read_config(pipeline: Path) -> Any:
+    try:
+        return load_config(pipeline / PIPELINE, interpolate=True)
+    except Exception as error:  # of configparser, confection and spaCy
+        raise unreadable(pipeline, error) from error
+
+
+def _load(pipeline: Path, names: Sequence[str]) -> Language:
+    """The pipeline, its encoders on the CPU."""
+    return load_pipeline(pipeline, {f"components.{name}.model.device": "cpu" for name in names})

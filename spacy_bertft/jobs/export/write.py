@@ -1,0 +1,63 @@
+"""A copy of a saved pipeline whose encoders run by ONNX Runtime, put in its place only when it is complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import srsly
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from spacy.language import Language
+from spacy.util import get_minor_version_range, load_config
+
+from spacy_bertft import __version__
+from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER, EncoderPipe
+from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.graph import build
+from spacy_bertft.engines.net import FAMILIES, read_net
+from spacy_bertft.engines.outliers import find_outliers
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import PIPELINE
+from spacy_bertft.jobs.export.compare import OWN_TEXTS
+
+META = "meta.json"
+
+
+def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:
+    """Write the loaded pipeline `nlp` of the folder `pipeline` to `folder`: a copy but for the encoders."""
+    replaced = {pipeline / name / ENCODER_FOLDER for name in names}
+    shutil.copytree(pipeline, folder, ignore=lambda inside, files: files if Path(inside) in replaced else ())
+    for name in names:
+        pipe = nlp.get_pipe(name)
+        assert isinstance(pipe, EncoderPipe)
+        exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
+    backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
+    load_config(folder / PIPELINE, overrides=backends, interpolate=False).to_disk(folder / PIPELINE, interpolate=False)
+    _require_onnx(folder / META)
+
+
+def exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
+    """The encoder at rest, with a graph for its weights. name: of its component, for messages."""
+    checkpoint = encoder.at_rest()
+    net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None
+    if net is None:
+        raise ConfigError(
+            f"The encoder {name!r} is of the family {checkpoint.config.get('model_type')}, or has settings that can't "
+            f"be exported. Expected one of {', '.join(sorted(FAMILIES))}, with learned absolute positions and GELU or "
+            "ReLU. Use the pipeline as it is, or train one with such an encoder."
+        )
+    outliers = find_outliers(net, encoder.batches(OWN_TEXTS, budget=FusedEngine.budget)) if int8 else None
+    return Checkpoint(checkpoint.files, graph=build(net, outliers))
+
+
+def _require_onnx(meta: Path) -> None:
+    """Let wheels of the pipeline ask for ONNX Runtime, beside this package."""
+    content = srsly.read_json(meta)
+    lines = content.get("requirements", [])
+    others = [line for line in lines if canonicalize_name(Requirement(line).name) != "spacy-bertft"]
+    ours = f"spacy-bertft[onnx]{get_minor_version_range(__version__)}"
+    srsly.write_json(meta, content | {"requirements": [*others, ours]})

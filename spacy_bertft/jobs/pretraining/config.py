@@ -1,0 +1,122 @@
+"""The settings of a pretraining run: configs/adapt.cfg, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from confection import Config
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from spacy_bertft.encoder.encoder import Device, Precision
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.pretraining.masking import Draw
+from spacy_bertft.jobs.pretraining.scratch import Size
+from spacy_bertft.jobs.pretraining.texts import text_files
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(_Section):
+    """[corpus]"""
+
+    paths: list[Path] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of file names in folders
+    text_key: str = "text"
+    held_out: float = Field(default=0.01, gt=0, lt=1)  # share of the windows that only measure
+    cache: Path | None = None  # None: in the output folder
+
+    @field_validator("paths", "exclude", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def files(self) -> list[Path]:
+        """The files to read."""
+        return text_files(self.paths, exclude=self.exclude)
+
+
+class EncoderSection(_Section):
+    """[encoder]"""
+
+    name: str | None = "bert-base-cased"  # None: from scratch
+    revision: str = "main"
+    size: Size = "mini"
+    vocabulary: int = Field(default=30522, ge=100)
+    lowercase: bool = True
+    positions: int = Field(default=512, ge=16)
+
+
+class ObjectiveSettings(_Section):
+    """[objective]"""
+
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    masked: float = Field(default=0.8, ge=0, le=1)
+    random: float = Field(default=0.1, ge=0, le=1)
+    whole_words: bool = False
+    draw: Draw = "unigram"
+    next_sentence: bool = False
+
+
+class TrainingSettings(_Section):
+    """[training]"""
+
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=128, ge=1)  # windows in a step
+    window: int = Field(default=128, ge=4)  # subwords, special ones included
+    learn_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    eps: float = Field(default=1e-6, gt=0)
+    grad_clip: float = Field(default=1.0, ge=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: as in the encoder's config
+    seed: int = Field(default=0, ge=0)
+    device: Device = "auto"
+    precision: Precision = "auto"
+    batch_subwords: int | None = Field(default=None, ge=1)  # in one forward; None: by device
+    gradient_checkpointing: bool = False
+    evaluate_every: int = Field(default=500, ge=1)
+    save_every: int = Field(default=500, ge=1)
+
+
+class Settings(_Section):
+    """A whole run."""
+
+    corpus: CorpusSettings
+    encoder: EncoderSection = EncoderSection()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a config file. overrides: "training.steps" -> value, …"""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: found no such file; expected a config like configs/adapt.cfg; fix: correct the path"
+        )
+    try:
+        content = Config().from_disk(path, overrides=dict(overrides or {}), interpolate=True)
+    except Exception as error:  # of configparser and confection
+        raise ConfigError(
+            f"{path}: found a config that can't be read ({' '.join(str(error).split())}); expected the form of "
+            "configs/adapt.cfg; fix: correct it there"
+        ) from error
+    return check_settings(content, str(path))
+
+
+def check_settings(content: Mapping[str, Any], where: str) -> Settings:
+    """The settings, or an error that names every wrong one."""
+    try:
+        return Settings.model_validate(dict(content))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))} = {one['input']!r} ({one['msg']})" for one in error.errors()
+        )
+        raise ConfigError(
+            f"{where}: found {wrong}; expected the sections and settings of configs/adapt.cfg; fix: correct them"
+        ) from None

@@ -1,0 +1,1 @@
+"""Which weights learn, at what rate, and what they learn."""

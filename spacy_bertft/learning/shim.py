@@ -1,0 +1,143 @@
+"""The thinc Shim that owns a torch module and its optimizer, and the thinc Model around it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import safetensors.torch
+import torch
+from thinc.api import Model, Optimizer, Shim
+from torch import Tensor, nn
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+
+
+class TorchShim(Shim):
+    """Runs a torch module inside a thinc Model and steps it by the training loop's optimizer.
+
+    The module comes later (`module = …`): a pipeline is built from its config before its weights are known.
+    """
+
+    def __init__(
+        self, *, rate_factor: float = 1.0, backward_from: Callable[[Any], Tensor] = lambda output: output
+    ) -> None:
+        """backward_from: finds the tensor in the module's output."""
+        super().__init__(None)
+        self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
+        self.rate_factor = rate_factor
+        self.backward_from = backward_from
+        self.optimizer: ModuleOptimizer | None = None
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The torch module, None before it is initialised or loaded."""
+        module: nn.Module | None = self._model
+        return module
+
+    @module.setter
+    def module(self, module: nn.Module | None) -> None:
+        self._model = module
+        self.optimizer = None if module is None else ModuleOptimizer(module, rate_factor=self.rate_factor)
+
+    def __call__(self, inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
+        """Run the module; in training, the second value takes the gradient of the output backwards."""
+        return self.begin_update(inputs) if is_train else (self.predict(inputs), lambda gradient: None)
+
+    def predict(self, inputs: Any) -> Any:
+        """Run the module without dropout and without gradients."""
+        assert self._model is not None
+        self._model.eval()
+        with torch.no_grad():
+            return self._model(inputs)
+
+    def begin_update(self, inputs: Any) -> tuple[Any, Callable[[Tensor], None]]:
+        """Run the module for training."""
+        assert self._model is not None
+        self._model.train()
+        with torch.enable_grad():
+            output = self._model(inputs)
+        return output, lambda gradient: torch.autograd.backward(self.backward_from(output), gradient)
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Step by the settings that thinc's optimizer holds now."""
+        if self.optimizer is not None:
+            self.optimizer.step(read_settings(optimizer))
+
+    def copy(self) -> TorchShim:
+        """A copy with weights of its own and a fresh optimizer."""
+        twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from)
+        twin.module = copy.deepcopy(self.module)
+        return twin
+
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Move the weights; thinc calls a CUDA device "gpu"."""
+        if self._model is not None:
+            self._model.to(f"cuda:{device_id}" if device_type == "gpu" else device_type)
+            self.module = self._model
+
+    def to_bytes(self) -> bytes:
+        """The weights as safetensors."""
+        state = {} if self._model is None else self._model.state_dict()
+        return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
+
+    def from_bytes(self, data: bytes) -> TorchShim:
+        """Read weights into the module."""
+        if self._model is not None:
+            self._model.load_state_dict(safetensors.torch.load(data))
+            self.module = self._model
+        return self
+
+
+def wrap(
+    name: str, shim: TorchShim, attrs: dict[str, Any] | None = None, layers: Sequence[Model[Any, Any]] = ()
+) -> Model[Any, Any]:
+    """A thinc Model around a TorchShim. layers: others that belong to it, which it does not run itself."""
+    return Model(name, _forward, shims=[shim], attrs=attrs or {}, layers=layers)
+
+
+def shim_of(model: Model[Any, Any]) -> TorchShim:
+    """The TorchShim inside a Model made by `wrap`."""
+    (shim,) = model.shims
+    assert isinstance(shim, TorchShim)
+    return shim
+
+
+def read_settings(optimizer: Optimizer) -> StepSettings:
+    """Read a step's settings from thinc's optimizer; what can't be honoured is refused."""
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"The optimizer is a {type(optimizer).__name__}; expected a thinc.api.Optimizer. Pass sgd = "
+            "nlp.create_optimizer(), nlp.initialize()'s result, or one from [training.optimizer]."
+        )
+    for found, problem, fix in (
+        (optimizer.averages is not None, "keeps moving averages", "use_averages = false"),
+        (optimizer.use_radam, "is RAdam", "use_radam = false"),
+        (
+            bool(optimizer.L2) and not optimizer.L2_is_weight_decay,
+            "adds L2 to the gradients",
+            "L2_is_weight_decay = true",
+        ),
+        (not (optimizer.b1 > 0 and optimizer.b2 > 0), "is plain SGD", '@optimizers = "Adam.v1"'),
+    ):
+        if found:
+            raise ConfigError(
+                f"The optimizer {problem}, which a fine-tuned encoder and its heads don't support: they step by AdamW. "
+                f"Set {fix} in [training.optimizer]."
+            )
+    return StepSettings(
+        learn_rate=float(optimizer.learn_rate),
+        weight_decay=float(optimizer.L2),
+        betas=(float(optimizer.b1), float(optimizer.b2)),
+        eps=float(optimizer.eps),
+        clip=float(optimizer.grad_clip),
+    )
+
+
+def _forward(model: Model[Any, Any], inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
+    shim = shim_of(model)
+    if isinstance(inputs, list) and shim.of_docs is not None:  # `spacy debug model` gives every model Docs
+        inputs = shim.of_docs(inputs)
+    return shim(inputs, is_train)

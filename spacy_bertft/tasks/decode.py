@@ -1,0 +1,141 @@
+"""Logits -> the best valid entity spans with a score each.
+
+Tags of a scheme are numbered: 0 is O (outside), then for each label its prefixes in the scheme's order, so that a
+label added later adds tags at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacy_bertft.text.alignment import ramps
+from spacy_bertft.types import Ints
+
+Floats = NDArray[np.float32]
+Scheme = Literal["bio", "biluo", "io"]
+PREFIXES: dict[str, str] = {"bio": "BI", "biluo": "BILU", "io": "I"}
+_OPENS = {"bio": "BI", "biluo": "BI", "io": "I"}  # prefixes that an I (or L) of the same label may follow
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """The tags of some labels in a scheme, and which may follow which."""
+
+    scheme: Scheme
+    tags: tuple[str, ...]  # (L,) "O", "B-PERSON", …
+    label: Ints  # (L,) label of each tag, -1 for O
+    allowed: NDArray[np.bool_]  # (L, L) from, to
+    initial: NDArray[np.bool_]  # (L,)
+    final: NDArray[np.bool_]  # (L,)
+
+    @classmethod
+    def of(cls, labels: Sequence[str], scheme: Scheme) -> Tagging:
+        """Number the tags of `labels`."""
+        kinds = PREFIXES[scheme]
+        tags = ("O", *(f"{kind}-{label}" for label in labels for kind in kinds))
+        label = np.array([-1, *np.repeat(np.arange(len(labels)), len(kinds))], dtype=np.int64)
+        kind = np.array([tag[0] for tag in tags])
+        same = (label[:, None] == label[None, :]) & (label[:, None] >= 0)
+        is_open = np.isin(kind, list(_OPENS[scheme]))
+        inside = np.isin(kind, ["I", "L"]) if scheme != "io" else np.zeros(len(tags), dtype=bool)
+        must_close = is_open if scheme == "biluo" else np.zeros(len(tags), dtype=bool)
+        continues = is_open[:, None] & inside[None, :] & same
+        allowed = np.where(must_close[:, None] | inside[None, :], continues, True)
+        return cls(scheme, tags, label, allowed, ~inside, ~must_close)
+
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """Entities of B sequences, in order."""
+
+    sequence: Ints  # (E,)
+    starts: Ints  # (E,) first token in its sequence
+    ends: Ints  # (E,) token behind the last
+    labels: Ints  # (E,)
+    scores: Floats  # (E,) in [0, 1]
+
+
+def decode(logits: Floats, counts: Ints, tagging: Tagging) -> Entities:
+    """Read the entities off the best valid sequence of tags of each text.
+
+    logits: (T, L); counts: (B,) tokens of each text.
+
+    The greedy sequence is the best one wherever it is valid; only where it is not, Viterbi's algorithm searches the
+    valid ones (Forney, The Viterbi algorithm, 1973). An entity's score is the lowest probability of its tags.
+    """
+    tags = logits.argmax(axis=1) if len(logits) else np.zeros(0, dtype=np.int64)
+    invalid = _invalid(tags, counts, tagging)
+    if len(invalid):
+        rows = np.isin(np.repeat(np.arange(len(counts)), counts), invalid)
+        tags[rows] = viterbi(logits[rows], counts[invalid], tagging)
+    return _entities(tags, _probability_of(tags, logits), counts, tagging)
+
+
+def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
+    """For each text the valid sequence of tags with the highest sum of logits. -> (T,).
+
+    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts go forward together, token by token.
+    """
+    order = np.argsort(-counts, kind="stable")  # so that the texts that go on are always the first ones
+    lengths = counts[order]
+    starts = (np.cumsum(counts) - counts)[order]
+    blocked = np.where(tagging.allowed, 0.0, -np.inf).astype(np.float32)  # (L, L)
+    best = np.where(tagging.initial, logits[starts], -np.inf)  # (B, L)
+    back: list[Ints] = []
+    for place in range(1, lengths[0]):
+        going = int(np.searchsorted(-lengths, -place))  # texts longer than `place`
+        candidates = best[:going, :, None] + blocked  # (going, L, L)
+        back.append(candidates.argmax(axis=1))
+        best[:going] = candidates.max(axis=1) + logits[starts[:going] + place]
+    tag = np.where(tagging.final, best, -np.inf).argmax(axis=1)  # (B,) of each text's last token
+    tags = np.empty(len(logits), dtype=np.int64)
+    tags[starts + lengths - 1] = tag
+    for place in range(lengths[0] - 1, 0, -1):
+        going = len(back[place - 1])
+        tag[:going] = back[place - 1][np.arange(going), tag[:going]]
+        tags[starts[:going] + place - 1] = tag[:going]
+    return tags
+
+
+def _invalid(tags: Ints, counts: Ints, tagging: Tagging) -> Ints:
+    """The texts (numbers in B) whose tags break a rule."""
+    if not len(tags):
+        return np.zeros(0, dtype=np.int64)
+    text = np.repeat(np.arange(len(counts)), counts)  # (T,)
+    first = ramps(counts) == 0
+    last = np.append(first[1:], True)
+    bad = (first & ~tagging.initial[tags]) | (last & ~tagging.final[tags])
+    bad[1:] |= ~first[1:] & ~tagging.allowed[tags[:-1], tags[1:]]
+    return np.unique(text[bad])
+
+
+def _probability_of(tags: Ints, logits: Floats) -> Floats:
+    """Softmax probability (T,) of each chosen tag."""
+    if not len(tags):
+        return np.zeros(0, dtype=np.float32)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chosen: Floats = shifted[np.arange(len(tags)), tags] / shifted.sum(axis=1)
+    return chosen
+
+
+def _entities(tags: Ints, probability: Floats, counts: Ints, tagging: Tagging) -> Entities:
+    text = np.repeat(np.arange(len(counts)), counts)  # (T,)
+    place = ramps(counts)  # (T,)
+    label = tagging.label[tags]  # (T,)
+    first = place == 0
+    opens = np.array([tag[0] in "BU" for tag in tagging.tags])[tags]
+    changed = np.append(True, label[1:] != label[:-1]) if len(tags) else np.zeros(0, dtype=bool)
+    begins = (label >= 0) & (opens | first | changed)
+    (starts,) = begins.nonzero()
+    # An entity ends where the next token is outside, in another text, or begins another entity.
+    goes_on = np.append((label[1:] >= 0) & ~begins[1:], False) if len(tags) else np.zeros(0, dtype=bool)
+    (lasts,) = ((label >= 0) & ~goes_on).nonzero()
+    inside = label >= 0
+    # Each token inside is in exactly one entity, so the entities' tokens lie side by side once the others are gone.
+    scores = np.minimum.reduceat(probability[inside], begins[inside].nonzero()[0]) if len(starts) else probability[:0]
+    return Entities(text[starts], place[starts], place[lasts] + 1, label[starts], scores)

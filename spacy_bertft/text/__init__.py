@@ -1,0 +1,1 @@
+"""Texts -> subwords, windows, batches. Numpy and tokenizers only."""

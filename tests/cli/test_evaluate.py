@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import spacy
+from pipelines import ANNOTATED, trained
+from spacy.tokens import Doc, DocBin
+from spacy.vocab import Vocab
+from typer.testing import CliRunner
+
+from spacy_bertft.cli import app
+from spacy_bertft.jobs.evaluate import evaluate
+
+
+def run(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="bertft")
+
+
+def lines_of(annotated):
+    return "".join(json.dumps({"text": text, "spans": spans, "label": cat}) + "\n" for text, spans, cat in annotated)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "pipeline"
+    trained(tiny_bert).to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def dev(tmp_path):
+    """The texts that were learned, one with another category and one without its entity."""
+    path = tmp_path / "dev.jsonl"
+    (first, second, *rest) = ANNOTATED
+    path.write_text(lines_of([(*first[:2], "work"), (second[0], second[1][:1], second[2]), *rest]), "utf-8")
+    return path
+
+
+def rows(text):
+    return [line.split() for line in text.splitlines()]
+
+
+def test_help_names_the_options():
+    assert "evaluate" in run("--help").output
+    text = run("evaluate", "--help").output
+    for option in ("--output", "--labels", "--displacy", "--code"):
+        assert option in text
+
+
+def test_it_shows_every_score_in_points(pipeline, dev):
+    result = run("evaluate", pipeline, dev)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert rows(result.stdout)[0] == ["score", "points"]
+    found = {name: float(value) for name, value in rows(result.stdout)[1:]}
+    scores = evaluate(pipeline, dev).overall
+    assert found["cats_micro_f"] == pytest.approx(100 * 5 / 6, abs=0.01)
+    assert found["ents_p"] == pytest.approx(100 * 6 / 7, abs=0.01)
+    assert found["ents_r"] == 100.0
+    assert found == {
+        name: pytest.approx(value, abs=0.005) for name, value in scores.items() if not name.startswith("token_")
+    }
+    assert "speed" not in result.stdout
+
+
+def test_scores_of_labels_are_shown_if_asked_for(pipeline, dev):
+    assert "PERSON" not in run("evaluate", pipeline, dev).stdout
+    result = run("evaluate", pipeline, dev, "--labels")
+    assert ["ents_per_type.PERSON.f", "100.00"] in rows(result.stdout)
+    assert ["cats_f_per_type.work.r", "75.00"] in rows(result.stdout)
+
+
+def test_the_scores_of_the_tokenizer_are_shown_where_it_errs(pipeline, tmp_path):
+    doc = Doc(Vocab(), words=["Anna's", "home"], spaces=[True, False])
+    doc.cats = {"home": 1.0}
+    DocBin(docs=[doc]).to_disk(tmp_path / "dev.spacy")
+    assert "token_f" in run("evaluate", pipeline, tmp_path / "dev.spacy").stdout
+
+
+def test_all_scores_go_to_a_file(pipeline, dev, tmp_path):
+    path = tmp_path / "new" / "scores.json"
+    result = run("evaluate", pipeline, dev, "--output", path)
+    assert result.exit_code == 0
+    assert result.stdout == run("evaluate", pipeline, dev).stdout
+    scores = evaluate(pipeline, dev)
+    content = json.loads(path.read_text("utf-8"))
+    assert content == {**scores.overall, **scores.of_labels}
+    assert {"ents_f", "cats_score", "token_acc", "ents_per_type.CITY.p"} <= content.keys()
+
+
+def test_converted_texts_give_the_same(pipeline, dev, tmp_path):
+    assert run("convert", dev, "--output", tmp_path / "out").exit_code == 0
+    for data in (tmp_path / "out" / "dev.spacy", tmp_path / "out"):
+        assert run("evaluate", pipeline, data, "--labels").stdout == run("evaluate", pipeline, dev, "--labels").stdout
+
+
+def test_data_without_annotation_for_any_component(tiny_bert, tmp_path):
+    trained(tiny_bert, {"ner": "bertft_ner"}, steps=1).to_disk(tmp_path / "ner")
+    (tmp_path / "dev.jsonl").write_text('{"text": "Anna lives in Berlin"}\n', "utf-8")
+    result = run("evaluate", tmp_path / "ner", tmp_path / "dev.jsonl")
+    assert result.exit_code in (0, 1)
+    assert result.exception is None or isinstance(result.exception, SystemExit)  # no traceback
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("pipeline", "is no folder"),
+        ("folder", "has no config.cfg, but nothing"),
+        ("data", "are not there"),
+        ("ending", "a file name that ends in '.txt'"),
+        ("content", "dev.jsonl:1: found invalid JSON"),
+        ("empty", "hold no texts"),
+    ],
+)
+def test_an_error_is_one_message_and_code_1(pipeline, dev, tmp_path, bad, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dev.txt").write_text("x")
+    if bad == "content":
+        dev.write_text("no json")
+    where = {"pipeline": tmp_path / "nowhere", "folder": tmp_path / "empty"}.get(bad, pipeline)
+    names = {"data": "none.spacy", "ending": "dev.txt", "empty": "empty"}
+    result = run("evaluate", where, tmp_path / names.get(bad, "dev.jsonl"), "--output", tmp_path / "scores.json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("✘ ")
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_wrong_use_is_code_2(pipeline):
+    assert run("evaluate", pipeline).exit_code == 2
+    assert run("evaluate", pipeline, "x", "--label").exit_code == 2
+
+
+def test_code_registers_functions_that_the_pipeline_needs(pipeline, dev, tmp_path):
+    code = "from spacy.language import Language\n\n\n@Language.component('evaluate_test_same')\n"
+    (tmp_path / "functions.py").write_text(code + "def same(doc):\n    return doc\n", "utf-8")
+    own = shutil.copytree(pipeline, tmp_path / "own")
+    config = spacy.util.load_config(own / "config.cfg")
+    config["nlp"]["pipeline"].append("same")
+    config["components"]["same"] = {"factory": "evaluate_test_same"}
+    config.to_disk(own / "config.cfg")
+    result = run("evaluate", own, dev)
+    assert result.exit_code == 1
+    assert "--code" in result.stderr
+    assert run("evaluate", own, dev, "--code", tmp_path / "functions.py").exit_code == 0
+
+
+def test_entities_can_be_looked_at(pipeline, dev, tmp_path):
+    result = run("evaluate", pipeline, dev, "--displacy", tmp_path / "pages")
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert result.stdout == run("evaluate", pipeline, dev).stdout
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["entities.html"]
+    page = (tmp_path / "pages" / "entities.html").read_text("utf-8")
+    assert ANNOTATED[0][0].split()[0] in page
+    assert 'class="entity"' in page
+    failed = run("evaluate", pipeline, dev, "--displacy", dev)
+    assert failed.exit_code == 1
+    assert "found a file; expected a folder to write to; fix: name another" in failed.stderr

@@ -1,0 +1,79 @@
+"""Texts and tiny encoders that several tests use, and transformers' own forward to compare with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import spacy
+import torch
+from tiny import PACKED
+from transformers import AutoModel, AutoTokenizer
+
+from spacy_bertft import compat
+from spacy_bertft.encoder.encoder import EncoderSettings
+from spacy_bertft.encoder.loading import load_folder
+from spacy_bertft.text.subwords import Texts
+
+TRANSFORMERS_5 = compat.transformers_version().major >= 5
+CAN_PACK = PACKED if TRANSFORMERS_5 else ()
+CPU = {"device": "cpu"}
+
+SENTENCE = "Anna lives in Berlin and works in the office near the old garden."
+# Mixed lengths, an empty text, one subword alone, and two of equal length.
+MIXED = [SENTENCE, "", "a", "Bob Stone went to Rome.", "Die Straße führt nach München.", "Bob Stone went to Rome."]
+LONG = " ".join([SENTENCE, "Où est la bibliothèque?", "Мама мыла раму."] * 6)
+ODD = {
+    "empty": "",
+    "spaces": "   ",
+    "line break and tab": "\n\t",
+    "control characters": "\x00\x01\x7f",
+    "control characters inside": "An\x00na \x01 lives\x7f",
+    "emoji with joiners": "a 👩‍👩‍👧 family 🏳️‍🌈!",
+    "Hebrew": "שלום עולם, Berlin",
+    "Arabic": "مرحبا بالعالم",
+    "combining marks": "cafe\u0301 E\u0301le\u0300ve n\u0303",
+    "Chinese and Japanese": "東京は日本の首都です。我喜欢北京",
+    "zero width": "zero\u200bwidth \u200d \ufeff joined\u2060",
+    "astral characters": "𝔄𝔫𝔫𝔞 𐍈 𝟙𝟚",
+    "ligatures and fractions": "ﬁne ½ ™ ㍿",
+    "many spaces": "  Anna   lives \n\n here  ",
+    "a very long word": "abcdefghij" * 500,
+}
+
+
+def encoder_of(folder, **settings):
+    return load_folder(folder, EncoderSettings(**(CPU | settings))).eval()
+
+
+def texts_of(texts):
+    """Texts with the tokens that spaCy finds in them."""
+    nlp = spacy.blank("xx")
+    docs = [nlp(text) for text in texts]
+    tokens = [token for doc in docs for token in doc]
+    return Texts(
+        texts=[doc.text for doc in docs],
+        token_starts=np.array([token.idx for token in tokens], dtype=np.int64),
+        token_ends=np.array([token.idx + len(token) for token in tokens], dtype=np.int64),
+        token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
+    )
+
+
+@torch.no_grad()
+def plain_forward(folder, texts):
+    """Hidden rows of each text, special subwords included, by transformers alone."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+
+
+def split(values, counts):
+    return torch.split(values, counts.tolist())
+
+
+def assert_near(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def rewrite(path, **changes):
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | changes), encoding="utf-8")

@@ -1,0 +1,141 @@
+"""The fused forward: each run of windows, each activation, with and without oneDNN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from encoders import LONG, MIXED, encoder_of, rewrite, texts_of
+from tiny import WIDTH
+from torch.nn import functional
+
+from spacy_bertft import compat
+from spacy_bertft.engines.fused import FusedEngine, _plan
+from spacy_bertft.engines.net import FAMILIES, read_net, read_shape
+from spacy_bertft.types import Packed
+
+
+@pytest.fixture
+def encoder(tiny_bert):
+    return encoder_of(tiny_bert)
+
+
+def packed_of(lengths, seed=0):
+    lengths = np.sort(np.array(lengths, dtype=np.int64))[::-1].copy()
+    ids = np.random.default_rng(seed).integers(5, 100, lengths.sum())
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    return Packed(ids, positions, lengths)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [1],
+        [2, 2],
+        [15],
+        [16],
+        [17],
+        [33, 33, 33],
+        [64, 48, 16],
+        [40, 9, 9, 9, 3, 1],
+        [5] * 20,
+        [20, 18, 17, 16, 15, 14],
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_windows_of_all_lengths_equal_the_model(encoder, tiny_bert, lengths):
+    packed = packed_of(lengths)
+    plain = encoder_of(tiny_bert, batching="padded").engine()
+    torch.testing.assert_close(encoder.engine()(packed), plain(packed), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [[1], [17], [33, 33, 33], [40, 9, 9, 9, 3, 1], [64, 48, 16]], ids=str)
+@pytest.mark.parametrize("idle", [0, 15])
+def test_keys_are_read_in_whole_vectors_where_there_is_room_and_never_outside(lengths, idle):
+    packed = packed_of(lengths)
+    n_rows = len(packed.ids) + idle
+    runs = _plan(packed.lengths, n_rows=n_rows)
+    assert sum(run.windows * run.length for run in runs) == len(packed.ids)
+    for run in runs:
+        last = run.key_start + (run.windows - 1) * run.length + run.key_length
+        assert 0 <= run.key_start <= run.start
+        assert last <= n_rows
+        assert run.key_length % 16 == 0 or run.mask is None
+        if run.mask is not None:
+            own = (run.mask[0, 0, 0] == 0).nonzero().ravel().tolist()
+            assert own == list(range(run.start - run.key_start, run.start - run.key_start + run.length))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
+@torch.no_grad()
+def test_activations_equal_the_model_s(tiny_bert, tmp_path, activation):
+    encoder_of(tiny_bert).save(tmp_path)
+    rewrite(tmp_path / "config.json", hidden_act=activation)
+    encoder = encoder_of(tmp_path)
+    assert isinstance(encoder.engine(), FusedEngine)
+    expected = encoder_of(tmp_path, batching="padded")(texts_of(MIXED))
+    found = encoder(texts_of(MIXED))
+    torch.testing.assert_close(found.hidden[found.rows], expected.hidden[expected.rows], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, rows):
+    weight, bias, x = torch.randn(24, WIDTH), torch.randn(24), torch.randn(rows, WIDTH)
+    finish = {
+        "none": lambda y: y,
+        "gelu": functional.gelu,
+        "gelu_tanh": lambda y: functional.gelu(y, approximate="tanh"),
+        "relu": functional.relu,
+    }[activation]
+    expected = finish(functional.linear(x, weight, bias))
+    with torch.no_grad():
+        torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
+
+
+def test_idle_rows_bound_the_numbers_of_rows_that_products_meet(encoder):
+    met = set()
+
+    def watched(product):
+        def run(rows):
+            met.add(len(rows))
+            return product(rows)
+
+        return run
+
+    with torch.no_grad():
+        engine = encoder.engine()
+        engine.layers = [replace(layer, up=watched(layer.up)) for layer in engine.layers]
+        for length in range(1, 65):
+            hidden = engine(packed_of([length, 1]))
+            assert hidden.isfinite().all()
+            assert len(hidden) == length + 1
+    assert met == {32, 64, 96}
+
+
+@torch.no_grad()
+def test_the_budget_does_not_change_the_rows(tiny_bert):
+    texts = texts_of([*MIXED, LONG])
+    rows = []
+    for budget in (1, 40, None):
+        features = encoder_of(tiny_bert, batch_subwords=budget)(texts)
+        rows.append(features.hidden[features.rows])
+    torch.testing.assert_close(rows[0], rows[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows[1], rows[2], rtol=1e-4, atol=1e-5)
+
+
+def test_each_family_here_is_packed_elsewhere():
+    assert set(FAMILIES) <= compat.PACKED_FAMILIES
+
+
+def test_a_net_needs_all_its_weights(encoder):
+    shape = read_shape(encoder.checkpoint.config)
+    weights = dict(encoder.model.state_dict())
+    assert read_net(shape, weights) is not None
+    del weights["encoder.layer.1.output.dense.bias"]
+    assert read_net(shape, weights) is None

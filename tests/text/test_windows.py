@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.text.windows import cut
+
+
+@st.composite
+def cases(draw):
+    size = draw(st.integers(1, 12))
+    return draw(st.lists(st.integers(0, 60), max_size=5)), size, draw(st.integers(0, size - 1))
+
+
+def windows_of(counts, size, overlap):
+    """The windows of each text: (start, end, keep_start, keep_end), counted from the text's first subword."""
+    windows = cut(np.array(counts, dtype=np.int64), size=size, overlap=overlap)
+    pieces = windows.pieces
+    rows = list(zip(pieces.starts, pieces.ends, pieces.keep_starts, pieces.keep_ends, strict=True))
+    of_texts, place, base = [], 0, 0
+    for n_windows, count in zip(windows.counts.tolist(), counts, strict=True):
+        of_texts.append([tuple(int(edge) - base for edge in row) for row in rows[place : place + n_windows]])
+        place, base = place + n_windows, base + count
+    assert place == len(rows)
+    return of_texts
+
+
+each_case = given(cases())
+modest = settings(deadline=None, max_examples=150)
+
+
+@modest
+@each_case
+def test_windows_lie_within_their_text_and_hold_at_most_size(case):
+    counts, size, overlap = case
+    for count, windows in zip(counts, windows_of(counts, size, overlap), strict=True):
+        assert windows[0][0] == 0
+        assert windows[-1][1] == count
+        assert all(0 <= start <= end <= count and end - start <= size for start, end, _, _ in windows)
+
+
+@modest
+@each_case
+def test_kept_parts_hold_each_subword_once_and_in_order(case):
+    counts, size, overlap = case
+    for count, windows in zip(counts, windows_of(counts, size, overlap), strict=True):
+        assert [s for _, _, first, behind in windows for s in range(first, behind)] == list(range(count))
+        assert all(start <= first <= behind <= end for start, end, first, behind in windows)
+
+
+@modest
+@each_case
+def test_neighbours_share_at_least_the_overlap(case):
+    for windows in windows_of(*case):
+        for (_, end, _, _), (start, _, _, _) in pairwise(windows):
+            assert end - start >= case[2]
+
+
+@modest
+@each_case
+def test_each_subword_is_kept_where_it_is_most_central(case):
+    for windows in windows_of(*case):
+        for _, _, first, behind in windows:
+            for subword in range(first, behind):
+                distances = {
+                    (start, end): min(subword - start, end - 1 - subword)
+                    for start, end, _, _ in windows
+                    if start <= subword < end
+                }
+                here = next((start, end) for start, end, keep, stop in windows if keep <= subword < stop)
+                assert distances[here] == max(distances.values())
+
+
+@modest
+@each_case
+def test_no_fewer_windows_would_do(case):
+    counts, size, overlap = case
+    for count, windows in zip(counts, windows_of(counts, size, overlap), strict=True):
+        fewest = next(n for n in range(1, count + 2) if n * size - (n - 1) * overlap >= count)
+        assert len(windows) == fewest
+
+
+def test_text_without_subwords_gets_one_empty_window():
+    assert windows_of([0, 2, 0], 4, 1) == [[(0, 0, 0, 0)], [(0, 2, 0, 2)], [(0, 0, 0, 0)]]
+
+
+def test_no_texts_no_windows():
+    assert windows_of([], 4, 1) == []
+
+
+def test_windows_of_a_long_text_are_full_and_spread_evenly():
+    assert windows_of([10], 6, 2) == [[(0, 6, 0, 5), (4, 10, 5, 10)]]
+    assert windows_of([11], 6, 2) == [[(0, 6, 0, 4), (2, 8, 4, 6), (5, 11, 6, 11)]]
+
+
+@pytest.mark.parametrize("overlap", [-1, 4, 5])
+def test_overlap_outside_the_window_is_refused(overlap):
+    with pytest.raises(ConfigError, match=rf"overlap is {overlap} .* expected 0 <= overlap < 4\. Set a smaller"):
+        cut(np.array([3]), size=4, overlap=overlap)
