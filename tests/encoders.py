@@ -11,8 +11,8 @@ from tiny import PACKED
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load_folder
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.text.subwords import Texts
 
 TRANSFORMERS_5 = compat.transformers_version().major >= 5

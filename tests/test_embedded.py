@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import Batch, load_masked, mask_id
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.jobs.pretraining.config import read_settings
 from spacy_bertft.types import Packed
 

@@ -20,8 +20,8 @@ from spacy.cli.debug_config import debug_config
 from tiny import make_encoder
 from weasel.util import load_project_config
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
 
 ROOT = Path(__file__).parents[1]

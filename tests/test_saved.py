@@ -1,4 +1,4 @@
-"""Pipelines that the first edition saved load, and annotate as they did then. `expected.json` in the archive is theirs."""
+"""Pipelines that the first edition saved load, and annotate as they did then: the archive's expected.json says how."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spacy
+import torch
 
 ARCHIVE = Path(__file__).parent / "saved/first_edition.zip"
 PIPELINES = ("entities", "questions", "multilabel", "masks", "onnx")
@@ -72,12 +73,13 @@ def test_they_can_be_trained_on(saved):
     """Heads, encoder and a listener's component still learn together."""
     nlp = spacy.load(saved / "entities")
     optimizer = nlp.resume_training()
-    optimizer.learn_rate = 1e-3
+    optimizer.learn_rate = 3e-3
+    torch.manual_seed(0)
     text = "Anna lives in Berlin"
     gold = {"entities": [(0, 4, "PERSON")], "cats": {"home": 0.0, "work": 1.0}, "tags": ["X", "X", "N", "N"]}
     losses = []
-    for _ in range(20):
+    for _ in range(40):
         example = spacy.training.Example.from_dict(nlp.make_doc(text), gold)
         losses.append(nlp.update([example], sgd=optimizer))
     for name in ("ner", "textcat", "tagger"):
-        assert losses[-1][name] < losses[0][name]
+        assert losses[-1][name] < losses[0][name] / 2

@@ -33,7 +33,7 @@ PARTS = {
     ),
     FORWARD: (
         "spacy_bertft.engines.fused:FusedEngine.__call__",
-        "spacy_bertft.engines.transformers:ModelEngine.__call__",
+        "spacy_bertft.engines.transformers:TransformersEngine.__call__",
         "spacy_bertft.engines.onnx:OnnxEngine.__call__",
     ),
     "handing over features": (

@@ -22,8 +22,9 @@ from run import find_encoder
 from texts import short_pool
 from transformers import AutoModel
 
-from spacy_bertft.encoder.encoder import Encoder, EncoderSettings
+from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load_folder
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.text.batches import pad
 
 BUDGET = 2048  # subwords in a batch

@@ -25,18 +25,12 @@ from spacy_bertft import compat, files
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.pairs import segment_bounds
 from spacy_bertft.components.workers import ThreadGuard
-from spacy_bertft.encoder.encoder import (
-    Backend,
-    Batching,
-    Device,
-    Encoder,
-    EncoderSettings,
-    LongPairs,
-    Precision,
-)
+from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather
 from spacy_bertft.encoder.loading import load, load_saved
 from spacy_bertft.encoder.pooling import token_vectors
+from spacy_bertft.encoder.settings import Backend, Batching, Device, EncoderSettings, LongPairs
+from spacy_bertft.engines.base import Precision
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import StepSettings
 from spacy_bertft.learning.shim import TorchShim, read_settings, shim_of, wrap

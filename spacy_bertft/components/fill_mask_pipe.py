@@ -14,8 +14,8 @@ from spacy.training import Example
 from spacy_bertft import files
 from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.components.workers import ThreadGuard
-from spacy_bertft.encoder.encoder import Device, EncoderSettings
 from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.settings import Device, EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import chunk
 

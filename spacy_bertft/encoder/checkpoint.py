@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from spacy_bertft import compat
+from spacy_bertft.engines.base import Form
 from spacy_bertft.files import replace_file
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Checkpoint:
     weights: Mapping[str, Tensor] = field(default_factory=dict)  # float32, named as AutoModel names them
     graph: NDArray[np.uint8] | None = None  # of ONNX; then there are no weights
     trained_pooler: bool = True  # False: the weights had none
+
+    @property
+    def form(self) -> Form:
+        """What it is kept as. Weights are whole: each engine can be made from them."""
+        return "weights" if self.graph is None else "onnx"
 
     @cached_property
     def config(self) -> dict[str, Any]:

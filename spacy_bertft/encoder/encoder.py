@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.encoder.settings import EncoderSettings, resolve_device, resolve_packed, resolve_window
 from spacy_bertft.engines.attention import packed_attention
-from spacy_bertft.engines.base import Engine
+from spacy_bertft.engines.base import Engine, Form
+from spacy_bertft.engines.choose import Engines
 from spacy_bertft.engines.dropout import use_dropout
-from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.net import read_net, read_shape
-from spacy_bertft.engines.onnx import OnnxEngine
-from spacy_bertft.engines.transformers import ModelEngine
+from spacy_bertft.engines.net import read_shape
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.text.subwords import Splitter, Texts, align_texts, shortened
@@ -30,36 +30,9 @@ from spacy_bertft.types import Features, Ints, Packed, Specials, Subwords, Windo
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Batching = Literal["auto", "packed", "padded"]
-Backend = Literal["torch", "onnxruntime"]
-LongPairs = Literal["windows", "shorten"]
-
-# The window where neither tokenizer nor model knows a limit.
-DEFAULT_WINDOW = 512
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSettings:
-    """How an encoder runs. None: the best default for the model and the device."""
-
-    device: Device = "auto"
-    precision: Precision = "auto"
-    window: int | None = None  # subwords, special ones included
-    overlap: int | None = None  # subwords that neighbouring windows share, at least
-    batch_subwords: int | None = None  # subwords in one forward, at most
-    batching: Batching = "auto"
-    backend: Backend = "torch"
-    long_pairs: LongPairs = "windows"
-
 
 class Encoder(nn.Module):
-    """An encoder with its tokenizer: Texts -> Features.
-
-    Engines: transformers' model in training, on a GPU and for the families that no other engine knows; the fused
-    forward for prediction on a CPU; ONNX Runtime for a checkpoint that was exported to it.
-    """
+    """An encoder with its tokenizer: Texts -> Features. What runs it is chosen in engines/choose.py."""
 
     def __init__(
         self, checkpoint: Checkpoint, settings: EncoderSettings, *, model: PreTrainedModel | None = None
@@ -69,23 +42,18 @@ class Encoder(nn.Module):
         self.checkpoint = checkpoint
         self.settings = settings
         self.shape = read_shape(checkpoint.config)
-        self.packed = _resolve_packed(checkpoint.config.get("model_type", ""), settings.batching)
+        self.packed = resolve_packed(checkpoint.config.get("model_type", ""), settings.batching)
         self.splitter = Splitter(checkpoint.tokenizer())
         if model is not None:
             self._take(model)
         self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
-        self.window = _window(settings, _limit(checkpoint, self.first_position), self.n_special)
+        limit = _limit(checkpoint, self.first_position)
+        self.window = resolve_window(settings, limit, n_special=self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
         # A window and an overlap that don't fit each other are an error here, before there is a text to cut.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
-        if settings.batch_subwords is not None and settings.batch_subwords < 1:
-            raise ConfigError(
-                f"The encoder's batch_subwords is {settings.batch_subwords}; expected at least 1. Leave it out for the "
-                "best number on this device."
-            )
-        self._fused: tuple[object, FusedEngine] | None = None
-        self._onnx: OnnxEngine | None = None
-        device = resolve_device(settings.device) if checkpoint.graph is None else torch.device("cpu")
+        self._engines = Engines(precision=settings.precision, padded=settings.batching == "padded")
+        device = resolve_device(settings.device) if self.trainable else torch.device("cpu")
         if device.type != "cpu" or self.loaded is not None:
             self.to(device)
 
@@ -124,7 +92,27 @@ class Encoder(nn.Module):
     @property
     def trainable(self) -> bool:
         """Whether there are weights to train: an encoder for ONNX Runtime has none."""
-        return self.checkpoint.graph is None
+        return self.form == "weights"
+
+    @property
+    def form(self) -> Form:
+        """What it is kept as."""
+        return self.checkpoint.form
+
+    @property
+    def graph(self) -> NDArray[np.uint8] | None:
+        """Of ONNX, where that is the form."""
+        return self.checkpoint.graph
+
+    @property
+    def padding_id(self) -> int | None:
+        """The id of the padding subword, if there is one."""
+        padding: int | None = self.checkpoint.config.get("pad_token_id")
+        return padding
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """As they are now, whole and named as AutoModel names them."""
+        return self.at_rest().weights
 
     @property
     def loaded(self) -> PreTrainedModel | None:
@@ -193,9 +181,15 @@ class Encoder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies make engines of their own: the weights in a CPU's own layout and a session can't be copied.
-        return {**self.__dict__, "_fused": None, "_onnx": None}
+        return {**self.__dict__, "_engines": self._engines.fresh()}
 
     # --- forward
+
+    def predict(self, texts: Texts) -> Features:
+        """Encode whole texts of any length, without dropout and without gradients."""
+        self.eval()
+        with torch.no_grad():
+            return self.forward(texts)
 
     def forward(self, texts: Texts) -> Features:
         """Encode whole texts of any length, in as many forwards as the budget asks for."""
@@ -223,22 +217,20 @@ class Encoder(nn.Module):
         lengths = window_lengths(windows, self.specials)  # (W,)
         budget = self.settings.batch_subwords or run.budget
         groups = bucket(lengths, budget=budget, padded=run.padded)
-        parts = (run(pack(ids, windows, group, self.specials)) for group in groups)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         first_rows = np.empty_like(order)
         first_rows[order] = np.cumsum(lengths[order]) - lengths[order]
-        return self._together(parts, n_rows=int(lengths.sum())), first_rows
-
-    def _together(self, parts: Iterator[Tensor], *, n_rows: int) -> Tensor:
-        """All hidden rows (N, D). Without gradients the parts are not held: they double the memory of a long text."""
-        hidden = torch.empty(n_rows, self.width, device=self.device)
         if torch.is_grad_enabled():
-            return torch.cat([hidden[:0], *parts])
+            parts = [run(pack(ids, windows, group, self.specials)) for group in groups]
+            return torch.cat([torch.empty(0, self.width, device=self.device), *parts]), first_rows
+        # Without gradients the parts are not held: they would double the memory of a long text.
+        hidden = torch.empty(int(lengths.sum()), self.width, device=self.device)
         done = 0
-        for part in parts:
+        for group in groups:
+            part = run(pack(ids, windows, group, self.specials))
             hidden[done : done + len(part)] = part
             done += len(part)
-        return hidden
+        return hidden, first_rows
 
     def batches(self, texts: Sequence[str], *, budget: int) -> list[Packed]:
         """What engines are given for some texts, `budget` subwords at most at once."""
@@ -268,58 +260,7 @@ class Encoder(nn.Module):
 
     def engine(self) -> Engine:
         """What runs the next forward."""
-        if self.checkpoint.graph is not None:
-            self._onnx = self._onnx or OnnxEngine(
-                self.checkpoint.graph, padding=self.checkpoint.config.get("pad_token_id")
-            )
-            return self._onnx
-        learning = self.training or torch.is_grad_enabled()
-        half = self._half(learning=learning)
-        plain = self.device.type == "cpu" and not half and self.settings.batching != "padded"
-        fused = self._fused_engine() if plain and not learning else None
-        if fused is not None:
-            return fused
-        self._fused = None
-        return ModelEngine(self.model, padded=not self.packed, half=half, first_position=self.first_position)
-
-    def _half(self, *, learning: bool) -> bool:
-        """Whether to run in bfloat16; "auto" does so for prediction on a GPU that has it."""
-        if self.settings.precision == "auto":
-            return not learning and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return self.settings.precision == "bfloat16"
-
-    def _fused_engine(self) -> FusedEngine | None:
-        if self.shape is None:
-            return None
-        # A model may have learned since; each change in place counts up a tensor's version.
-        parameters = [] if self.loaded is None else list(self.loaded.parameters())
-        state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
-        if self._fused is None or self._fused[0] != state:
-            net = read_net(self.shape, self.at_rest().weights)
-            if net is None:
-                return None
-            self._fused = None  # lets go of the old one first
-            self._fused = state, FusedEngine(net)
-        return self._fused[1]
-
-
-def resolve_device(device: Device) -> torch.device:
-    """The device that "auto" means now: spaCy's chosen GPU, else CUDA, else MPS, else the CPU."""
-    if device == "auto":
-        chosen = compat.spacy_gpu()
-        if chosen is None and torch.cuda.is_available():
-            chosen = "cuda"
-        elif chosen is None and torch.backends.mps.is_available():
-            chosen = "mps"
-        return torch.device(chosen or "cpu")
-    if (device == "cuda" and not torch.cuda.is_available()) or (
-        device == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ConfigError(
-            f'The encoder\'s device is "{device}", but PyTorch {torch.__version__} finds none here. Set device = '
-            '"auto" or "cpu", or install a PyTorch build and driver for it.'
-        )
-    return torch.device(device)
+        return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())
 
 
 def _first_position(model: PreTrainedModel | None) -> int:
@@ -335,25 +276,3 @@ def _limit(checkpoint: Checkpoint, first_position: int) -> int | None:
     # Checkpoints without a limit say 1e30.
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < 10**6]
     return min(known, default=None)
-
-
-def _window(settings: EncoderSettings, limit: int | None, n_special: int) -> int:
-    window = settings.window if settings.window is not None else limit or DEFAULT_WINDOW
-    if not n_special < window <= (limit or window):
-        raise ConfigError(
-            f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords and at "
-            f"most {limit}, the limit of this encoder. Set window to such a number, or leave it out."
-        )
-    return window
-
-
-def _resolve_packed(family: str, batching: Batching) -> bool:
-    """Whether transformers' model of a family runs packed."""
-    packable = compat.can_pack(family)
-    if batching == "packed" and not packable:
-        raise ConfigError(
-            f'The encoder\'s batching is "packed", but {family} under transformers {compat.transformers_version()} can '
-            'only be padded. Set batching = "auto", or use transformers 5 and one of '
-            f"{', '.join(sorted(compat.PACKED_FAMILIES))}."
-        )
-    return packable and batching != "padded"

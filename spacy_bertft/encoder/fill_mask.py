@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked, mask_id
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.text.subwords import Texts
 

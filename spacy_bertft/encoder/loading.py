@@ -13,7 +13,8 @@ import torch
 
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
-from spacy_bertft.encoder.encoder import Encoder, EncoderSettings
+from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.net import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
 

@@ -1,12 +1,15 @@
-"""Engines that turn packed windows into hidden rows: transformers' own model, our fused forward, ONNX Runtime."""
+"""What runs a batch of windows, whatever the engine."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from spacy_bertft.types import Packed
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Form = Literal["weights", "onnx"]  # what an encoder at rest is kept as
 
 
 class Engine(Protocol):

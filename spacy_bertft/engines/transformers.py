@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class ModelEngine:
+class TransformersEngine:
     """Runs a transformers model, packed where its family allows it."""
 
     # On a CPU few enough for its caches, on a GPU enough to fill it.

@@ -12,9 +12,9 @@ from tiny import make_encoder
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.fill_mask import Filler
 from spacy_bertft.encoder.loading import load
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.jobs.pretraining import resume as checkpoints
 
 CONFIG = Path(__file__).parents[2] / "configs/adapt.cfg"

@@ -7,8 +7,8 @@ from tiny import make_encoder
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.settings import EncoderSettings
 
 
 def run(*args: object):

@@ -17,8 +17,8 @@ from spacy.tokens import DocBin
 from tiny import make_encoder
 
 from spacy_bertft.components.fill_mask_pipe import MaskFiller
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 
 TEXTS = ["Anna lives in [MASK].", "Nothing happened", "", "[MASK] went to work in the [MASK] yesterday"]

@@ -27,8 +27,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.encoder import _first_position, resolve_device
+from spacy_bertft.encoder.encoder import _first_position
 from spacy_bertft.encoder.pooling import token_vectors
+from spacy_bertft.encoder.settings import resolve_device
 from spacy_bertft.engines import attention
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.subwords import Texts

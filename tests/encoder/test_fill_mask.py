@@ -11,8 +11,8 @@ import torch
 from tiny import FAMILIES, LIMIT, make_encoder
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.text.windows import cut
 

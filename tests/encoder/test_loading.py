@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_checkpoint
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import find_folder, load, load_saved
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.net import FAMILIES as FUSED
 from spacy_bertft.errors import EncoderError

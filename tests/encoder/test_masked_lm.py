@@ -11,8 +11,8 @@ from tiny import FAMILIES, make_encoder
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.masked_lm import Batch, load_masked, mask_id
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.text.batches import bucket, pack, window_lengths
 from spacy_bertft.types import Pieces, Windows

@@ -8,8 +8,8 @@ from encoders import CAN_PACK, MIXED, encoder_of, texts_of
 from torch import nn
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load_saved
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines import attention
 from spacy_bertft.engines.dropout import Dropout, drop, use_dropout
 

@@ -26,8 +26,8 @@ from transformers import AutoModel, AutoTokenizer
 from spacy_bertft import pair_doc
 from spacy_bertft.components.encoder_pipe import texts_of as pipe_texts
 from spacy_bertft.encoder.checkpoint import Checkpoint
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load, load_folder
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines import graph as graph_module
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.graph import EMBEDDING_LIMIT, WEIGHT_LIMIT, build, quantise

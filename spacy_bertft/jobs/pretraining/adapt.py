@@ -18,8 +18,8 @@ from torch import Tensor
 
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import CONFIG
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.masked_lm import Batch, MaskedModel, load_masked
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.files import replace_file
 from spacy_bertft.jobs.pretraining import resume as checkpoints

@@ -9,7 +9,8 @@ from typing import Any
 from confection import Config
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from spacy_bertft.encoder.encoder import Device, Precision
+from spacy_bertft.encoder.settings import Device
+from spacy_bertft.engines.base import Precision
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.pretraining.masking import Draw
 from spacy_bertft.jobs.pretraining.scratch import Size

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny import make_encoder
 from transformers import AutoModelForMaskedLM
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.loading import load
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.pretraining import resume as checkpoints
 from spacy_bertft.jobs.pretraining.adapt import Run, adapt, learn_rate

@@ -13,8 +13,8 @@ import torch
 from tiny import CORPUS
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from spacy_bertft.encoder.encoder import EncoderSettings
 from spacy_bertft.encoder.masked_lm import MaskedModel
+from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
 from spacy_bertft.jobs.pretraining.scratch import SIZES, SPECIAL, learn_vocabulary, new_model, tokenizer_files
 

@@ -1,0 +1,40 @@
+"""One number of a Doc, such as a rating: `doc._.value`.
+
+It is kept in the attrs of the span group doc.spans["value"], which has no spans: unlike user data, span groups are
+always saved with a Doc, in a DocBin as well.
+"""
+
+from __future__ import annotations
+
+import math
+
+from spacy.tokens import Doc, SpanGroup
+
+from spacy_bertft.errors import DataError
+
+VALUE_KEY = "value"
+
+
+def set_value(doc: Doc, value: float | None) -> None:
+    """Set the number of a Doc; None takes it away. `doc._.value = …` does the same."""
+    if value is None:
+        if VALUE_KEY in doc.spans:
+            del doc.spans[VALUE_KEY]
+        return
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(
+            f"The value of a Doc is {value!r} ({doc.text[:60]!r}). Expected a finite number, or None for a text "
+            "without one. Correct it."
+        )
+    doc.spans[VALUE_KEY] = SpanGroup(doc, name=VALUE_KEY, attrs={VALUE_KEY: float(value)})
+
+
+def value_of(doc: Doc) -> float | None:
+    """The number of a Doc; None if it has none. Reads as `doc._.value`."""
+    group = doc.spans.get(VALUE_KEY)
+    value = None if group is None else group.attrs.get(VALUE_KEY)
+    return None if value is None else float(value)
+
+
+if not Doc.has_extension(VALUE_KEY):
+    Doc.set_extension(VALUE_KEY, getter=value_of, setter=set_value)

@@ -1,0 +1,83 @@
+"""How an encoder runs: its settings, and what they come to for one encoder on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from spacy_bertft import compat
+from spacy_bertft.engines.base import Precision
+from spacy_bertft.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Batching = Literal["auto", "packed", "padded"]
+Backend = Literal["torch", "onnxruntime"]
+LongPairs = Literal["windows", "shorten"]
+
+# The window where neither tokenizer nor model knows a limit.
+DEFAULT_WINDOW = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """How an encoder runs. None: the best default for the model and the device."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    window: int | None = None  # subwords, special ones included
+    overlap: int | None = None  # subwords that neighbouring windows share, at least
+    batch_subwords: int | None = None  # subwords in one forward, at most
+    batching: Batching = "auto"
+    backend: Backend = "torch"
+    long_pairs: LongPairs = "windows"
+
+    def __post_init__(self) -> None:
+        if self.batch_subwords is not None and self.batch_subwords < 1:
+            raise ConfigError(
+                f"The encoder's batch_subwords is {self.batch_subwords}; expected at least 1. Leave it out for the "
+                "best number on this device."
+            )
+
+
+def resolve_device(device: Device) -> torch.device:
+    """The device that "auto" means now: spaCy's chosen GPU, else CUDA, else MPS, else the CPU."""
+    if device == "auto":
+        chosen = compat.spacy_gpu()
+        if chosen is None and torch.cuda.is_available():
+            chosen = "cuda"
+        elif chosen is None and torch.backends.mps.is_available():
+            chosen = "mps"
+        return torch.device(chosen or "cpu")
+    if (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise ConfigError(
+            f'The encoder\'s device is "{device}", but PyTorch {torch.__version__} finds none here. Set device = '
+            '"auto" or "cpu", or install a PyTorch build and driver for it.'
+        )
+    return torch.device(device)
+
+
+def resolve_window(settings: EncoderSettings, limit: int | None, *, n_special: int) -> int:
+    """Subwords in a window, special ones included. limit: of the encoder; None if it has none."""
+    window = settings.window if settings.window is not None else limit or DEFAULT_WINDOW
+    if not n_special < window <= (limit or window):
+        raise ConfigError(
+            f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords and at "
+            f"most {limit}, the limit of this encoder. Set window to such a number, or leave it out."
+        )
+    return window
+
+
+def resolve_packed(family: str, batching: Batching) -> bool:
+    """Whether transformers' model of a family runs packed."""
+    packable = compat.can_pack(family)
+    if batching == "packed" and not packable:
+        raise ConfigError(
+            f'The encoder\'s batching is "packed", but {family} under transformers {compat.transformers_version()} can '
+            'only be padded. Set batching = "auto", or use transformers 5 and one of '
+            f"{', '.join(sorted(compat.PACKED_FAMILIES))}."
+        )
+    return packable and batching != "padded"

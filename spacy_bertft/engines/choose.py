@@ -1,0 +1,133 @@
+"""Which engine runs the next forward: the one place that knows all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacy_bertft.engines.base import Engine, Form, Precision
+from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.net import Shape, read_net
+from spacy_bertft.engines.onnx import OnnxEngine
+from spacy_bertft.engines.transformers import TransformersEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EngineName = Literal["onnx", "fused", "transformers"]
+
+
+class Runnable(Protocol):
+    """What engines need to know of an encoder. Its weights are whole: float32, named as AutoModel names them."""
+
+    @property
+    def form(self) -> Form:
+        """What it is kept as."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def shape(self) -> Shape | None:
+        """Its sizes; None for a family that the engines of our own don't know."""
+
+    @property
+    def loaded(self) -> PreTrainedModel | None:
+        """transformers' model, if anything has asked for it yet."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """transformers' model, built when it is first asked for."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether that model takes windows side by side, without padding."""
+
+    @property
+    def first_position(self) -> int:
+        """The position of a window's first subword."""
+
+    @property
+    def graph(self) -> NDArray[np.uint8] | None:
+        """Of ONNX, where that is the form."""
+
+    @property
+    def padding_id(self) -> int | None:
+        """The id of the padding subword, if there is one."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """As they are now."""
+
+
+def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
+    """The engines that may run, the best first. half: in bfloat16; padded: the user asks for padding."""
+    if form == "onnx":
+        return ("onnx",)
+    if device.type == "cpu" and not (half or padded or learning):
+        return ("fused", "transformers")
+    return ("transformers",)
+
+
+def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
+    """Whether to run in bfloat16; "auto" does so for prediction on a GPU that has it."""
+    if precision == "auto":
+        return not learning and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
+
+
+class Engines:
+    """The engine of one encoder. One that is costly to make is kept until another is chosen, or the weights change."""
+
+    def __init__(self, *, precision: Precision, padded: bool) -> None:
+        self.precision: Precision = precision
+        self.padded = padded
+        self._kept: tuple[EngineName, object, Engine] | None = None  # name, state of the weights
+
+    def fresh(self) -> Engines:
+        """The same without an engine, for a copy of the encoder: weights in a CPU's own layout can't be copied."""
+        return Engines(precision=self.precision, padded=self.padded)
+
+    def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
+        """What runs the next forward."""
+        half = uses_half(self.precision, encoder.device, learning=learning)
+        names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
+        for name in names:
+            if name == "transformers":
+                break
+            engine = self._costly(name, encoder)
+            if engine is not None:
+                return engine
+        self._kept = None
+        return TransformersEngine(
+            encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
+        )
+
+    def _costly(self, name: EngineName, encoder: Runnable) -> Engine | None:
+        # A model may have learned since; each change in place counts up a tensor's version.
+        parameters = [] if encoder.loaded is None else list(encoder.loaded.parameters())
+        state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        if self._kept is None or self._kept[:2] != (name, state):
+            self._kept = None  # lets go of the old one first
+            engine = _MAKERS[name](encoder)
+            if engine is None:
+                return None
+            self._kept = name, state, engine
+        return self._kept[2]
+
+
+def _make_onnx(encoder: Runnable) -> Engine | None:
+    return None if encoder.graph is None else OnnxEngine(encoder.graph, padding=encoder.padding_id)
+
+
+def _make_fused(encoder: Runnable) -> Engine | None:
+    net = None if encoder.shape is None else read_net(encoder.shape, encoder.weights())
+    return None if net is None else FusedEngine(net)
+
+
+_MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}
