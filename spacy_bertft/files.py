@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -15,7 +16,7 @@ import srsly
 
 from spacy_bertft.errors import ConfigError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 PIPELINE = "config.cfg"  # in the folder of every pipeline
 
 
@@ -32,7 +33,67 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def replace_folder(new: Path, folder: Path, *, old: Path) -> None:
+def to_bytes(write: Callable[[Path], object]) -> bytes:
+    """All files that `write` puts in a folder, in one bytestring."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    packed: bytes = srsly.msgpack_dumps(content)
+    return packed
+
+
+def from_bytes(packed: bytes, read: Callable[[Path], _T]) -> _T:
+    """What `read` makes of a folder with the files that `to_bytes` packed."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, content in srsly.msgpack_loads(packed).items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        return read(folder)
+
+
+@contextmanager
+def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """Paths to write files to, which are moved to `targets` if the block succeeds and deleted if it does not."""
+    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for name, target in zip(temporary, targets, strict=True):
+            os.replace(name, target)
+    finally:
+        for name in temporary:
+            with suppress(OSError):  # it isn't there, or its folder isn't
+                name.unlink()
+
+
+@contextmanager
+def staged_folder(target: Path, unwritable: Callable[[OSError], Exception]) -> Iterator[Path]:
+    """A path to make a folder at, which is moved to `target` if the block succeeds and deleted if it does not.
+
+    It replaces what is there. unwritable: makes the error for a target that can't be written; other errors pass.
+    """
+    # On the same disk, and in a folder that is there: one made for a block that fails would remain.
+    there = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=".bertft-", dir=there))
+    except OSError as error:
+        raise unwritable(error) from error
+    try:
+        yield holder / "new"
+        try:
+            _replace_folder(holder / "new", target, old=holder / "old")
+        except OSError as error:
+            raise unwritable(error) from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
     """Put `new` in the place of `folder`; what is there goes to `old`, and comes back if that fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
@@ -45,45 +106,12 @@ def replace_folder(new: Path, folder: Path, *, old: Path) -> None:
         raise
 
 
-def to_bytes(write: Callable[[Path], object]) -> bytes:
-    """All files that `write` puts in a folder, in one bytestring."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        write(folder)
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-    packed: bytes = srsly.msgpack_dumps(content)
-    return packed
-
-
-def from_bytes(packed: bytes, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a folder with the files that `to_bytes` packed."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        for path, content in srsly.msgpack_loads(packed).items():
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        return read(folder)
-
-
 @contextmanager
-def staged(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to write what is made of a pipeline, moved to `out` if the block succeeds and deleted if it does not."""
+def staged_pipeline(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A `staged_folder` for what is made of a pipeline. An error if `out` holds anything that should stay."""
     _check_out(pipeline, out, overwrite=overwrite)
-    there = next(parent for parent in out.absolute().parents if parent.is_dir())
-    try:
-        holder = Path(tempfile.mkdtemp(prefix=".bertft-", dir=there))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        yield holder / "new"
-        try:
-            replace_folder(holder / "new", out, old=holder / "old")
-        except OSError as error:
-            raise _unwritable(out, error) from error
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+    with staged_folder(out, partial(_unwritable, out)) as folder:
+        yield folder
 
 
 def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:

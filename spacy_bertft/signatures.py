@@ -12,34 +12,46 @@ from collections.abc import Callable
 from inspect import Parameter
 from typing import Any, TypeVar, get_type_hints
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def with_settings(
     settings: type[Any], annotate: Callable[[str, Any], Any] = lambda name, hint: hint
-) -> Callable[[F], F]:
+) -> Callable[[_F], _F]:
     """Give a function that ends in `**settings` the fields of a dataclass as keyword parameters.
+
+    The function itself is unchanged: it is called with those that are given, and `settings(**…)` checks their names.
 
     annotate: name and type of a field (with its `Annotated[…]`) -> the annotation of its parameter.
     """
 
-    def decorate(function: F) -> F:
+    def decorate(function: _F) -> _F:
         own = inspect.signature(function, eval_str=True)
+        named = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+        if len(named) == len(own.parameters):
+            raise TypeError(f"{function.__name__}() takes no **settings, which {settings.__name__} could come in")
         hints = get_type_hints(settings, include_extras=True)
         fields = [
             Parameter(
                 field.name,
                 Parameter.KEYWORD_ONLY,
-                default=Parameter.empty if field.default is dataclasses.MISSING else field.default,
+                default=_default(field),
                 annotation=annotate(field.name, hints[field.name]),
             )
             for field in dataclasses.fields(settings)
+            if field.init
         ]
-        named = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
         signature = own.replace(parameters=[*named, *fields])
         function.__signature__ = signature  # type: ignore[attr-defined]
+        # typing.get_type_hints, which typer and pydantic call, reads these.
         function.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
         function.__annotations__["return"] = own.return_annotation
         return function
 
     return decorate
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is dataclasses.MISSING else field.default

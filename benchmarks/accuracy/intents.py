@@ -32,7 +32,7 @@ from spacy.tokens import Doc
 
 from spacy_bertft.convert import convert
 from spacy_bertft.jobs.calibrate import calibrate
-from spacy_bertft.tasks.textcat import fit_threshold
+from spacy_bertft.tasks.calibration import fit_threshold
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ PARTS = {
     "spaCy's tokenizer": ("spacy.language:Language.make_doc",),
     "subword tokenisation": ("spacy_bertft.encoder.encoder:Encoder.tokenize",),
     "alignment, windows, packing": (
-        "spacy_bertft.components.encoder_pipe:texts_of",
+        "spacy_bertft.components.doc_texts:texts_of",
         "spacy_bertft.encoder.encoder:Encoder.forward",
     ),
     FORWARD: (

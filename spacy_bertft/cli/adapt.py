@@ -14,16 +14,16 @@ import typer
 from spacy_bertft.cli.console import clean_errors, show, table
 
 if TYPE_CHECKING:
-    from spacy_bertft.jobs.pretraining.adapt import Progress, Result
+    from spacy_bertft.jobs.pretraining.training_loop import Result, StepReport
 
-Config = Annotated[Path, typer.Argument(help="Config file, such as configs/adapt.cfg.")]
-Output = Annotated[Path, typer.Option("--output", help="Folder for the encoder, the curve and the checkpoints.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the encoder or the run in the output folder.")]
+_Config = Annotated[Path, typer.Argument(help="Config file, such as configs/adapt.cfg.")]
+_Output = Annotated[Path, typer.Option("--output", help="Folder for the encoder, the curve and the checkpoints.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the encoder or the run in the output folder.")]
 
 
 def adapt_command(
-    context: typer.Context, config: Config, output: Output, resume: Resume = False, overwrite: Overwrite = False
+    context: typer.Context, config: _Config, output: _Output, resume: _Resume = False, overwrite: _Overwrite = False
 ) -> None:
     """Continue the masked-word training of an encoder on the texts of a domain, or pretrain one from scratch.
 
@@ -82,7 +82,7 @@ class _Bar:
         self.bar: Any = tqdm(total=steps, unit=" steps", file=sys.stderr, disable=None if shown else True)
         self.subwords = 0
 
-    def __call__(self, done: Progress) -> None:
+    def __call__(self, done: StepReport) -> None:
         if self.bar.n == 0:
             self.bar.initial = self.bar.n = done.step - 1
         self.subwords += done.subwords

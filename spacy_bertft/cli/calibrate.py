@@ -10,19 +10,19 @@ import typer
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
 from spacy_bertft.cli.evaluate import shown
 
-Out = Annotated[
+_Out = Annotated[
     Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")
 ]
-Component = Annotated[str | None, typer.Option("--component", help="The one head to fit; else all are.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and change nothing.")]
+_Component = Annotated[str | None, typer.Option("--component", help="The one head to fit; else all are.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and change nothing.")]
 
 
 def calibrate_command(
     pipeline: Pipeline,
     data: Data,
-    output: Out = None,
-    component: Component = None,
-    dry_run: DryRun = False,
+    output: _Out = None,
+    component: _Component = None,
+    dry_run: _DryRun = False,
     code: Code = None,
 ) -> None:
     """Fit how sure a trained pipeline is on held-out texts, and set it in the pipeline's config.cfg.

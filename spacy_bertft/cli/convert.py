@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.signatures import with_settings
 
 if TYPE_CHECKING:
     from spacy_bertft.convert import Counts, Progress, Report
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _BAR_AFTER_SECONDS = 2.0
 
 
-class FileFormat(str, Enum):
+class _FileFormat(str, Enum):
     """The choices of --format."""
 
     auto = "auto"
@@ -30,77 +32,38 @@ class FileFormat(str, Enum):
     squad = "squad"
 
 
-Inputs = Annotated[
+_Inputs = Annotated[
     list[Path],
     typer.Argument(help="Files to convert, all of one data set (train, dev, test), so that their labels agree."),
 ]
-Output = Annotated[
+_Output = Annotated[
     Path, typer.Option("--output", help="Folder for the .spacy files, or one file name ending in .spacy.")
 ]
-Lang = Annotated[str, typer.Option("--lang", help="Language of the texts, as spaCy's code; xx is any language.")]
-FormatOption = Annotated[
-    FileFormat, typer.Option("--format", help="What the files are; auto goes by the ending of their names.")
-]
-TextKey = Annotated[str, typer.Option("--text-key", help="JSON key or column that holds the text.")]
-LabelKey = Annotated[str, typer.Option("--label-key", help="JSON key or column that holds the one category of a text.")]
-LabelsKey = Annotated[
-    str, typer.Option("--labels-key", help="JSON key or column that holds several categories of a text.")
-]
-FirstKey = Annotated[str, typer.Option("--first-key", help="JSON key or column that holds the first text of a pair.")]
-SecondKey = Annotated[
-    str, typer.Option("--second-key", help="JSON key or column that holds the second text of a pair.")
-]
-LabelSeparator = Annotated[
-    str,
-    typer.Option("--label-separator", help="What stands between several categories in a CSV or TSV column."),
-]
-Quotes = Annotated[
-    bool, typer.Option("--quotes/--no-quotes", help="CSV and TSV: whether double quotes enclose a field.")
-]
-TokenColumn = Annotated[int, typer.Option("--token-column", help="CoNLL: column of the token, from 1; -1 is the last.")]
-TagColumn = Annotated[int, typer.Option("--tag-column", help="CoNLL: column of the entity tag.")]
-MergeSentences = Annotated[
-    int, typer.Option("--merge-sentences", help="CoNLL: how many sentences make one training text.")
+_Lang = Annotated[str, typer.Option("--lang", help="Language of the texts, as spaCy's code; xx is any language.")]
+_Format = Annotated[
+    _FileFormat, typer.Option("--format", help="What the files are; auto goes by the ending of their names.")
 ]
 
 
+def _option(name: str, hint: Any) -> Any:
+    """The command line's option for a field of `Options`."""
+    kind, text = get_args(hint)
+    return Annotated[kind, typer.Option(help=text)]
+
+
+@with_settings(Options, _option)
 def convert_command(
-    inputs: Inputs,
-    output: Output,
-    lang: Lang = "en",
-    format: FormatOption = FileFormat.auto,
-    text_key: TextKey = "text",
-    label_key: LabelKey = "label",
-    labels_key: LabelsKey = "labels",
-    first_key: FirstKey = "first",
-    second_key: SecondKey = "second",
-    label_separator: LabelSeparator = "|",
-    quotes: Quotes = True,
-    token_column: TokenColumn = 1,
-    tag_column: TagColumn = -1,
-    merge_sentences: MergeSentences = 1,
+    inputs: _Inputs,
+    output: _Output,
+    lang: _Lang = "en",
+    format: _Format = _FileFormat.auto,
+    **settings: Any,
 ) -> None:
     """Convert annotated texts (JSONL, CSV, TSV, CoNLL/IOB, SQuAD) to the .spacy files that training reads."""
     from spacy_bertft.convert import convert
 
     with clean_errors():
-        report = convert(
-            inputs,
-            output,
-            lang=lang,
-            format=format.value,
-            text_key=text_key,
-            label_key=label_key,
-            labels_key=labels_key,
-            first_key=first_key,
-            second_key=second_key,
-            label_separator=label_separator,
-            quotes=quotes,
-            token_column=token_column,
-            tag_column=tag_column,
-            merge_sentences=merge_sentences,
-            progress=_progress_bar(),
-        )
+        report = convert(inputs, output, lang=lang, format=format.value, progress=_progress_bar(), **settings)
     _show_report(report)
 
 
@@ -132,6 +95,9 @@ def _show_report(report: Report) -> None:
         show("")
         questions = [(file.source.name, file.counts.answered, file.counts.unanswered) for file in report.files]
         show(table(("questions", "with an answer", "without"), questions))
+    if total.valued:
+        show("")
+        show(table(("values", "texts", "lowest", "mean", "highest"), _value_rows(report)))
     _show_notes(total)
     _show_warnings(total)
 
@@ -139,6 +105,14 @@ def _show_report(report: Report) -> None:
 def _by_file(report: Report, title: str, names: Mapping[str, int]) -> list[tuple[object, ...]]:
     columns = [file.counts.entities if title == "entity labels" else file.counts.categories for file in report.files]
     return [(name, *(column.get(name, 0) for column in columns)) for name in names]
+
+
+def _value_rows(report: Report) -> list[tuple[object, ...]]:
+    found = [(file.source.name, file.counts) for file in report.files if file.counts.valued]
+    return [
+        (name, one.valued, *(f"{number:g}" for number in (one.lowest, one.value_sum / one.valued, one.highest)))
+        for name, one in found
+    ]
 
 
 def _show_notes(total: Counts) -> None:
@@ -169,5 +143,5 @@ def _show_warnings(total: Counts) -> None:
             f"⚠ {total.widened:,} answers begin or end inside a token; they are learned with the whole token",
             error=True,
         )
-    if not (total.entities or total.categories or total.answered or total.unanswered):
+    if not (total.entities or total.categories or total.answered or total.unanswered or total.valued):
         show("⚠ no entities, categories or answers found: the output holds texts only", error=True)

@@ -12,19 +12,19 @@ import typer
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
 from spacy_bertft.errors import ConfigError
 
-Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
-Displacy = Annotated[
+_Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
+_Displacy = Annotated[
     Path | None, typer.Option("--displacy", help="Folder for pages that show entities, spans and parses of 25 texts.")
 ]
-Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
+_Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
 
 
 def evaluate_command(
     pipeline: Pipeline,
     data: Data,
-    output: Output = None,
-    labels: Labels = False,
-    displacy: Displacy = None,
+    output: _Output = None,
+    labels: _Labels = False,
+    displacy: _Displacy = None,
     code: Code = None,
 ) -> None:
     """Score a trained pipeline on annotated texts, with every score that its components have."""
@@ -42,12 +42,12 @@ def evaluate_command(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({**scores.overall, **scores.of_labels}, indent=1) + "\n", encoding="utf-8")
-    show(score_table(scores.overall))
+    show(_score_table(scores.overall))
     if labels and scores.of_labels:
-        show("\n" + score_table(scores.of_labels))
+        show("\n" + _score_table(scores.of_labels))
 
 
-def score_table(scores: Mapping[str, float]) -> str:
+def _score_table(scores: Mapping[str, float]) -> str:
     """A line for each score."""
     return table(("score", "points"), [(name, f"{scores[name]:6.2f}") for name in shown(scores)])
 

@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from spacy_bertft.export import Change, ExportReport
 
 
-class ExportEngine(str, Enum):
+class _ExportEngine(str, Enum):
     """The choices of --engine."""
 
     onnx = "onnx"
 
 
-Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
-EngineOption = Annotated[
-    ExportEngine, typer.Option("--engine", help="What runs the encoder; onnx is ONNX Runtime on the CPU.")
+_Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
+_EngineOption = Annotated[
+    _ExportEngine, typer.Option("--engine", help="What runs the encoder; onnx is ONNX Runtime on the CPU.")
 ]
-Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
-Dev = Annotated[
+_Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
+_Dev = Annotated[
     Path | None, typer.Option("--dev", help="Annotated texts to compare the scores on: .spacy, or what convert reads.")
 ]
-Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
-Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
+_Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
+_Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
 
 
 def export_command(
     pipeline: Pipeline,
-    out: Out,
-    engine: EngineOption = ExportEngine.onnx,
-    int8: Int8 = False,
-    dev: Dev = None,
-    tolerance: Tolerance = 0.5,
-    force: Force = False,
-    overwrite: Overwrite = False,
+    out: _Out,
+    engine: _EngineOption = _ExportEngine.onnx,
+    int8: _Int8 = False,
+    dev: _Dev = None,
+    tolerance: _Tolerance = 0.5,
+    force: _Force = False,
+    overwrite: _Overwrite = False,
     code: Code = None,
 ) -> None:
     """Write a trained pipeline with its encoder for fast prediction on a CPU, and say what that changes."""

@@ -8,12 +8,12 @@ import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
 
-Model = Annotated[str, typer.Argument(help="Masked language model: hub name, folder, or package/folder.")]
-Text = Annotated[str, typer.Argument(help='A text with one mask or more, such as "Paris is the [MASK] of France."')]
-Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", min=1)]
+_Model = Annotated[str, typer.Argument(help="Masked language model: hub name, folder, or package/folder.")]
+_Text = Annotated[str, typer.Argument(help='A text with one mask or more, such as "Paris is the [MASK] of France."')]
+_Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", min=1)]
 
 
-def fill_mask_command(model: Model, text: Text, top: Top = 5) -> None:
+def fill_mask_command(model: _Model, text: _Text, top: _Top = 5) -> None:
     """Show what may stand in the place of each [MASK] of a text, with probabilities."""
     from spacy_bertft.encoder.fill_mask import Filler
     from spacy_bertft.errors import DataError

@@ -9,12 +9,12 @@ import typer
 
 from spacy_bertft.cli.console import Code, clean_errors, show
 
-Old = Annotated[Path, typer.Argument(help="Folder of a pipeline trained with spacy-transformers.")]
-New = Annotated[Path, typer.Argument(help="Folder to write the new pipeline to.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that NEW holds.")]
+_Old = Annotated[Path, typer.Argument(help="Folder of a pipeline trained with spacy-transformers.")]
+_New = Annotated[Path, typer.Argument(help="Folder to write the new pipeline to.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that NEW holds.")]
 
 
-def migrate_command(old: Old, new: New, overwrite: Overwrite = False, code: Code = None) -> None:
+def migrate_command(old: _Old, new: _New, overwrite: _Overwrite = False, code: Code = None) -> None:
     """Put a trained spacy-transformers pipeline on a bertft_encoder: the same weights, components and annotations."""
     from spacy.cli._util import import_code
 

@@ -2,13 +2,10 @@
 
 # No postponed annotations here: spaCy validates [initialize] settings by those of `HeadPipe.initialize`.
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import safetensors.torch
-import srsly
-import torch
 from spacy.language import Language
 from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
@@ -18,46 +15,22 @@ from thinc.api import Model, Optimizer
 from torch import Tensor, nn
 
 from spacy_bertft.components import feature_store
-from spacy_bertft.components import transformer_source as bridge
 from spacy_bertft.components.encoder_pipe import EncoderPipe
+from spacy_bertft.components.head_files import load_weights, pack_head, read_head, unpack_head, write_head
 from spacy_bertft.components.pairs import need_segments
-from spacy_bertft.encoder.features import gather
+from spacy_bertft.components.source import EncoderSource, Source, check_tokens
+from spacy_bertft.components.task import Head, HeadOutput, Task
+from spacy_bertft.components.training_data import all_examples, find_labels
+from spacy_bertft.components.transformer_source import TransformerSource
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.learning.losses import CrossEntropy, Loss
 from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
+from spacy_bertft.learning.state import TensorsByName
 from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
 # Tokens that a head takes at once from a stream, so that features held for it don't pile up.
 STREAM_TOKENS = 100_000
-
-
-class Task(Protocol):
-    """What sets one kind of head apart from another."""
-
-    @property
-    def needs_segments(self) -> bool:
-        """Whether it can't do without Docs of two segments."""
-
-    def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
-        """The labels that the gold annotations use, repeats allowed."""
-
-    def check(self, labels: Sequence[str]) -> None:
-        """Raise a ConfigError if the task can't work with these labels."""
-
-    def n_outputs(self, n_labels: int) -> int:
-        """How many logits there are for so many labels; labels that come later add theirs at the end."""
-
-    def targets_per_doc(self, examples: Sequence[Example]) -> float:
-        """How many targets a Doc has on average: what the summed loss of a Doc is divided by."""
-
-    def build(self, width: int, n_outputs: int, pooler: nn.Linear | None) -> nn.Module:
-        """A new module, Features -> logits, whose last layer is a Linear named `output`."""
-
-    def loss(self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]) -> Tensor:
-        """The loss summed over all targets; targets without gold annotation are left out. ()."""
-
-    def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
-        """Set the annotations that the logits mean."""
 
 
 class HeadPipe(TrainablePipe):  # type: ignore[misc]
@@ -72,21 +45,31 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         scorer: Callable[..., dict[str, Any]] | None,
         upstream: str | None = None,
         learn_rate_factor: float = 1.0,
+        loss: Loss | None = None,
         cfg: dict[str, Any] | None = None,
     ) -> None:
+        """cfg: settings that the scorer and `spacy find-threshold` read."""
         self.vocab = vocab
         self.task = task
         self.name = name
         self.scorer = scorer
         self.upstream = upstream
         self.learn_rate_factor = learn_rate_factor
-        self._transformer = bridge.listener(upstream)  # reads spacy-transformers' component where we have none
-        layers = [] if self._transformer is None else [self._transformer]
+        self.loss = loss or CrossEntropy()
+        self._encoder = EncoderSource(self, upstream)
+        self._transformer = TransformerSource.find(upstream)  # read where no encoder of ours is linked
+        layers = [] if self._transformer is None else [self._transformer.node]
         shim = TorchShim(rate_factor=learn_rate_factor)
         shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
-        self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, **(cfg or {})}
-        self._encoder_pipe: EncoderPipe | None = None
+        statistics: dict[str, Any] = {}
+        self.cfg: dict[str, Any] = {
+            "labels": [],
+            "width": None,
+            "targets_per_doc": 1.0,
+            "statistics": statistics,
+            **(cfg or {}),
+        }
 
     # --- labels
 
@@ -109,46 +92,42 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.cfg["labels"].append(label)
         self.vocab.strings.add(label)
         if shim_of(self.model).module is not None:
-            self._grow()
+            module = self._module()
+            module.grow(len(self.labels))
+            shim_of(self.model).module = module
         return 1
 
-    def _grow(self) -> None:
-        module = self._module()
-        old = module.output
-        assert isinstance(old, nn.Linear)
-        module.output = new = new_linear(old.in_features, self.task.n_outputs(len(self.labels))).to(old.weight.device)
-        with torch.no_grad():
-            new.weight[: old.out_features] = old.weight
-            new.bias[: old.out_features] = old.bias
-        shim_of(self.model).module = module
-
-    # --- the encoder it reads, and its own module
+    # --- what it reads, and its own module
 
     def link(self, encoder: EncoderPipe) -> None:
         """Note the encoder to read; encoders call this, in their order, when spaCy links the pipeline."""
-        earlier = self._encoder_pipe
-        # A head that is sourced into a second pipeline still reads the encoder of the first one there.
-        if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
-            earlier.forget(self)
-        self._encoder_pipe = encoder
+        self._encoder.link(encoder)
         nlp = encoder.nlp()
         if self._transformer is not None and nlp is not None:
-            bridge.unlink(self._transformer, nlp)
+            self._transformer.unlink(nlp)
 
-    def _linked(self, nlp: Language | None = None) -> EncoderPipe:
-        if self._encoder_pipe is None or (nlp is not None and not _before(nlp, self._encoder_pipe, self)):
-            wanted = "a bertft_encoder component" if self.upstream is None else f"an encoder named {self.upstream!r}"
-            found = f" Found: {', '.join(nlp.component_names) or 'nothing'}." if nlp is not None else ""
+    @property
+    def source(self) -> Source:
+        """Where its features come from."""
+        if self._encoder.encoder is None and self._transformer is not None:
+            return self._transformer
+        return self._encoder
+
+    def _start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
+        """Width and pretrained pooler of what it reads."""
+        source = self.source
+        if isinstance(source, TransformerSource) and not source.linked:
+            source = self._encoder  # which says what is missing
+        if self.task.needs_segments and not source.knows_segments:
             raise ConfigError(
-                f"The head {self.name!r} needs {wanted} before it in the pipeline.{found} Expected for example "
-                f'pipeline = ["encoder", "{self.name}"] with [components.encoder] factory = "bertft_encoder"; in '
-                f'Python, nlp.add_pipe("bertft_encoder", before="{self.name}").'
+                f"The head {self.name!r} reads pairs of texts, which spacy-transformers' component does not know. "
+                "Expected a bertft_encoder component before it. Put one in the place of the transformer."
             )
-        return self._encoder_pipe
+        return source.start(nlp)
 
-    def _module(self) -> nn.Module:
+    def _module(self) -> Head:
         module = shim_of(self.model).module
-        if module is None:
+        if not isinstance(module, Head):
             raise ConfigError(
                 f"The head {self.name!r} has no weights yet. Expected an initialised or loaded one: call "
                 "nlp.initialize(), train with `spacy train`, or load a saved pipeline with spacy.load()."
@@ -156,74 +135,40 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return module
 
     def _build(self, pooler: nn.Linear | None = None) -> nn.Module:
-        module = self.task.build(self.cfg["width"], self.task.n_outputs(len(self.labels)), pooler)
+        module = self.task.build(self.cfg["width"], len(self.labels), pooler)
         shim_of(self.model).module = module
         return module
 
     def _read(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs, on whose device the head works from now on."""
         self._check_segments(docs)
-        entries = [feature_store.find(doc, self.upstream) for doc in docs]
-        if None not in entries:
-            features = gather([(entry.features, entry.place) for entry in entries if entry is not None])
-        elif self._encoder_pipe is None and self._transformer is not None:
-            features = bridge.read(docs, self.cfg["width"])
-        else:
-            features = self._linked().features(docs)
-        return self._checked(docs, features)
-
-    def _read_to_learn(self, docs: Sequence[Doc]) -> tuple[Features, Callable[[], None]]:
-        """The features of Docs, and what is to be called when their gradient is there."""
-        if self._encoder_pipe is None and self._transformer is not None:
-            features, send = bridge.learn(self._transformer, docs, self.cfg["width"])
-            return self._checked(docs, features), send
-        return self._read(docs), lambda: None
+        return self._checked(docs, self.source.read(docs, self.cfg["width"]))
 
     def _checked(self, docs: Sequence[Doc], features: Features) -> Features:
-        self._check_tokens(docs, features)
+        check_tokens(self.name, docs, features)
         module = self._module()
         if next(module.parameters()).device != features.hidden.device:
             shim_of(self.model).module = module.to(features.hidden.device)
         return features
 
-    def _source(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
-        """Width and pretrained pooler of what it reads."""
-        transformer = self._transformer
-        if self._encoder_pipe is None and transformer is not None and transformer.has_dim("nO"):
-            if self.task.needs_segments:
-                raise ConfigError(
-                    f"The head {self.name!r} reads pairs of texts, which spacy-transformers' component does not know. "
-                    "Expected a bertft_encoder component before it. Put one in the place of the transformer."
-                )
-            return int(transformer.get_dim("nO")), None
-        encoder = self._linked(nlp).load_pretrained()
-        return encoder.width, encoder.pooler()
-
     def _check_segments(self, docs: Sequence[Doc]) -> None:
         if self.task.needs_segments:
             need_segments(docs, self.name)
 
-    def _check_tokens(self, docs: Sequence[Doc], features: Features) -> None:
-        for doc, n_tokens in zip(docs, features.token_counts.tolist(), strict=True):
-            if len(doc) != n_tokens:
-                raise ConfigError(
-                    f"The head {self.name!r} got a Doc of {len(doc)} tokens that had {n_tokens} when it was encoded: "
-                    "a component between the encoder and this head changes the tokens. Move that component before the "
-                    "encoder or behind the head."
-                )
-
     # --- predicting
 
-    def predict(self, docs: Iterable[Doc]) -> tuple[Tensor, Features]:
-        """Logits of Docs, and the features they came from."""
+    def predict(self, docs: Iterable[Doc]) -> HeadOutput:
+        """What the head says of Docs."""
         features = self._read(list(docs))
-        logits: Tensor = self.model.predict(features)
-        return logits, features
+        return self._output(self.model.predict(features), features)
 
-    def set_annotations(self, docs: Iterable[Doc], scores: tuple[Tensor, Features]) -> None:
-        """Set what the logits mean, and let the features go."""
+    def _output(self, logits: Tensor, features: Features) -> HeadOutput:
+        return HeadOutput(logits, features, self.labels, self.cfg["statistics"])
+
+    def set_annotations(self, docs: Iterable[Doc], output: HeadOutput) -> None:
+        """Set what it means, and let the features go."""
         docs = list(docs)
-        self.task.annotate(docs, *scores, self.labels)
+        self.task.annotate(docs, output)
         for doc in docs:
             feature_store.mark_read(doc, id(self))
 
@@ -242,38 +187,20 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         labels: Sequence[str] | None = None,
     ) -> None:
         """Make the head anew, for the labels given, else for those of the examples and of add_label."""
-        width, pooler = self._source(nlp)
-        examples = self._all_examples(get_examples)
+        width, pooler = self._start(nlp)
+        examples = all_examples(get_examples)
         self._check_segments([eg.predicted for eg in examples])
-        if labels is None:
-            # Sorted, so that the order of the training texts does not matter.
-            labels = [*self.labels, *sorted(set(self.task.labels_in(examples)) - set(self.labels))]
-        if not labels:
-            raise DataError(
-                f"The head {self.name!r} found no labels: {len(examples)} training examples, none with an annotation "
-                "for it. Expected annotated examples, labels added by add_label(), or a label file in "
-                f"[initialize.components.{self.name}.labels]. Check the path and the content of the training data "
-                "(`spacy debug data` shows it)."
-            )
+        labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
         self.task.check(labels)
         self.cfg["labels"] = []
         shim_of(self.model).module = None
         for label in labels:
             self.add_label(label)
-        self.cfg["targets_per_doc"] = self.task.targets_per_doc(examples)
+        statistics = self.task.prepare(examples)
+        self.cfg["targets_per_doc"] = statistics.pop("targets_per_doc", 1.0)
+        self.cfg["statistics"] = statistics
         self.cfg["width"] = width
         self._build(pooler)
-
-    def _all_examples(self, get_examples: Callable[[], Iterable[Example]]) -> list[Example]:
-        try:
-            examples = list(get_examples())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"The training data {str(error.filename)!r} is not there ({Path(error.filename).absolute()}). Expected "
-                "a .spacy file or a folder of them. Correct --paths.train, or make the file with `bertft convert`."
-            ) from error
-        validate_examples(examples, "HeadPipe.initialize")
-        return examples
 
     def update(
         self,
@@ -290,11 +217,15 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         validate_examples(examples, "HeadPipe.update")
         if not examples:
             return losses
-        features, send = self._read_to_learn([eg.predicted for eg in examples])
+        docs = [eg.predicted for eg in examples]
+        self._check_segments(docs)
+        features, send = self.source.learn(docs, self.cfg["width"])
+        self._checked(docs, features)
         for dropout in (m for m in self._module().modules() if isinstance(m, nn.Dropout)):
             dropout.p = drop
         logits, _ = self.model.begin_update(features)
-        loss = self.task.loss(logits, examples, features, self.labels) / self.cfg["targets_per_doc"]
+        targets = self.task.targets(self._output(logits, features), examples)
+        loss = self.loss(logits, targets) / self.cfg["targets_per_doc"]
         value = float(loss.detach()) / len(examples)  # sync
         if not math.isfinite(value):
             raise DataError(
@@ -314,50 +245,48 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
 
     def _report(self, value: float, losses: dict[str, float], *, trains_encoder: bool) -> None:
         losses[self.name] += value
-        if trains_encoder and self._encoder_pipe is not None and self._encoder_pipe.name in losses:
-            losses[self._encoder_pipe.name] += value
+        encoder = self._encoder.encoder
+        if trains_encoder and encoder is not None and encoder.name in losses:
+            losses[encoder.name] += value
+
+    def training_state(self) -> TensorsByName:
+        """All that going on needs after the last update."""
+        return shim_of(self.model).training_state()
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from such a state."""
+        shim_of(self.model).load_training_state(state)
 
     # --- disk and bytes
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write cfg and model.safetensors."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        srsly.write_json(folder / "cfg", self.cfg)
-        if shim_of(self.model).module is not None:
-            (folder / "model.safetensors").write_bytes(shim_of(self.model).to_bytes())
+        write_head(Path(path), self.cfg, self._weights())
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "HeadPipe":
         """Load what to_disk wrote."""
-        weights = Path(path) / "model.safetensors"
-        return self._load(srsly.read_json(Path(path) / "cfg"), weights.read_bytes() if weights.exists() else b"")
+        return self._load(*read_head(Path(path)))
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """cfg and weights in one bytestring."""
-        weights = b"" if shim_of(self.model).module is None else shim_of(self.model).to_bytes()
-        packed: bytes = srsly.msgpack_dumps({"cfg": self.cfg, "model": weights})
-        return packed
+        return pack_head(self.cfg, self._weights())
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "HeadPipe":
         """Load what to_bytes gave."""
-        content = srsly.msgpack_loads(bytes_data)
-        return self._load(content["cfg"], content["model"])
+        return self._load(*unpack_head(bytes_data))
+
+    def _weights(self) -> bytes:
+        return b"" if shim_of(self.model).module is None else shim_of(self.model).to_bytes()
 
     def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
         # Settings of the config win over those saved: the config may have been edited on purpose.
         self.cfg.update({key: cfg[key] for key in ("labels", "width", "targets_per_doc")})
+        self.cfg["statistics"] = cfg.get("statistics", {})  # which the first edition had not
         for label in self.labels:
             self.vocab.strings.add(label)
-        if not weights:
-            return self
-        try:
-            self._build().load_state_dict(safetensors.torch.load(weights))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"The saved weights of the head {self.name!r} don't fit its settings ({self.task!r}, "
-                f"{len(self.labels)} labels): {str(error).splitlines()[-1].strip()} Expected the settings it was "
-                "trained with. Undo the change in config.cfg, or train it anew."
-            ) from error
+        if weights:
+            settings = f"{self.task!r}, {len(self.labels)} labels"
+            load_weights(self._build(), weights, head=self.name, settings=settings)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -366,9 +295,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             "scorer": self.scorer,
             "upstream": self.upstream,
             "learn_rate_factor": self.learn_rate_factor,
+            "loss": self.loss,
             "cfg": self.cfg,
         }
-        return _rebuild, (self.vocab, self.task, self.name, settings, self.to_bytes(), self._encoder_pipe)
+        return _rebuild, (self.vocab, self.task, self.name, settings, self.to_bytes(), self._encoder.encoder)
 
 
 def _rebuild(
@@ -378,24 +308,3 @@ def _rebuild(
     if encoder is not None:
         encoder.add_listener(pipe, name)
     return pipe
-
-
-def _before(nlp: Language, encoder: EncoderPipe, head: HeadPipe) -> bool:
-    components = [component for _, component in nlp.components]
-    return encoder in components and components.index(encoder) < components.index(head)
-
-
-def not_learned(kind: str, label: str, known: Sequence[str]) -> DataError:
-    """The error for a gold label that a head was not made for."""
-    return DataError(
-        f"A gold {kind} is {label!r}, which the head doesn't know. Expected one of: {', '.join(known)}. Add it with "
-        "add_label() before training goes on, or initialise the head with examples that have it."
-    )
-
-
-def new_linear(width: int, n_outputs: int) -> nn.Linear:
-    """A linear layer that starts as BERT's do: normal weights of deviation 0.02, biases 0."""
-    layer = nn.Linear(width, n_outputs)
-    nn.init.normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -13,7 +13,9 @@ from thinc.api import CupyOps, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
 from spacy_bertft.components import feature_store
-from spacy_bertft.components.encoder_pipe import EncoderPipe, load_named, texts_of
+from spacy_bertft.components.doc_texts import texts_of
+from spacy_bertft.components.encoder_model import load_named
+from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
 from spacy_bertft.errors import ConfigError

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import Model, torch2xp, xp2torch
 from torch import Tensor
@@ -21,49 +22,65 @@ PIPE, NOWHERE = "spacy_transformers.pipeline_component", ""
 LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
 
 
-def listener(upstream: str | None) -> Model[Any, Any] | None:
-    """A node by which a `transformer` component finds its reader; None where spacy-transformers is not in use."""
-    # A pipeline with such a component has imported its module before it makes the head behind it.
-    module = sys.modules.get(LISTENER)
-    return None if module is None else module.TransformerListener("*" if upstream is None else upstream)
+class TransformerSource:
+    """A `transformer` component, by a listener of that package's own: so it counts the head among its readers."""
 
+    knows_segments = False
 
-def unlink(node: Model[Any, Any], nlp: Any) -> None:
-    """Let no transformer of the pipeline wait for this reader, which has found another source."""
-    node.upstream_name = NOWHERE  # type: ignore[attr-defined]
-    for _, component in nlp.components:
-        if isinstance(component, sys.modules[PIPE].Transformer):
-            for name in list(component.listener_map):
-                component.remove_listener(node, name)
+    def __init__(self, node: Model[Any, Any]) -> None:
+        """node: a layer of the head's model, by which the component finds it."""
+        self.node = node
 
+    @classmethod
+    def find(cls, upstream: str | None) -> TransformerSource | None:
+        """None where spacy-transformers is not in use."""
+        # A pipeline with such a component has imported its module before it makes the head behind it.
+        module = sys.modules.get(LISTENER)
+        return None if module is None else cls(module.TransformerListener("*" if upstream is None else upstream))
 
-def read(docs: Sequence[Doc], width: int) -> Features:
-    """The features of Docs that a transformer of this width has annotated."""
-    datas = [getattr(doc._, "trf_data", None) for doc in docs]
-    missing = sum(data is None and len(doc) > 0 for doc, data in zip(docs, datas, strict=True))
-    if missing:
-        raise ConfigError(
-            f"Found {missing} Docs that no transformer component has read. Expected one that runs before the head. "
-            "Add or enable it; if it is in frozen_components, name it in annotating_components as well."
-        )
-    return gather([(_features(data, width), 0) for data in datas])
+    @property
+    def linked(self) -> bool:
+        """Whether a transformer has found it, and so told it its width."""
+        return bool(self.node.has_dim("nO"))
 
+    def start(self, nlp: Language | None) -> tuple[int, None]:
+        """Width of the transformer's rows. They have no pooler."""
+        return int(self.node.get_dim("nO")), None
 
-def learn(node: Model[Any, Any], docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
-    """The features of Docs to learn on, and what then takes the gradient of their hidden rows to the transformer."""
-    if node._batch_id is None:  # type: ignore[attr-defined]  # the transformer does not learn
-        return read(docs, width), lambda: None
-    datas, backprop = node(list(docs), is_train=True)
-    features = gather([(_features(data, width), 0) for data in datas])
-    leaf = features.hidden.detach().requires_grad_()
+    def read(self, docs: Sequence[Doc], width: int) -> Features:
+        """The features of Docs that a transformer of this width has annotated."""
+        datas = [getattr(doc._, "trf_data", None) for doc in docs]
+        missing = sum(data is None and len(doc) > 0 for doc, data in zip(docs, datas, strict=True))
+        if missing:
+            raise ConfigError(
+                f"Found {missing} Docs that no transformer component has read. Expected one that runs before the head. "
+                "Add or enable it; if it is in frozen_components, name it in annotating_components as well."
+            )
+        return gather([(_features(data, width), 0) for data in datas])
 
-    def send() -> None:
-        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        owners = [data for data in datas if HIDDEN in data.model_output]
-        parts = torch.split(gradient, [data.model_output[HIDDEN][..., 0].size for data in owners])
-        backprop([_gradient(data, part, node.ops.xp) for data, part in zip(owners, parts, strict=True)])
+    def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
+        """The features to learn on, and what then takes the gradient of their hidden rows to the transformer."""
+        if self.node._batch_id is None:  # type: ignore[attr-defined]  # the transformer does not learn
+            return self.read(docs, width), lambda: None
+        datas, backprop = self.node(list(docs), is_train=True)
+        features = gather([(_features(data, width), 0) for data in datas])
+        leaf = features.hidden.detach().requires_grad_()
 
-    return replace(features, hidden=leaf), send
+        def send() -> None:
+            gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            owners = [data for data in datas if HIDDEN in data.model_output]
+            parts = torch.split(gradient, [data.model_output[HIDDEN][..., 0].size for data in owners])
+            backprop([_gradient(data, part, self.node.ops.xp) for data, part in zip(owners, parts, strict=True)])
+
+        return replace(features, hidden=leaf), send
+
+    def unlink(self, nlp: Language) -> None:
+        """Let no transformer of the pipeline wait for this reader, which has found another source."""
+        self.node.upstream_name = NOWHERE  # type: ignore[attr-defined]
+        for _, component in nlp.components:
+            if isinstance(component, sys.modules[PIPE].Transformer):
+                for name in list(component.listener_map):
+                    component.remove_listener(self.node, name)
 
 
 def _features(data: Any, width: int) -> Features:

@@ -22,13 +22,25 @@ DEFAULT_WINDOW = 512
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """How an encoder runs. None: the best default for the model and the device."""
+    """How an encoder runs.
+
+    device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
+    precision: of the forward pass; weights, gradients and steps stay float32. "auto" is bfloat16 for prediction on a
+        GPU that has it, else float32.
+    window: subwords in one window, special ones included; None: as many as the encoder takes.
+    overlap: subwords that neighbouring windows of a long text share, at least; None: an eighth of the window.
+    batch_subwords: subwords in one forward pass, at most; None: by device.
+    batching: "packed" puts windows side by side without padding, "padded" pads them; "auto" packs where possible.
+    backend: "torch", or "onnxruntime" for an encoder that `bertft export` wrote: faster on a CPU, and not trainable.
+    long_pairs: two segments that don't fit a window together get several "windows", or the longer one is cut off
+        ("shorten").
+    """
 
     device: Device = "auto"
     precision: Precision = "auto"
-    window: int | None = None  # subwords, special ones included
-    overlap: int | None = None  # subwords that neighbouring windows share, at least
-    batch_subwords: int | None = None  # subwords in one forward, at most
+    window: int | None = None
+    overlap: int | None = None
+    batch_subwords: int | None = None
     batching: Batching = "auto"
     backend: Backend = "torch"
     long_pairs: LongPairs = "windows"

@@ -10,31 +10,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import load_config, minibatch
-from torch import Tensor
 
 from spacy_bertft.components.head_pipe import HeadPipe
+from spacy_bertft.components.task import Calibrated
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.files import PIPELINE, replace_file, staged
+from spacy_bertft.files import PIPELINE, replace_file, staged_pipeline
 from spacy_bertft.jobs.evaluate import Scores, load_pipeline, read_examples, score
-from spacy_bertft.types import Features
-
-
-@runtime_checkable
-class Calibrated(Protocol):
-    """A Task with settings to fit."""
-
-    def evidence(
-        self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]
-    ) -> list[Any]:
-        """What `fit` needs to know of each annotated Doc."""
-
-    def fit(self, evidence: Sequence[Any]) -> dict[str, float]:
-        """The settings of the component that fit the evidence best; none if there are none to fit."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ def calibrate(
     component: the one head to fit; None: all.
     dry_run: change nothing.
     """
-    place = nullcontext(None) if output is None or dry_run else staged(pipeline, output, overwrite=True)
+    place = nullcontext(None) if output is None or dry_run else staged_pipeline(pipeline, output, overwrite=True)
     with place as folder:
         nlp = load_pipeline(pipeline)
         heads = _heads(nlp, component)
@@ -119,10 +105,8 @@ def _fit(nlp: Language, name: str, head: HeadPipe, examples: Sequence[Example]) 
     with nlp.select_pipes(enable=earlier):
         for batch in minibatch(examples, nlp.batch_size):  # type: ignore[no-untyped-call]
             docs = list(nlp.pipe(eg.predicted.copy() for eg in batch))
-            logits, features = head.predict(docs)
-            evidence += task.evidence(
-                logits, [Example(doc, eg.reference) for doc, eg in zip(docs, batch, strict=True)], features, head.labels
-            )
+            golds = [Example(doc, eg.reference) for doc, eg in zip(docs, batch, strict=True)]
+            evidence += task.evidence(head.predict(docs), golds)
     if not evidence:
         raise DataError(
             f"The data have no annotation for {name!r}. Expected some to fit it on. Give annotated texts, or name "

@@ -16,9 +16,9 @@ from spacy.training import Example
 from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
-from spacy_bertft.jobs.convert.records import Options
+from spacy_bertft.jobs.convert.options import Options
 
-SHOWN = 25  # texts
+_SHOWN = 25  # texts
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Scores:
 def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Scores:
     """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads.
 
-    displacy: folder for pages with what the pipeline finds in the first SHOWN texts. `spacy evaluate` has the like, but
+    displacy: folder for pages with what the pipeline finds in the first 25 texts. `spacy evaluate` has the like, but
         only for components of spaCy's own factories.
     """
     nlp = load_pipeline(pipeline)
     examples = read_examples(nlp, data)
     scores = score(nlp, examples)
     if displacy is not None:
-        _render(list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:SHOWN])), displacy, str(pipeline))
+        _render(list(nlp.pipe(nlp.make_doc(eg.reference.text) for eg in examples[:_SHOWN])), displacy, str(pipeline))
     return scores
 
 
@@ -53,7 +53,7 @@ def _render(docs: list[Doc], folder: Path, title: str) -> None:
             docs,
             folder,
             model_name=title,
-            limit=SHOWN,
+            limit=_SHOWN,
             deps=any(doc.has_annotation("DEP") for doc in docs),
             ents=any(doc.ents for doc in docs),
             spans=any(doc.spans.get("sc") for doc in docs),

@@ -34,12 +34,12 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.pooling import TokenPooling
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.files import PIPELINE, staged
+from spacy_bertft.files import PIPELINE, staged_pipeline
 
-THEIRS = "spacy-transformers."
-OLD_LISTENER, STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
-POOLINGS: dict[str, TokenPooling] = {"reduce_mean.v1": "mean", "reduce_first.v1": "first"}
-REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener to come
+_THEIRS = "spacy-transformers."
+_OLD_LISTENER, _STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
+_POOLINGS: dict[str, TokenPooling] = {"reduce_mean.v1": "mean", "reduce_first.v1": "first"}
+_REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener to come
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
         for name in names:
             config["components"][name] = _encoder_block(old, name, config["components"][name])
         reading = {name for name, block in config["components"].items() if list(_listener_blocks(block))}
-        with staged(old, new, overwrite=overwrite) as folder:
+        with staged_pipeline(old, new, overwrite=overwrite) as folder:
             reading.update(_write(old, folder, config, names))
     readers = tuple(name for name in config["components"] if name in reading)
     return Migrated(tuple(names), readers, tuple(window for window in windows if window))
@@ -103,8 +103,8 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> list[st
         for _, component in nlp.components:
             model = getattr(component, "model", None)
             if isinstance(model, Model):
-                for node in [node for node in model.walk() if REPLACEMENT in node.attrs]:
-                    replace_model_node(model, node, node.attrs[REPLACEMENT])
+                for node in [node for node in model.walk() if _REPLACEMENT in node.attrs]:
+                    replace_model_node(model, node, node.attrs[_REPLACEMENT])
         nlp.to_disk(between)
         found = load_model_from_config(_with(config, _listener_block))
         found.from_disk(between, exclude=encoders)
@@ -146,7 +146,7 @@ def _window(block: dict[str, Any]) -> int | None:
 
 def _listener_blocks(block: Any) -> Iterator[dict[str, Any]]:
     if isinstance(block, dict):
-        if block.get("@architectures") == OLD_LISTENER:
+        if block.get("@architectures") == _OLD_LISTENER:
             yield block
         for value in block.values():
             yield from _listener_blocks(value)
@@ -159,7 +159,7 @@ def _with(config: Config, change: Any) -> Config:
         changed = change(block)
         block.clear()
         block.update(changed)
-    left = sorted({value for value in _strings(copy) if value.startswith(THEIRS)})
+    left = sorted({value for value in _strings(copy) if value.startswith(_THEIRS)})
     if left:
         raise ConfigError(
             f"The config uses {', '.join(left)}; expected TransformerModel and TransformerListener.v1 alone of "
@@ -176,21 +176,21 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _stand_in_block(block: dict[str, Any]) -> dict[str, Any]:
-    return {**_listener_block(block), "@architectures": STAND_IN, "reduction": block["pooling"]}
+    return {**_listener_block(block), "@architectures": _STAND_IN, "reduction": block["pooling"]}
 
 
 def _listener_block(block: dict[str, Any]) -> dict[str, Any]:
     reduction = block["pooling"].get("@layers")
-    if reduction not in POOLINGS:
+    if reduction not in _POOLINGS:
         raise ConfigError(
-            f"A listener pools by {reduction!r}; expected one of {', '.join(POOLINGS)}. Such a component can't be "
+            f"A listener pools by {reduction!r}; expected one of {', '.join(_POOLINGS)}. Such a component can't be "
             "migrated; train it anew."
         )
     kept = {key: value for key, value in block.items() if key in ("grad_factor", "upstream")}
-    return {"@architectures": "spacy-bertft.Listener.v1", "pooling": POOLINGS[reduction], **kept}
+    return {"@architectures": "spacy-bertft.Listener.v1", "pooling": _POOLINGS[reduction], **kept}
 
 
-@registry.architectures(STAND_IN)
+@registry.architectures(_STAND_IN)
 def build_stand_in(
     reduction: Model[Ragged, Floats2d], pooling: TokenPooling, grad_factor: float = 1.0, upstream: str = "*"
 ) -> Model[list[Doc], list[Floats2d]]:
@@ -200,7 +200,7 @@ def build_stand_in(
     stand_in: Model[Any, Any] = chain(listener, arrays)
     stand_in.set_ref("listener", listener)
     replacement = Listener(upstream=None if upstream == "*" else upstream, pooling=pooling, grad_factor=grad_factor)
-    stand_in.attrs[REPLACEMENT] = replacement
+    stand_in.attrs[_REPLACEMENT] = replacement
     return stand_in
 
 

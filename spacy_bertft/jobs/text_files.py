@@ -1,12 +1,16 @@
-"""Opening input files: they exist, they are not empty, and each line is UTF-8."""
+"""Input files: they exist, they are not empty, their lines are UTF-8, and what should be JSON is."""
 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from spacy_bertft.errors import DataError, data_error
+
+JSON_LINES_FIX = "write each record on one line of its own (JSON Lines)"
 
 
 def check_input(path: Path) -> None:
@@ -49,7 +53,16 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                yield number, _decode(raw, path, number)
+                utf16 = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                yield (
+                    number,
+                    decode(
+                        without_mark(raw, number),
+                        f"{path}:{number}",
+                        guess=" (it looks like UTF-16)" if utf16 else "",
+                        fix="save the file as UTF-8",
+                    ),
+                )
     except OSError as err:
         raise data_error(
             str(path),
@@ -59,17 +72,27 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from err
 
 
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    if number == 1:
-        raw = raw.removeprefix(codecs.BOM_UTF8)
+def without_mark(raw: bytes, number: int) -> bytes:
+    """A line without the byte-order mark of UTF-8 that the first may have."""
+    return raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+
+
+def decode(raw: bytes, where: str, *, guess: str, fix: str) -> str:
+    """The text of a line in UTF-8. guess: for the error, what the file may be instead."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as err:
-        utf16 = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        guess = " (it looks like UTF-16)" if utf16 else ""
         raise data_error(
-            f"{path}:{number}",
+            where,
             found=f"the byte 0x{raw[err.start]:02x} at byte {err.start + 1} of the line{guess}",
             expected="UTF-8 text",
-            fix="save the file as UTF-8",
+            fix=fix,
         ) from None
+
+
+def parse_json(text: str | bytes, where: str, *, expected: str, fix: str) -> Any:
+    """What a text says in JSON, or an error that says where it stands and what was expected there."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise data_error(where, found=f"invalid JSON ({err})", expected=expected, fix=fix) from None

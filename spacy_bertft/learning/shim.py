@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
+from spacy_bertft.learning.tuning import FullTuning, Tuning
 
 
 class TorchShim(Shim):
@@ -28,6 +30,7 @@ class TorchShim(Shim):
         super().__init__(None)
         self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
         self.rate_factor = rate_factor
+        self.tuning: Tuning = FullTuning()
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
 
@@ -40,7 +43,10 @@ class TorchShim(Shim):
     @module.setter
     def module(self, module: nn.Module | None) -> None:
         self._model = module
-        self.optimizer = None if module is None else ModuleOptimizer(module, rate_factor=self.rate_factor)
+        self.optimizer = None if module is None else self._new_optimizer(module)
+
+    def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer:
+        return ModuleOptimizer(module, tuning=self.tuning, rate_factor=self.rate_factor)
 
     def __call__(self, inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
         """Run the module; in training, the second value takes the gradient of the output backwards."""
@@ -54,8 +60,10 @@ class TorchShim(Shim):
             return self._model(inputs)
 
     def begin_update(self, inputs: Any) -> tuple[Any, Callable[[Tensor], None]]:
-        """Run the module for training."""
+        """Run the module for training; one of which no weight learns runs as in prediction."""
         assert self._model is not None
+        if not self.tuning.learns:
+            return self.predict(inputs), lambda gradient: None
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
@@ -69,8 +77,19 @@ class TorchShim(Shim):
     def copy(self) -> TorchShim:
         """A copy with weights of its own and a fresh optimizer."""
         twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from)
+        twin.tuning = self.tuning
         twin.module = copy.deepcopy(self.module)
         return twin
+
+    def training_state(self) -> TensorsByName:
+        """Weights, moments, and gradients that wait for a step; none if there is no module yet."""
+        return {} if self.module is None or self.optimizer is None else module_state(self.module, self.optimizer)
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `training_state` gave, into the same module."""
+        if self.module is not None:
+            self.optimizer = self._new_optimizer(self.module)
+            load_module_state(state, self.module, self.optimizer)
 
     def to_device(self, device_type: str, device_id: int) -> None:
         """Move the weights; thinc calls a CUDA device "gpu"."""

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from spacy_bertft.components.head_pipe import HeadPipe, new_linear, not_learned
+from spacy_bertft.components.head_factory import head_factory
 from spacy_bertft.components.spans import scored_spans, set_scored_spans
+from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
 from spacy_bertft.encoder.features import group_sums
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
+from spacy_bertft.learning.losses import Targets
 from spacy_bertft.tasks.decode import PREFIXES, Scheme, Tagging, decode
 from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features
 
-MISSING = -100  # cross_entropy leaves these targets out
+MISSING = -1  # a token without gold annotation
 # spaCy's gold tags are BILUO; what each prefix is in the other schemes.
 _FROM_BILUO = {
     "bio": {"B": "B", "I": "I", "L": "I", "U": "B"},
@@ -33,14 +33,19 @@ _FROM_BILUO = {
 }
 
 
-class TokenHead(nn.Module):
-    """Dropout and one linear layer on each token: Features -> logits (T, L)."""
+class TokenHead(Head):
+    """Dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
 
-    def __init__(self, width: int, n_outputs: int, pooling: TokenPooling) -> None:
+    def __init__(self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling) -> None:
         super().__init__()
+        self.scheme = scheme
         self.pooling = pooling
         self.dropout = nn.Dropout()
-        self.output = new_linear(width, n_outputs)
+        self.output = new_linear(width, self.n_outputs(n_labels))
+
+    def n_outputs(self, n_labels: int) -> int:
+        """One tag for O and the scheme's prefixes for each label."""
+        return 1 + n_labels * len(PREFIXES[self.scheme])
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens; those without a subword get the biases alone."""
@@ -54,7 +59,13 @@ class TokenHead(nn.Module):
 
 @dataclass(frozen=True)
 class EntityTask:
-    """Named entities."""
+    """Named entities.
+
+    scheme: how entities become tags: "bio", "biluo" or "io" (neighbouring entities of one label are joined).
+    pooling: a token is its "first" subword, or the "mean" of its subwords.
+    overwrite: replace the entities that a Doc already has; else they stay, and new ones fill the gaps.
+    spans_key: key of doc.spans where the entities stand with their scores.
+    """
 
     scheme: Scheme = "bio"
     pooling: TokenPooling = "first"
@@ -70,27 +81,22 @@ class EntityTask:
     def check(self, labels: Sequence[str]) -> None:
         """Any labels will do."""
 
-    def n_outputs(self, n_labels: int) -> int:
-        """One tag for O and the scheme's prefixes for each label."""
-        return 1 + n_labels * len(PREFIXES[self.scheme])
-
-    def targets_per_doc(self, examples: Sequence[Example]) -> float:
+    def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Annotated tokens a Doc."""
         n_targets = sum(int((eg.reference.to_array("ENT_IOB") > 0).sum()) for eg in examples)
-        return max(1.0, n_targets / max(1, len(examples)))
+        return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples)))}
 
-    def build(self, width: int, n_outputs: int, pooler: nn.Linear | None) -> TokenHead:
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> TokenHead:
         """A new TokenHead."""
-        return TokenHead(width, n_outputs, self.pooling)
+        return TokenHead(width, n_labels, self.scheme, self.pooling)
 
-    def loss(self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]) -> Tensor:
-        """Cross-entropy summed over the tokens that have gold annotation and a subword."""
-        tag_ids = {tag: place for place, tag in enumerate(_tagging(tuple(labels), self.scheme).tags)}
-        targets = np.array(
-            [self._target(tag, tag_ids) for eg in examples for tag in eg.get_aligned_ner()], dtype=np.int64
-        )
-        targets[features.token_subword_counts == 0] = MISSING
-        return cross_entropy(logits, torch.from_numpy(targets).to(logits.device), ignore_index=MISSING, reduction="sum")
+    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+        """The tag of each token that has gold annotation and a subword."""
+        tag_ids = {tag: place for place, tag in enumerate(_tagging(output.labels, self.scheme).tags)}
+        tags = np.array([self._target(tag, tag_ids) for eg in examples for tag in eg.get_aligned_ner()], dtype=np.int64)
+        tags[output.features.token_subword_counts == 0] = MISSING
+        values = torch.from_numpy(tags).to(output.logits.device)
+        return Targets("exclusive", values, values != MISSING)
 
     def _target(self, tag: str | None, tag_ids: dict[str, int]) -> int:
         """A BILUO tag's number in the scheme. None, "-" and partial tags are missing annotation."""
@@ -103,14 +109,15 @@ class EntityTask:
             raise not_learned("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
         return tag_ids[converted]
 
-    def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc.ents, and the entities with their scores in doc.spans."""
+        features, labels = output.features, output.labels
         # White space and the like have no subword and no say: the tags are decoded as if they were not there.
         has_subword = features.token_subword_counts > 0  # (T,)
         counts = group_sums(has_subword.astype(np.int64), features.token_counts)  # (B,)
         place_in_doc = ramps(features.token_counts)[has_subword]
-        tagging = _tagging(tuple(labels), self.scheme)
-        entities = decode(logits.float().cpu().numpy()[has_subword], counts, tagging)  # sync
+        logits = output.logits.float().cpu().numpy()[has_subword]  # sync
+        entities = decode(logits, counts, _tagging(labels, self.scheme))
         shift = (np.cumsum(counts) - counts)[entities.sequence]  # (E,)
         starts = place_in_doc[entities.starts + shift]
         ends = place_in_doc[entities.ends + shift - 1] + 1
@@ -165,39 +172,11 @@ def _warn_of_misaligned(examples: Sequence[Example]) -> None:
         )
 
 
-@Language.factory(
+make_ner = head_factory(
     "bertft_ner",
+    EntityTask,
+    EntityTask,
     assigns=["doc.ents", "token.ent_iob", "token.ent_type", "doc.spans"],
-    default_config={
-        "encoder": None,
-        "scheme": "bio",
-        "pooling": "first",
-        "overwrite": False,
-        "spans_key": "entities",
-        "learn_rate_factor": 1.0,
-        "scorer": {"@scorers": "spacy.ner_scorer.v1"},
-    },
-    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
+    scorer="spacy.ner_scorer.v1",
+    score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
-def make_ner(
-    nlp: Language,
-    name: str,
-    encoder: str | None,
-    scheme: Scheme,
-    pooling: TokenPooling,
-    overwrite: bool,
-    spans_key: str,
-    learn_rate_factor: float,
-    scorer: Callable[..., dict[str, Any]] | None,
-) -> HeadPipe:
-    """The entity component.
-
-    encoder: name of the encoder component to read; None: the nearest before this one.
-    scheme: how entities become tags: "bio", "biluo" or "io" (neighbouring entities of one label are joined).
-    pooling: a token is its "first" subword, or the "mean" of its subwords.
-    overwrite: replace the entities that a Doc already has; else they stay, and new ones fill the gaps.
-    spans_key: key of doc.spans where the entities stand with their scores.
-    learn_rate_factor: learn rate of this head, as a multiple of the optimizer's.
-    """
-    task = EntityTask(scheme, pooling, overwrite, spans_key)
-    return HeadPipe(nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor)

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from spacy_bertft.components.head_pipe import HeadPipe, new_linear
+from spacy_bertft.components.head_factory import head_factory
 from spacy_bertft.components.pairs import find_segments
 from spacy_bertft.components.spans import set_scored_spans
+from spacy_bertft.components.task import Head, HeadOutput, new_linear
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.learning.losses import Targets
+from spacy_bertft.tasks.answer_spans import Candidates, best_spans, probability_of_margin
+from spacy_bertft.tasks.calibration import fit_answer_threshold
 from spacy_bertft.tasks.scorers import ANSWERS_KEY, exact_match, gold_answers, token_f1
 from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features, Ints
 
 LABEL = "ANSWER"
-MISSING = -100  # cross_entropy leaves these targets out
-SUREST = 36.0  # beyond this margin a float64 holds no other probability than 1
+MISSING = -1  # of targets: nobody has said
 
 
-class AnswerHead(nn.Module):
+class AnswerHead(Head):
     """BERT's answer head: a start and an end logit for each token, and a pair of them for no answer at all.
 
     Features -> (T + B, 2): tokens first. A token starts with its first subword and ends with its last; no answer is the
@@ -40,6 +41,10 @@ class AnswerHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout()
         self.output = new_linear(width, 2)
+
+    def n_outputs(self, n_labels: int) -> int:
+        """A start and an end."""
+        return 2
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens and Docs; those of tokens without a subword mean nothing."""
@@ -58,24 +63,15 @@ class AnswerHead(nn.Module):
         return torch.cat([torch.cat([starts, ends], dim=1), of_docs])
 
 
-class _Spans(NamedTuple):
-    """The spans that could answer one question."""
-
-    starts: Ints  # (C,) tokens
-    ends: Ints  # (C,) token behind the last
-    scores: np.ndarray[Any, np.dtype[np.float64]]  # (C,) logits, best first
-    no_answer: float  # logit
-    log_total: float  # log of the sum over all spans and no answer
-
-    @property
-    def margin(self) -> float:
-        """By how much the best answer is likelier than none; -inf if there is none."""
-        return float(self.scores[0]) - self.no_answer if len(self.scores) else -np.inf
-
-
 @dataclass(frozen=True)
 class AnswerTask:
-    """Extractive answers to Docs of a question and its context."""
+    """Extractive answers to Docs of a question and its context.
+
+    max_tokens: of an answer.
+    n_best: how many answers to set, the best first; they may overlap.
+    threshold: how probable the best answer must be, against "no answer", to be returned: 0 always answers; `bertft
+        calibrate` fits it.
+    """
 
     max_tokens: int = 30
     n_best: int = 1
@@ -104,20 +100,16 @@ class AnswerTask:
                 "not learned here."
             )
 
-    def n_outputs(self, n_labels: int) -> int:
-        """A start and an end."""
-        return 2
+    def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Nothing: the loss of a question is the mean of those of its start and its end."""
+        return {}
 
-    def targets_per_doc(self, examples: Sequence[Example]) -> float:
-        """One: the loss of a question is the mean of those of its start and its end."""
-        return 1.0
-
-    def build(self, width: int, n_outputs: int, pooler: nn.Linear | None) -> AnswerHead:
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> AnswerHead:
         """A new AnswerHead."""
         return AnswerHead(width)
 
-    def loss(self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]) -> Tensor:
-        """Cross-entropy of start and end over all tokens of the context and no answer, summed over the questions.
+    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+        """Start and end of each answer, each one of all tokens of the context and of no answer.
 
         All windows share one softmax (Clark & Gardner, 2018, Simple and effective multi-paragraph reading
         comprehension). The first gold answer is the target.
@@ -125,15 +117,15 @@ class AnswerTask:
         contexts = _contexts([eg.predicted for eg in examples])
         targets = np.array(
             [self._target(eg, context) for eg, context in zip(examples, contexts, strict=True)], dtype=np.int64
-        )
-        places = self._places(contexts, features)  # (B, 1 + longest)
+        ).reshape(-1, 2)  # (B, 2)
+        places = self._places(contexts, output.features)  # (B, 1 + longest)
         # A target that has no subword of its own (in a context that was shortened) can't be learned.
         targets[np.take_along_axis(places, np.maximum(targets, 0), axis=1) < 0] = MISSING
-        blocked = torch.from_numpy(places < 0).to(logits.device)
-        chosen = logits[torch.from_numpy(np.maximum(places, 0)).to(logits.device)]  # (B, 1 + longest, 2)
-        chosen = chosen.masked_fill(blocked[:, :, None], -torch.inf)
-        goal = torch.from_numpy(targets).to(logits.device)
-        return cross_entropy(chosen, goal, ignore_index=MISSING, reduction="sum") / 2
+        starts_and_ends = np.stack([2 * places, 2 * places + 1], axis=1)  # (B, 2, 1 + longest)
+        candidates = np.where(places[:, None] < 0, -1, starts_and_ends).reshape(-1, places.shape[1])
+        device = output.logits.device
+        values = torch.from_numpy(targets.reshape(-1)).to(device)
+        return Targets("exclusive", values, values != MISSING, torch.from_numpy(candidates).to(device), scale=0.5)
 
     def _target(self, eg: Example, context: Span) -> tuple[int, int]:
         """Columns of `_places` where the answer starts and ends: 0 is no answer."""
@@ -165,10 +157,10 @@ class AnswerTask:
         places[:, 1:][is_token] = np.where(features.token_subword_counts[tokens] > 0, tokens, -1)
         return places
 
-    def annotate(self, docs: Sequence[Doc], logits: Tensor, features: Features, labels: Sequence[str]) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc.spans: the best answers with their probabilities, or none if that is likelier."""
-        for doc, found in zip(docs, self._candidates(docs, logits, features), strict=True):
-            limit = self.n_best if _share(found.margin) >= self.threshold else 0
+        for doc, found in zip(docs, self._candidates(docs, output), strict=True):
+            limit = self.n_best if probability_of_margin(found.margin) >= self.threshold else 0
             spans = [
                 Span(doc, start, end, label=LABEL)
                 for start, end in zip(found.starts[:limit].tolist(), found.ends[:limit].tolist(), strict=True)
@@ -177,25 +169,25 @@ class AnswerTask:
             no_answer = float(np.exp(found.no_answer - found.log_total))
             set_scored_spans(doc, ANSWERS_KEY, spans, scores.tolist(), no_answer=no_answer)
 
-    def _candidates(self, docs: Sequence[Doc], logits: Tensor, features: Features) -> list[_Spans]:
+    def _candidates(self, docs: Sequence[Doc], output: HeadOutput) -> list[Candidates]:
         contexts = _contexts(docs)
-        places = self._places(contexts, features)
-        values = logits.float().cpu().numpy()[np.maximum(places, 0)].astype(np.float64)  # sync  # (B, 1 + longest, 2)
+        places = self._places(contexts, output.features)
+        values = (
+            output.logits.float().cpu().numpy()[np.maximum(places, 0)].astype(np.float64)
+        )  # sync  # (B, 1 + longest, 2)
         values[places < 0] = -np.inf
         return [
-            _best_spans(
+            best_spans(
                 of_doc[1 : 1 + len(context)], float(of_doc[0].sum()), context.start, self.max_tokens, self.n_best
             )
             for of_doc, context in zip(values, contexts, strict=True)
         ]
 
-    def evidence(
-        self, logits: Tensor, examples: Sequence[Example], features: Features, labels: Sequence[str]
-    ) -> list[tuple[float, float, float]]:
+    def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[tuple[float, float, float]]:
         """For each annotated question: the margin of its best answer, that answer's F1, and the F1 of no answer."""
         found = []
         docs = [eg.predicted for eg in examples]
-        for eg, spans in zip(examples, self._candidates(docs, logits, features), strict=True):
+        for eg, spans in zip(examples, self._candidates(docs, output), strict=True):
             gold = gold_answers(eg.reference)
             if gold is not None:
                 text = eg.predicted[spans.starts[0] : spans.ends[0]].text if len(spans.starts) else ""
@@ -206,35 +198,7 @@ class AnswerTask:
         """The threshold with the best F1 over all questions."""
         if not evidence:
             raise DataError("Found no annotated questions to fit on. Expected some. Add gold answers to the data.")
-        margins, answered, silent = np.array(sorted(evidence, reverse=True)).T
-        # The F1 if the first 0, 1, … questions are answered.
-        totals = np.append(0.0, np.cumsum(answered)) + silent.sum() - np.append(0.0, np.cumsum(silent))
-        ends = np.append(margins[:-1] != margins[1:], True)  # between equal margins there is no border
-        totals[1:][~ends] = -np.inf
-        best = int(totals.argmax())
-        borders = np.concatenate([margins[:1] + 1, (margins[1:] + margins[:-1]) / 2, margins[-1:] - 1])
-        return {"threshold": _share(float(borders[best]))}
-
-
-def _best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_tokens: int, n_best: int) -> _Spans:
-    """The best spans of a context. logits: (C, 2), -inf for tokens that are no candidates."""
-    length = len(logits)
-    longest = min(max_tokens, length)
-    ends = np.concatenate([logits[:, 1], np.full(longest - 1, -np.inf)])
-    scores = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)  # (C, longest)
-    flat = scores.ravel()
-    top = np.argpartition(-flat, min(n_best, len(flat)) - 1)[:n_best]
-    top = top[np.argsort(-flat[top], kind="stable")]
-    top = top[np.isfinite(flat[top])]
-    largest = max(no_answer, float(flat[top[0]]) if len(top) else no_answer)
-    total = np.exp(flat - largest).sum() + np.exp(no_answer - largest)
-    starts = top // longest + shift
-    return _Spans(starts, starts + top % longest + 1, flat[top], no_answer, largest + float(np.log(total)))
-
-
-def _share(margin: float) -> float:
-    """The probability of the best answer where it and no answer are all there is."""
-    return float(1 / (1 + np.exp(-np.clip(margin, -SUREST, SUREST))))
+        return {"threshold": probability_of_margin(fit_answer_threshold(evidence))}
 
 
 def _contexts(docs: Sequence[Doc]) -> list[Span]:
@@ -258,46 +222,18 @@ def _warn_of_misaligned(examples: Sequence[Example]) -> None:
         )
 
 
-@Language.factory(
+make_qa = head_factory(
     "bertft_qa",
+    AnswerTask,
+    AnswerTask,
     assigns=["doc.spans"],
-    default_config={
-        "encoder": None,
-        "max_tokens": 30,
-        "n_best": 1,
-        "threshold": 0.5,
-        "learn_rate_factor": 1.0,
-        "scorer": {"@scorers": "spacy-bertft.answer_scorer.v1"},
-    },
-    default_score_weights={
+    scorer="spacy-bertft.answer_scorer.v1",
+    score_weights={
         "answer_f": 1.0,
         "answer_em": 0.0,
         "answer_em_answerable": None,
         "answer_f_answerable": None,
         "answer_acc_unanswerable": None,
     },
+    scored_by=["threshold"],
 )
-def make_qa(
-    nlp: Language,
-    name: str,
-    encoder: str | None,
-    max_tokens: int,
-    n_best: int,
-    threshold: float,
-    learn_rate_factor: float,
-    scorer: Callable[..., dict[str, Any]] | None,
-) -> HeadPipe:
-    """The component for answers: doc.spans["answers"] of Docs that question_doc() makes.
-
-    encoder: name of the encoder component to read; None: the nearest before this one.
-    max_tokens: of an answer.
-    n_best: how many answers to set, the best first; they may overlap.
-    threshold: how likely the best answer must be, beside none, to be given: 0 always answers; `bertft calibrate` fits
-        it.
-    learn_rate_factor: learn rate of this head, as a multiple of the optimizer's.
-    """
-    task = AnswerTask(max_tokens, n_best, threshold)
-    cfg = {"threshold": threshold}  # read by `spacy find-threshold`
-    return HeadPipe(
-        nlp.vocab, task, name, scorer=scorer, upstream=encoder, learn_rate_factor=learn_rate_factor, cfg=cfg
-    )

@@ -1,8 +1,4 @@
-"""How predicted answers are scored: exact match and token F1, as SQuAD's evaluation has them.
-
-Rajpurkar et al., 2016, SQuAD: 100,000+ questions for machine comprehension of text; 2018, Know what you don't know, for
-questions without an answer.
-"""
+"""How predictions are scored where spaCy has no scorer for it."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from spacy.pipeline.textcat import textcat_score
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import registry
@@ -19,6 +16,10 @@ from spacy.util import registry
 ANSWERS_KEY = "answers"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+
+
+# Answers: exact match and token F1, as SQuAD's evaluation has them (Rajpurkar et al., 2016, SQuAD: 100,000+ questions
+# for machine comprehension of text; 2018, Know what you don't know, for questions without an answer).
 
 
 def normalise(answer: str) -> str:
@@ -86,3 +87,39 @@ def score_answers(examples: Iterable[Example], **_: Any) -> dict[str, Any]:
 def create_answer_scorer() -> Callable[..., dict[str, Any]]:
     """The scorer of bertft_qa."""
     return score_answers
+
+
+# Categories, of which one may be the unknown one.
+
+
+def score_categories(
+    examples: Iterable[Example], *, labels: Sequence[str], unknown_label: str | None = None, **cfg: Any
+) -> dict[str, Any]:
+    """spaCy's scores of exclusive categories; with an unknown one also how well it is told from the others.
+
+    cats_known_acc: share of texts of known categories that get the right one. cats_unknown_r: share of unknown texts
+    found. cats_unknown_auc: area under the ROC curve of the unknown category's probability. Texts without gold
+    annotation are left out.
+    """
+    if unknown_label is None:
+        return textcat_score(examples, labels=labels, **cfg)
+    own = [*labels, unknown_label]
+    examples = [eg for eg in examples if any(eg.reference.cats.get(label, 0.0) > 0.5 for label in own)]
+    scores: dict[str, Any] = textcat_score(examples, labels=own, **cfg)
+    pairs = [[_best(doc.cats, own) for doc in (eg.reference, eg.predicted)] for eg in examples]
+    right = [gold == found for gold, found in pairs if gold != unknown_label]
+    missed = [found != unknown_label for gold, found in pairs if gold == unknown_label]
+    scores["cats_known_acc"] = sum(right) / len(right) if right else None
+    scores["cats_unknown_r"] = 1 - sum(missed) / len(missed) if missed else None
+    scores["cats_unknown_auc"] = scores["cats_auc_per_type"][unknown_label]
+    return scores
+
+
+def _best(cats: dict[str, float], labels: Sequence[str]) -> str:
+    return max((label for label in cats if label in labels), key=lambda label: cats[label], default="")
+
+
+@registry.scorers("spacy-bertft.textcat_scorer.v1")
+def create_textcat_scorer() -> Callable[..., dict[str, Any]]:
+    """The scorer of bertft_textcat."""
+    return score_categories

@@ -15,7 +15,8 @@ from spacy_bertft.cli import app
 from spacy_bertft.encoder.fill_mask import Filler
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.jobs.pretraining import resume as checkpoints
+from spacy_bertft.jobs.pretraining import training_loop
+from spacy_bertft.jobs.pretraining.resume import find_checkpoints
 
 CONFIG = Path(__file__).parents[2] / "configs/adapt.cfg"
 QUICK = {
@@ -131,16 +132,16 @@ def test_resume_goes_on_from_the_checkpoint(adapt, tmp_path, monkeypatch, scratc
     expected = (tmp_path / "out/model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "out")
 
-    real = checkpoints.save
+    real = training_loop.save_checkpoint
 
     def stop(folder, state, *args):
         real(folder, state, *args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", stop)
+        patch.setattr(training_loop, "save_checkpoint", stop)
         assert adapt(**settings).exit_code != 0
-    assert list(checkpoints.found(tmp_path / "out")) == [2]
+    assert list(find_checkpoints(tmp_path / "out")) == [2]
     result = adapt(**settings)
     assert result.exit_code == 1
     assert "--resume" in result.stderr

@@ -141,3 +141,16 @@ def test_as_a_command_of_spacy(good, tmp_path):
     assert failed.returncode == 1
     assert "found no such file" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_values_are_shown_and_count_as_annotation(tmp_path):
+    one, other, third = tmp_path / "one.jsonl", tmp_path / "other.csv", tmp_path / "third.jsonl"
+    one.write_text('{"text": "a", "stars": 1}\n{"text": "b", "stars": 4.5}\n{"text": "c"}\n', "utf-8")
+    other.write_text("text,stars\nx,-2\n", "utf-8")
+    third.write_text('{"text": "a"}\n', "utf-8")
+    result = run("convert", one, other, third, "--output", tmp_path / "out", "--value-key", "stars")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    at = rows.index(["values", "texts", "lowest", "mean", "highest"])
+    assert rows[at + 1 :] == [["one.jsonl", "2", "1", "2.75", "4.5"], ["other.csv", "1", "-2", "-2", "-2"]]
+    assert "no entities, categories or answers found" not in result.stderr

@@ -24,7 +24,7 @@ from tiny import make_encoder
 from typer.testing import CliRunner
 
 from spacy_bertft.components import feature_store
-from spacy_bertft.components.encoder_pipe import texts_of
+from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.shim import shim_of

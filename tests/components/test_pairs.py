@@ -18,7 +18,7 @@ from tiny import FAMILIES
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import pair_doc, question_doc
-from spacy_bertft.components.encoder_pipe import texts_of
+from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError

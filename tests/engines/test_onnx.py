@@ -24,7 +24,7 @@ from tiny import WIDTH
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import pair_doc
-from spacy_bertft.components.encoder_pipe import texts_of as pipe_texts
+from spacy_bertft.components.doc_texts import texts_of as pipe_texts
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.loading import load, load_folder
 from spacy_bertft.encoder.settings import EncoderSettings

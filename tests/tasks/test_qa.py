@@ -16,7 +16,8 @@ from spacy.training import Corpus, Example
 
 from spacy_bertft import question_doc
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.tasks.qa import AnswerTask, _best_spans
+from spacy_bertft.tasks.answer_spans import best_spans
+from spacy_bertft.tasks.qa import AnswerTask
 from spacy_bertft.tasks.scorers import exact_match, normalise, score_answers, token_f1
 
 CONTEXT = "Anna lives in Berlin near the old garden. Bob Stone went to work in Rome yesterday."
@@ -237,7 +238,7 @@ def test_the_best_spans_are_those_of_trying_all(length, max_tokens, n_best, seed
     logits = np.random.default_rng(seed).normal(size=(length, 2))
     blocked = data.draw(st.lists(st.integers(0, length - 1), max_size=length - 1, unique=True))
     logits[blocked] = -np.inf
-    found = _best_spans(logits, 0.3, 7, max_tokens, n_best)
+    found = best_spans(logits, 0.3, 7, max_tokens, n_best)
     every = {
         (start + 7, end + 8): logits[start, 0] + logits[end, 1]
         for start in range(length)

@@ -16,7 +16,9 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.tasks.textcat import CategoryTask, fit_temperature, score_categories
+from spacy_bertft.tasks.calibration import fit_temperature
+from spacy_bertft.tasks.scorers import score_categories
+from spacy_bertft.tasks.textcat import CategoryTask
 
 UNKNOWN = ["She sells sea shells by the sea shore.", "The quick brown fox jumps over the lazy dog.", "Merci beaucoup."]
 KNOWN = [(text, cat) for text, _, cat in ANNOTATED]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from spacy_bertft.errors import data_error
 from spacy_bertft.jobs.convert.iob import Decoder, Tag, parse_tag
-from spacy_bertft.jobs.convert.records import Entity, Options, Record, brief
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.records import Entity, Record, brief
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import lines
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from spacy.language import Language
 from spacy.tokens import DocBin
 
 from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.files import staged_files
 from spacy_bertft.jobs.convert import conll, csv_tsv, jsonl, squad
-from spacy_bertft.jobs.convert.docs import annotate, blank, split, staged
-from spacy_bertft.jobs.convert.records import Options, Record
+from spacy_bertft.jobs.convert.docs import annotate, blank, split
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.records import Record
 from spacy_bertft.jobs.convert.tally import Counts, FileReport, Report, Tally
 from spacy_bertft.jobs.text_files import check_input, no_records
+from spacy_bertft.signatures import with_settings
 
 Format = Literal["auto", "jsonl", "csv", "tsv", "conll", "squad"]
-Reader = Callable[[Path, Options, Tally], Iterator[Record]]
+ReadFile = Callable[[Path, Options, Tally], Iterator[Record]]
 
-_READERS: dict[str, Reader] = {
+_READERS: dict[str, ReadFile] = {
     "jsonl": jsonl.read,
     "csv": partial(csv_tsv.read, delimiter=","),
     "tsv": partial(csv_tsv.read, delimiter="\t"),
@@ -58,7 +62,7 @@ class Job:
 
     source: Path
     target: Path
-    read: Reader
+    read: ReadFile
 
 
 @dataclass(frozen=True)
@@ -69,23 +73,15 @@ class Survey:
     records: Mapping[Path, int]  # in each input
 
 
+@with_settings(Options)
 def convert(
     inputs: Sequence[Path],
     output: Path,
     *,
     lang: str = "en",
     format: Format = "auto",
-    text_key: str = "text",
-    label_key: str = "label",
-    labels_key: str = "labels",
-    first_key: str = "first",
-    second_key: str = "second",
-    label_separator: str = "|",
-    quotes: bool = True,
-    token_column: int = 1,
-    tag_column: int = -1,
-    merge_sentences: int = 1,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Report:
     """Convert annotated files to spaCy's binary training format.
 
@@ -94,41 +90,35 @@ def convert(
     memory until it is written, which is how DocBin works: split very large inputs. If anything fails, no
     file is written.
 
-    inputs           JSONL, CSV, TSV, CoNLL or SQuAD files, UTF-8
-    output           a folder, for one `<stem>.spacy` an input; for a single input also a path that
-                     ends in .spacy
-    lang             language code of the spaCy tokenizer (all but CoNLL)
-    format           "auto" goes by the file name's ending
-    text_key         JSON key or column of the text
-    label_key        … of one exclusive category
-    labels_key       … of several categories: a list, or in a column joined by `label_separator`
-    first_key        … of the first text of a pair; `second_key` of the second
-    quotes           CSV and TSV: whether double quotes enclose fields; False if they are plain characters
-    token_column     CoNLL: column of the token, from 1; negative numbers count from the last
-    tag_column       CoNLL: column of the entity tag
-    merge_sentences  CoNLL: sentences in one Doc
-    progress         wraps the records while they are read and written, e.g. `tqdm.tqdm`
+    inputs    JSONL, CSV, TSV, CoNLL or SQuAD files, UTF-8
+    output    a folder, for one `<stem>.spacy` an input; for a single input also a path that
+              ends in .spacy
+    lang      language code of the spaCy tokenizer (all but CoNLL)
+    format    "auto" goes by the file name's ending
+    progress  wraps the records while they are read and written, e.g. `tqdm.tqdm`
+    settings  how the files are read, e.g. text_key="body": the fields of `Options`
     """
-    options = Options(
-        text_key=text_key,
-        label_key=label_key,
-        labels_key=labels_key,
-        first_key=first_key,
-        second_key=second_key,
-        label_separator=label_separator,
-        quotes=quotes,
-        token_column=token_column,
-        tag_column=tag_column,
-        merge_sentences=merge_sentences,
-    )
+    options = Options(**settings)
     wrap = progress or no_progress
     jobs = _plan(inputs, output, format)
     found = survey(jobs, options, wrap)
     nlp = blank(lang)
-    with staged([job.target for job in jobs]) as names:
+    targets = [job.target for job in jobs]
+    with _writing(targets), staged_files(targets) as names:
         counts = [_write(job, name, options, nlp, found, wrap) for job, name in zip(jobs, names, strict=True)]
     files = (FileReport(job.source, job.target, count) for job, count in zip(jobs, counts, strict=True))
     return Report(tuple(files))
+
+
+@contextmanager
+def _writing(targets: Sequence[Path]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise ConfigError(
+            f"{targets[0].parent}: found an output that can't be written ({err.strerror}); "
+            "expected a folder to write to; fix: check the path, its permissions and the free space"
+        ) from err
 
 
 def _write(job: Job, name: Path, options: Options, nlp: Language, found: Survey, wrap: Progress) -> Counts:
@@ -189,7 +179,7 @@ def _target(source: Path, inputs: Sequence[Path], output: Path) -> Path:
     return target
 
 
-def reader_of(source: Path, format: Format) -> Reader:
+def reader_of(source: Path, format: Format) -> ReadFile:
     """What reads a file of a format."""
     name = _SUFFIXES.get(source.suffix.lower(), "") if format == "auto" else format
     if name in _READERS:

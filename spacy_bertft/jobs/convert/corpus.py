@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from spacy.language import Language
 from spacy.training import Corpus, Example, dont_augment
@@ -12,47 +13,32 @@ from spacy.util import registry
 from spacy_bertft.errors import DataError, data_error
 from spacy_bertft.jobs.convert.convert import Format, Job, no_progress, reader_of, survey
 from spacy_bertft.jobs.convert.docs import annotate, split
-from spacy_bertft.jobs.convert.records import Options
+from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_input
+from spacy_bertft.signatures import with_settings
 
-Augmenter = Callable[[Language, Example], Iterable[Example]]
+_Augmenter = Callable[[Language, Example], Iterable[Example]]
 
 
 @registry.readers("spacy-bertft.Corpus.v1")
+@with_settings(Options)
 def create_corpus(
     path: Path | None,
     format: Format = "auto",
-    text_key: str = "text",
-    label_key: str = "label",
-    labels_key: str = "labels",
-    first_key: str = "first",
-    second_key: str = "second",
-    label_separator: str = "|",
-    quotes: bool = True,
-    token_column: int = 1,
-    tag_column: int = -1,
-    merge_sentences: int = 1,
-    augmenter: Augmenter | None = None,
+    augmenter: _Augmenter | None = None,
+    **settings: Any,
 ) -> Callable[[Language], Iterator[Example]]:
     """A corpus reader for what `bertft convert` takes (.jsonl, .csv, .tsv, .conll, .iob, SQuAD's .json) and for .spacy.
 
     The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read anew each
     time. Categories are those of this file: where several hold at once and another file has more of them, use
     `bertft convert` for both.
+
+    augmenter: what makes of each example those to train on; None: leave it as it is.
+    settings: how the file is read, the fields of `Options`.
     """
-    options = Options(
-        text_key=text_key,
-        label_key=label_key,
-        labels_key=labels_key,
-        first_key=first_key,
-        second_key=second_key,
-        label_separator=label_separator,
-        quotes=quotes,
-        token_column=token_column,
-        tag_column=tag_column,
-        merge_sentences=merge_sentences,
-    )
+    options = Options(**settings)
 
     def read(nlp: Language) -> Iterator[Example]:
         if path is None:

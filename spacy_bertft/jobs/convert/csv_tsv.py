@@ -1,13 +1,15 @@
-"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label or the labels."""
+"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label, labels or value."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.records import Options, Record, brief, is_pair
+from spacy_bertft.jobs.convert.options import Options, is_pair
+from spacy_bertft.jobs.convert.records import Record, brief, finite
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import lines
 
@@ -16,7 +18,7 @@ _QUOTES_FIX = "double each quote inside a quoted field, or, if quotes mean nothi
 
 
 def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Iterator[Record]:
-    """Yield a Record for each row; labels lose white space at their edges, the text is kept as it is."""
+    """Yield a Record for each row; labels and numbers lose white space at their edges, the text is kept as it is."""
     rows = _rows(path, options, delimiter)
     header: list[str] | None = None
     for number, row in rows:
@@ -84,13 +86,15 @@ def _header(row: list[str], where: str, options: Options) -> list[str]:
             fix="add a header line, or name the text column with text_key (--text-key), those of pairs with first_key "
             "and second_key",
         )
-    present = [key for key in (options.label_key, options.labels_key) if key in columns]
+    present = [key for key in _target_keys(options) if key in columns]
     if len(present) != 1:
         raise data_error(
             where,
             found=found,
-            expected=f"one column {options.label_key!r} (one category) or {options.labels_key!r} (several)",
-            fix="name the right column with label_key (--label-key) or labels_key (--labels-key)",
+            expected=f"one column {options.label_key!r} (one category), {options.labels_key!r} (several) or "
+            f"{options.value_key!r} (a number)",
+            fix="name the right column with label_key (--label-key), labels_key (--labels-key) or value_key "
+            "(--value-key)",
         )
     if len(set(columns)) < len(columns):
         raise data_error(where, found=found, expected="different names", fix="rename the columns that share a name")
@@ -101,17 +105,37 @@ def _text_keys(columns: Collection[str], options: Options) -> list[str]:
     return [options.first_key, options.second_key] if is_pair(columns, options) else [options.text_key]
 
 
+def _target_keys(options: Options) -> tuple[str, ...]:
+    """The columns of what is to be learned; a file has one of them."""
+    return options.label_key, options.labels_key, options.value_key
+
+
 def _record(row: dict[str, str], where: str, options: Options, tally: Tally) -> Record:
     keys = _text_keys(row, options)
-    tally.ignored.update(name for name in row if name not in (*keys, options.label_key, options.labels_key))
+    tally.ignored.update(name for name in row if name not in (*keys, *_target_keys(options)))
     texts = [row[key] for key in keys]
     if not all(text.strip() for text in texts):
         raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
-    text, second = texts[0], texts[1] if len(texts) > 1 else None
+    record = Record(where, text=texts[0], second=texts[1] if len(texts) > 1 else None)
     if options.label_key in row:
-        label = row[options.label_key].strip()
-        if not label:
-            raise data_error(where, found="an empty label", expected="a category", fix="fill it in, or delete this row")
-        return Record(where, text=text, second=second, label=label)
+        return replace(record, label=_label(row[options.label_key], where))
+    if options.value_key in row:
+        return replace(record, value=_value(row[options.value_key], where, options.value_key))
     names = (name.strip() for name in row[options.labels_key].split(options.label_separator))
-    return Record(where, text=text, second=second, labels=tuple(dict.fromkeys(filter(None, names))))
+    return replace(record, labels=tuple(dict.fromkeys(filter(None, names))))
+
+
+def _label(cell: str, where: str) -> str:
+    label = cell.strip()
+    if not label:
+        raise data_error(where, found="an empty label", expected="a category", fix="fill it in, or delete this row")
+    return label
+
+
+def _value(cell: str, where: str, key: str) -> float:
+    try:
+        # float takes 1_5 for 15, which no table means.
+        value: float | str = cell if "_" in cell else float(cell)
+    except ValueError:
+        value = cell
+    return finite(value, where, key, fix="write it with a decimal point, such as 3.5, or delete this row")

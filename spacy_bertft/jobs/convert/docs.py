@@ -1,17 +1,15 @@
-"""Records to Docs, and Docs to .spacy files that appear only once all of them are complete."""
+"""Records to Docs."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 
 from spacy_bertft.components.pairs import SEGMENTS_KEY, SEPARATOR, pair_doc
+from spacy_bertft.components.values import set_value
 from spacy_bertft.errors import ConfigError, data_error
 from spacy_bertft.jobs.convert.records import Answer, Entity, Record, brief
 from spacy_bertft.jobs.convert.tally import MAX_EXAMPLES, Misaligned, Tally
@@ -49,8 +47,11 @@ def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> D
         doc.cats = dict(record.cats or {})
     elif record.form is not None:
         doc.cats = {label: float(label in record.chosen) for label in labels}
-    for category, value in doc.cats.items():
-        tally.categories[category] += value >= 0.5
+    for category, score in doc.cats.items():
+        tally.categories[category] += score >= 0.5
+    set_value(doc, record.value)
+    if record.value is not None:
+        tally.add_value(record.value)
     return doc
 
 
@@ -112,24 +113,3 @@ def _set_entities(doc: Doc, entities: Sequence[Entity], where: str, tally: Tally
             piece = doc.text[entity.start : entity.end]
             tally.examples.append(Misaligned(where, piece, entity.label, tuple(token.text for token in touched)))
     doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(missing)], default="outside")
-
-
-@contextmanager
-def staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary names beside the targets; renamed to them if the block succeeds, deleted if it does not."""
-    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
-    try:
-        for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        for name, target in zip(temporary, targets, strict=True):
-            os.replace(name, target)
-    except OSError as err:
-        raise ConfigError(
-            f"{targets[0].parent}: found an output that can't be written ({err.strerror}); "
-            "expected a folder to write to; fix: check the path, its permissions and the free space"
-        ) from err
-    finally:
-        for name in temporary:
-            with suppress(OSError):  # it isn't there, or its folder isn't
-                name.unlink()

@@ -25,13 +25,13 @@ class Tag:
     label: str = ""
 
 
-OUTSIDE = Tag("O")
+_OUTSIDE = Tag("O")
 
 
 def parse_tag(text: str) -> Tag | None:
     """Take a tag apart; None if it is none."""
     if text == "O":
-        return OUTSIDE
+        return _OUTSIDE
     if match := _PREFIXED.fullmatch(text):
         prefix, label = match.groups()
         return Tag({"E": "L", "S": "U"}.get(prefix, prefix), label)
@@ -66,8 +66,8 @@ class Decoder:
     def decode(self, tags: Sequence[Tag]) -> list[tuple[int, int, str]]:
         """The entities of one sentence: first token, last token + 1, label."""
         found: list[tuple[int, int, str]] = []
-        start, previous = 0, OUTSIDE
-        for i, tag in enumerate((*tags, OUTSIDE)):
+        start, previous = 0, _OUTSIDE
+        for i, tag in enumerate((*tags, _OUTSIDE)):
             opened = previous.prefix in ("B", "I", "")
             goes_on = tag.prefix in ("I", "L", "") and opened and tag.label == previous.label
             if previous.prefix != "O" and not goes_on:

@@ -1,19 +1,19 @@
-"""JSON Lines: one object a line, {"text": …} with "label", "labels" or "cats", and "spans" or "entities".
+"""JSON Lines: one object a line, {"text": …} with "label", "labels" or "cats", "value", and "spans" or "entities".
 
-Of a pair {"first": …, "second": …} with "label", "labels" or "cats".
+Of a pair {"first": …, "second": …} with "label", "labels" or "cats", and "value".
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.records import Entity, Options, Record, brief, encodable, is_pair
+from spacy_bertft.jobs.convert.options import Options, is_pair
+from spacy_bertft.jobs.convert.records import Entity, Record, brief, encodable, finite
 from spacy_bertft.jobs.convert.tally import Tally
-from spacy_bertft.jobs.text_files import lines
+from spacy_bertft.jobs.text_files import JSON_LINES_FIX, lines, parse_json
 
 _SPAN_KEYS = ("start", "end", "label")
 _SPAN_FORM = '{"start": 0, "end": 5, "label": "PERSON"} or [0, 5, "PERSON"]'
@@ -29,21 +29,13 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         data = {key: value for key, value in _object(line, where).items() if value is not None}
         pair = is_pair(data, options)
         texts = {options.first_key, options.second_key} if pair else {options.text_key, "spans", "entities"}
-        used = {*texts, options.label_key, options.labels_key, "cats"}
+        used = {*texts, options.label_key, options.labels_key, options.value_key, "cats"}
         tally.ignored.update(key for key in data if key not in used)
         yield _record(data, where, options, tally)
 
 
 def _object(line: str, where: str) -> dict[str, object]:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as err:
-        raise data_error(
-            where,
-            found=f"invalid JSON ({err})",
-            expected="one JSON object",
-            fix="write each record on one line of its own (JSON Lines)",
-        ) from None
+    data = parse_json(line, where, expected="one JSON object", fix=JSON_LINES_FIX)
     if not isinstance(data, dict):
         raise data_error(
             where,
@@ -62,7 +54,8 @@ def _record(data: dict[str, object], where: str, options: Options, tally: Tally)
     _at_most_one(forms, where, "categories")
     spans = [key for key in ("spans", "entities") if key in data and not pair]
     _at_most_one(spans, where, "entities")
-    label, labels, cats = (data.get(key) for key in (options.label_key, options.labels_key, "cats"))
+    keys = (options.label_key, options.labels_key, "cats", options.value_key)
+    label, labels, cats, value = (data.get(key) for key in keys)
     return Record(
         where,
         text=text,
@@ -70,6 +63,7 @@ def _record(data: dict[str, object], where: str, options: Options, tally: Tally)
         label=None if label is None else _name(label, where, options.label_key),
         labels=None if labels is None else _names(labels, where, options.labels_key),
         cats=None if cats is None else _numbers(cats, where),
+        value=None if value is None else _value(value, where, options.value_key),
         spans=_entities(data[spans[0]], text, where, spans[0], tally) if spans else None,
     )
 
@@ -133,6 +127,12 @@ def _numbers(value: object, where: str) -> dict[str, float]:
             fix='write it as {"cats": {"NAME": 1.0, …}}',
         )
     return {_name(name, where, "cats"): float(number) for name, number in value.items()}
+
+
+def _value(value: object, where: str, key: str) -> float:
+    return finite(
+        value, where, key, fix=f'write it as {{"{key}": 3.5}}, without quotes; leave it out where it is not known'
+    )
 
 
 def _entities(value: object, text: str, where: str, key: str, tally: Tally) -> tuple[Entity, ...]:

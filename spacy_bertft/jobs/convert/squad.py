@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.records import Answer, Options, Record, brief, encodable
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.records import Answer, Record, brief, encodable
 from spacy_bertft.jobs.convert.tally import Tally
-from spacy_bertft.jobs.text_files import lines
+from spacy_bertft.jobs.text_files import lines, parse_json
 
 _SHAPE = (
     '{"data": [{"paragraphs": [{"context": "…", "qas": [{"question": "…", "answers": [{"text": "…", '
@@ -26,15 +26,12 @@ _USED = {
 
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record for each question."""
-    try:
-        content = json.loads("".join(line for _, line in lines(path)))
-    except (ValueError, RecursionError) as err:
-        raise data_error(
-            str(path),
-            found=f"invalid JSON ({err})",
-            expected="one JSON object in the form of SQuAD",
-            fix="check that the file is complete; for one object a line (JSON Lines), set format (--format) to jsonl",
-        ) from None
+    content = parse_json(
+        "".join(line for _, line in lines(path)),
+        str(path),
+        expected="one JSON object in the form of SQuAD",
+        fix="check that the file is complete; for one object a line (JSON Lines), set format (--format) to jsonl",
+    )
     if not isinstance(content, dict):
         raise data_error(
             str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Counts:
     trimmed         entities and answers that had white space at an edge
     answered        questions with an answer; `unanswered` those without, `widened` those with an answer that begins or
                     ends inside a token
+    valued          Docs with a value; `value_sum`, `lowest` and `highest` are of their values
     repaired        tags that can't follow the one before, read as the start of a new entity
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
     ignored         key or column that isn't used -> records that have it
@@ -46,6 +48,10 @@ class Counts:
     answered: int = 0
     unanswered: int = 0
     widened: int = 0
+    valued: int = 0
+    value_sum: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
     repaired: int = 0
     skipped: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
@@ -89,9 +95,20 @@ class Tally:
     answered: int = 0
     unanswered: int = 0
     widened: int = 0
+    valued: int = 0
+    value_sum: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
     repaired: int = 0
     skipped: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
+
+    def add_value(self, value: float) -> None:
+        """Count a Doc with a value."""
+        self.valued += 1
+        self.value_sum += value
+        self.lowest = min(self.lowest, value)
+        self.highest = max(self.highest, value)
 
     def add(self, counts: Counts) -> None:
         """Add the numbers of one file."""
@@ -105,6 +122,10 @@ class Tally:
         self.answered += counts.answered
         self.unanswered += counts.unanswered
         self.widened += counts.widened
+        self.valued += counts.valued
+        self.value_sum += counts.value_sum
+        self.lowest = min(self.lowest, counts.lowest)
+        self.highest = max(self.highest, counts.highest)
         self.repaired += counts.repaired
         self.skipped += counts.skipped
         self.ignored.update(counts.ignored)
@@ -122,6 +143,10 @@ class Tally:
             answered=self.answered,
             unanswered=self.unanswered,
             widened=self.widened,
+            valued=self.valued,
+            value_sum=self.value_sum,
+            lowest=self.lowest,
+            highest=self.highest,
             repaired=self.repaired,
             skipped=self.skipped,
             ignored=dict(sorted(self.ignored.items())),

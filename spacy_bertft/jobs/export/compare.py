@@ -21,7 +21,7 @@ from spacy_bertft.jobs.export.report import Change, Hidden
 # Words that hidden states and speed are measured on.
 SAMPLE_WORDS = 5000
 ROUNDS = 5
-BATCH = 32
+_BATCH = 32
 # Compared where there is no dev set.
 OWN_TEXTS = (
     "The train to the coast was late again, so we had coffee at the station.",
@@ -68,8 +68,8 @@ def hidden_states(before: Language, after: Language, names: Sequence[str], docs:
     largest = total = size = 0.0
     n_values = 0
     for name in names:
-        for start in range(0, len(docs), BATCH):
-            chosen = docs[start : start + BATCH]
+        for start in range(0, len(docs), _BATCH):
+            chosen = docs[start : start + _BATCH]
             old, new = (_rows(nlp, name, chosen) for nlp in (before, after))
             differences = (new - old).abs()
             largest = max(largest, float(differences.amax()) if len(old) else 0.0)

@@ -12,14 +12,14 @@ from spacy.language import Language
 from spacy.util import load_config
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.files import PIPELINE, staged
+from spacy_bertft.files import PIPELINE, staged_pipeline
 from spacy_bertft.jobs.evaluate import Scores, check_pipeline, load_pipeline, read_examples, score, unreadable
 from spacy_bertft.jobs.export import compare
 from spacy_bertft.jobs.export.report import Change, DroppedError, ExportReport
 from spacy_bertft.jobs.export.write import write
 
-DEFAULT_TOLERANCE = 0.5  # points
-Note = Callable[[str], None]
+_DEFAULT_TOLERANCE = 0.5  # points
+_Note = Callable[[str], None]
 
 
 def export(
@@ -28,10 +28,10 @@ def export(
     *,
     int8: bool = False,
     dev: Path | None = None,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float = _DEFAULT_TOLERANCE,
     force: bool = False,
     overwrite: bool = False,
-    note: Note = lambda line: None,
+    note: _Note = lambda line: None,
 ) -> ExportReport:
     """Write the pipeline of the folder `pipeline` to the folder `out`, with its encoders for ONNX Runtime on a CPU.
 
@@ -44,11 +44,11 @@ def export(
     """
     if not tolerance >= 0 or math.isinf(tolerance):
         raise ConfigError(
-            f"The tolerance is {tolerance:g}; expected a number of points from 0 on, such as {DEFAULT_TOLERANCE}. To "
+            f"The tolerance is {tolerance:g}; expected a number of points from 0 on, such as {_DEFAULT_TOLERANCE}. To "
             "allow any drop, use --force."
         )
     names = _encoder_names(pipeline)
-    with staged(pipeline, out, overwrite=overwrite) as folder:
+    with staged_pipeline(pipeline, out, overwrite=overwrite) as folder:
         report = _export(pipeline, out, folder, names, int8=int8, dev=dev, tolerance=tolerance, note=note)
         if report.dropped and not force:
             raise DroppedError(report)
@@ -65,7 +65,7 @@ def _export(
     int8: bool,
     dev: Path | None,
     tolerance: float,
-    note: Note,
+    note: _Note,
 ) -> ExportReport:
     """Write to `folder`, what will be `out`, and compare."""
     before = _load(pipeline, names)

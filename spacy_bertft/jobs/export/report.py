@@ -8,7 +8,7 @@ from pathlib import Path
 from spacy_bertft.errors import BertftError
 
 # Scores that differ by rounding alone have not dropped.
-ROUNDING = 1e-6
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ExportReport:
     @property
     def dropped(self) -> tuple[Change, ...]:
         """The scores that dropped by more than the tolerance."""
-        return tuple(score for score in self.scores if -score.difference > self.tolerance + ROUNDING)
+        return tuple(score for score in self.scores if -score.difference > self.tolerance + _ROUNDING)
 
 
 class DroppedError(BertftError):

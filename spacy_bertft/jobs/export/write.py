@@ -24,7 +24,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.export.compare import OWN_TEXTS
 
-META = "meta.json"
+_META = "meta.json"
 
 
 def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:
@@ -34,13 +34,13 @@ def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, 
     for name in names:
         pipe = nlp.get_pipe(name)
         assert isinstance(pipe, EncoderPipe)
-        exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
+        _exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
     backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
     load_config(folder / PIPELINE, overrides=backends, interpolate=False).to_disk(folder / PIPELINE, interpolate=False)
-    _require_onnx(folder / META)
+    _require_onnx(folder / _META)
 
 
-def exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
+def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
     """The encoder at rest, with a graph for its weights. name: of its component, for messages."""
     checkpoint = encoder.at_rest()
     net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None

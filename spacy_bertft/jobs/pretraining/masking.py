@@ -15,7 +15,7 @@ from spacy_bertft.encoder.masked_lm import mask_id
 from spacy_bertft.types import Ints
 
 Draw = Literal["unigram", "uniform"]
-Bools = NDArray[np.bool_]
+_Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Vocabulary:
     """What corrupting needs to know of a tokenizer's V subwords."""
 
     mask: int
-    special: Bools  # (V,) never chosen, and never drawn
-    word_starts: Bools  # (V,) whether a word begins with it
+    special: _Bools  # (V,) never chosen, and never drawn
+    word_starts: _Bools  # (V,) whether a word begins with it
 
     @classmethod
     def of(cls, subwords: Mapping[str, int], *, mask: int, special: Ints) -> Vocabulary:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from spacy_bertft.errors import DataError
 
 PREFIX = "checkpoint-"
-TENSORS, STATE = "tensors.safetensors", "state.json"
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 @dataclass
-class State:
+class RunState:
     """Where a run is."""
 
     settings: Mapping[str, Any]
@@ -33,16 +33,16 @@ class State:
     curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the CSV so far
 
 
-def save(folder: Path, state: State, module: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(folder: Path, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
     """Write checkpoint-<step>, then delete older ones."""
     target = folder / f"{PREFIX}{state.step}"
     part = folder / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        save_file(_tensors(module, optimizer), part / TENSORS)
-        (part / STATE).write_text(json.dumps(vars(state)), encoding="utf-8")
-        for name in (TENSORS, STATE):
+        save_file(_tensors(module, optimizer), part / _TENSORS)
+        (part / _STATE).write_text(json.dumps(vars(state)), encoding="utf-8")
+        for name in (_TENSORS, _STATE):
             _sync(part / name)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
@@ -53,29 +53,29 @@ def save(folder: Path, state: State, module: nn.Module, optimizer: torch.optim.O
             f"The checkpoint {target} could not be written: {error}. Expected room for it on the disk. Free some and "
             "start again with --resume: the checkpoint before it is whole."
         ) from error
-    for step, old in found(folder).items():
+    for step, old in find_checkpoints(folder).items():
         if step < state.step:
             shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def found(folder: Path) -> dict[int, Path]:
+def find_checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder, by step."""
     paths = folder.glob(f"{PREFIX}*") if folder.is_dir() else ()
     return {int(path.name.removeprefix(PREFIX)): path for path in paths if path.name.removeprefix(PREFIX).isdigit()}
 
 
-def delete(folder: Path) -> None:
+def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints in a folder."""
-    for path in found(folder).values():
+    for path in find_checkpoints(folder).values():
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
     """Put a checkpoint's weights, optimizer state and random state back; where the run was."""
     try:
-        tensors = load_file(path / TENSORS)
-        state = State(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        tensors = load_file(path / _TENSORS)
+        state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
         parameters = dict(module.named_parameters())
         with torch.no_grad():
             for name, parameter in parameters.items():

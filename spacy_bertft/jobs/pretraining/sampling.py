@@ -11,7 +11,7 @@ from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Ints, Pieces, Windows
 
 # Neighbouring windows that stay together when a corpus is shuffled, and how many such blocks are mixed.
-BLOCK, BLOCKS_MIXED = 1024, 64
+BLOCK, _BLOCKS_MIXED = 1024, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def order(n_windows: int, *, seed: int) -> Iterator[Ints]:
     for epoch in range(2**62):
         generator = np.random.default_rng([seed, epoch])
         blocks = generator.permutation(n_blocks)
-        for first in range(0, n_blocks, BLOCKS_MIXED):
-            mixed = blocks[first : first + BLOCKS_MIXED]
+        for first in range(0, n_blocks, _BLOCKS_MIXED):
+            mixed = blocks[first : first + _BLOCKS_MIXED]
             numbers = (mixed[:, None] * BLOCK + np.arange(BLOCK)).ravel()
             numbers = numbers[numbers < n_windows]
             yield numbers[generator.permutation(len(numbers))]

@@ -25,8 +25,8 @@ SIZES: Mapping[Size, tuple[int, int]] = {
     "medium": (8, 512),
     "base": (12, 768),
 }
-HEAD_WIDTH = 64
-ALWAYS_KNOWN = 1000  # of the characters of a corpus, the commonest
+_HEAD_WIDTH = 64
+_ALWAYS_KNOWN = 1000  # of the characters of a corpus, the commonest
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True) -> list[str]:
@@ -67,7 +67,7 @@ def _alphabet(words: Mapping[str, int]) -> list[str]:
             counts[character] += count
     commonest = sorted(counts, key=lambda character: (-counts[character], character))
     total = counts.total()
-    rare = [character for character in commonest[ALWAYS_KNOWN:] if counts[character] * 1_000_000 < total]
+    rare = [character for character in commonest[_ALWAYS_KNOWN:] if counts[character] * 1_000_000 < total]
     return sorted(set(commonest).difference(rare))
 
 
@@ -118,7 +118,7 @@ def new_model(
         vocab_size=vocabulary_size,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=width // HEAD_WIDTH,
+        num_attention_heads=width // _HEAD_WIDTH,
         intermediate_size=4 * width,
         max_position_embeddings=positions,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,18 +13,19 @@ from pathlib import Path
 from typing import IO, cast
 
 from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.jobs.text_files import JSON_LINES_FIX, decode, parse_json, without_mark
 
-KINDS = (".txt", ".jsonl", ".spacy")
-PACKINGS = ("", ".gz", ".xz")
+_KINDS = (".txt", ".jsonl", ".spacy")
+_PACKINGS = ("", ".gz", ".xz")
 MAX_BYTES = 1_000_000  # of a text; longer ones are cut
 MAX_TEXTS, MAX_CHARACTERS = 10_000, 10_000_000  # of a document; it ends where it reaches either
 _PROGRESS_STEP = 1_000_000  # bytes
 
-Progress = Callable[[int, int], object]
+OnBytesRead = Callable[[int, int], object]  # how many are read, and of how many
 
 
 def read_documents(
-    paths: Sequence[Path], *, text_key: str = "text", progress: Progress | None = None
+    paths: Sequence[Path], *, text_key: str = "text", progress: OnBytesRead | None = None
 ) -> Iterator[list[str]]:
     """Yield the documents of all files: non-empty lists of texts, which are not blank and have no white space around.
 
@@ -96,13 +95,13 @@ def text_files(paths: Sequence[Path], *, exclude: Sequence[str] = ()) -> list[Pa
 
 
 def _known() -> str:
-    return f"{', '.join(KINDS)}, and each of them with {' or '.join(PACKINGS[1:])} behind"
+    return f"{', '.join(_KINDS)}, and each of them with {' or '.join(_PACKINGS[1:])} behind"
 
 
 def _kind(path: Path) -> tuple[str, str] | None:
-    """The members of KINDS and PACKINGS that a file's name ends in; None if it ends otherwise."""
+    """The members of _KINDS and _PACKINGS that a file's name ends in; None if it ends otherwise."""
     name = path.name.lower()
-    return next(((kind, packing) for kind in KINDS for packing in PACKINGS if name.endswith(kind + packing)), None)
+    return next(((kind, packing) for kind in _KINDS for packing in _PACKINGS if name.endswith(kind + packing)), None)
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -218,15 +217,7 @@ def _records(path: Path, stream: IO[bytes], text_key: str) -> Iterator[str]:
 
 
 def _record(line: str, where: str, text_key: str) -> str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as err:
-        raise data_error(
-            where,
-            found=f"invalid JSON ({err})",
-            expected="one JSON object",
-            fix="write each record on one line of its own (JSON Lines)",
-        ) from None
+    record = parse_json(line, where, expected="one JSON object", fix=JSON_LINES_FIX)
     text = record.get(text_key) if isinstance(record, dict) else None
     if not isinstance(text, str):
         keys = f"the keys {', '.join(map(repr, record))[:60]}" if isinstance(record, dict) else type(record).__name__
@@ -287,14 +278,9 @@ def _cut(raw: bytes) -> int:
 
 
 def _decode(raw: bytes, path: Path, number: int) -> str:
-    if number == 1:
-        raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        if (nul := raw.find(b"\0")) < 0:
-            return raw.decode("utf-8")
+    raw = without_mark(raw, number)
+    where, fix = f"{path}:{number}", "save the file as UTF-8, or leave it out"
+    if (nul := raw.find(b"\0")) >= 0:
         found = f"a NUL at byte {nul + 1} of the line (a binary file, or UTF-16)"
-    except UnicodeDecodeError as err:
-        found = f"the byte 0x{raw[err.start]:02x} at byte {err.start + 1} of the line (a binary file, or not UTF-8)"
-    raise data_error(
-        f"{path}:{number}", found=found, expected="UTF-8 text", fix="save the file as UTF-8, or leave it out"
-    )
+        raise data_error(where, found=found, expected="UTF-8 text", fix=fix)
+    return decode(raw, where, guess=" (a binary file, or not UTF-8)", fix=fix)

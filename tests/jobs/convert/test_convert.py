@@ -115,7 +115,7 @@ def test_progress_sees_all_records_and_the_total(tmp_path):
 
 def test_files_are_read_line_by_line(tmp_path):
     path = put(tmp_path / "a.jsonl", jsonl({"text": "a"}) + "no json")
-    from spacy_bertft.jobs.convert.records import Options
+    from spacy_bertft.jobs.convert.options import Options
     from spacy_bertft.jobs.convert.tally import Tally
 
     records = jsonl_reader.read(path, Options(), Tally())

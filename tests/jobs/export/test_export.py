@@ -22,7 +22,7 @@ from spacy.training import Example
 from spacy.util import load_config
 
 from spacy_bertft import pair_doc
-from spacy_bertft.components.encoder_pipe import texts_of
+from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.engines import graph
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
 from spacy_bertft.export import Change, DroppedError, export

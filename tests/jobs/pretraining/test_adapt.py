@@ -21,9 +21,11 @@ from transformers import AutoModelForMaskedLM
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.jobs.pretraining import resume as checkpoints
-from spacy_bertft.jobs.pretraining.adapt import Run, adapt, learn_rate
+from spacy_bertft.jobs.pretraining import resume
+from spacy_bertft.jobs.pretraining.adapt import adapt
 from spacy_bertft.jobs.pretraining.config import TrainingSettings, check_settings, read_settings
+from spacy_bertft.jobs.pretraining.resume import find_checkpoints
+from spacy_bertft.jobs.pretraining.training_loop import Run, learn_rate
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["anna", "bob", "berlin", "rome", "lives", "went", "garden", "house", "meeting", "long", "home", "old", "and"]
@@ -89,7 +91,7 @@ def test_training_lowers_the_loss_and_the_result_is_an_encoder(corpus, encoder, 
     rows = curve(tmp_path / "out")
     assert [int(row["step"]) for row in rows] == [0, *range(6, 61, 6)]
     assert float(rows[-1]["held_out_loss"]) == pytest.approx(result.after.held_out_loss)
-    assert not checkpoints.found(tmp_path / "out")
+    assert not find_checkpoints(tmp_path / "out")
 
 
 def test_a_run_from_scratch_makes_vocabulary_and_model(corpus, tmp_path):
@@ -133,7 +135,7 @@ def _stop_after(step, run_settings, output):
 
     with pytest.raises(StoppedError):
         adapt(run_settings, output, progress=stop)
-    return checkpoints.found(output)
+    return find_checkpoints(output)
 
 
 def test_a_run_without_a_checkpoint_begins_anew(corpus, encoder, tmp_path):
@@ -158,7 +160,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(corpus, encoder, tmp_path, kept):
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(corpus, encoder, tmp_path, monkeypatch):
-    real, calls = checkpoints.save_file, []
+    real, calls = resume.save_file, []
 
     def full(tensors, path):
         calls.append(path)
@@ -167,10 +169,10 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(corpus, encoder, tmp_p
             raise OSError(28, "No space left on device")
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(resume, "save_file", full)
     with pytest.raises(DataError, match=r"checkpoint-8 could not be written.*No space left.*--resume"):
         adapt(settings(corpus, encoder), tmp_path / "out")
-    assert sorted(checkpoints.found(tmp_path / "out")) == [4]
+    assert sorted(find_checkpoints(tmp_path / "out")) == [4]
     monkeypatch.undo()
     adapt(settings(corpus, encoder), tmp_path / "out", resume=True)
     adapt(settings(corpus, encoder), tmp_path / "whole")
@@ -185,9 +187,9 @@ sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests/jobs/pretraining")]!r}
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from spacy_bertft.jobs.pretraining import resume as checkpoints
+from spacy_bertft.jobs.pretraining import resume
 from test_adapt import adapt, settings
-real = checkpoints.save_file
+real = resume.save_file
 calls = []
 def slow(tensors, path):
     calls.append(path)
@@ -196,7 +198,7 @@ def slow(tensors, path):
         print("saving", flush=True)
         time.sleep(60)
     real(tensors, path)
-checkpoints.save_file = slow
+resume.save_file = slow
 adapt(settings({str(corpus)!r}, {str(encoder)!r}), Path({str(tmp_path / "out")!r}))
 """
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
@@ -204,7 +206,7 @@ adapt(settings({str(corpus)!r}, {str(encoder)!r}), Path({str(tmp_path / "out")!r
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert sorted(checkpoints.found(tmp_path / "out")) == [4]
+    assert sorted(find_checkpoints(tmp_path / "out")) == [4]
     adapt(settings(corpus, encoder), tmp_path / "out", resume=True)
     adapt(settings(corpus, encoder), tmp_path / "whole")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))

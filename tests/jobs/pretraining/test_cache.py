@@ -15,12 +15,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.pretraining import cache as module
-from spacy_bertft.jobs.pretraining.cache import (
+from spacy_bertft.jobs.pretraining import tokenise
+from spacy_bertft.jobs.pretraining.cache import build_cache, find_or_build, open_cache
+from spacy_bertft.jobs.pretraining.tokenise import (
     WordTable,
-    build_cache,
-    find_or_build,
     make_encode,
-    open_cache,
     splits_at_spaces,
     tokenizer_hash,
 )
@@ -63,7 +62,7 @@ def leftovers(folder):
 @pytest.mark.parametrize("family", ["bert-uncased", "bert-cased", "roberta", "albert", "xlm-roberta"])
 @pytest.mark.parametrize("batch", [1, 2, 2000])
 def test_a_cache_holds_what_the_tokenizer_says(tokenizer, corpus, tmp_path, family, batch, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_TEXTS", batch)
+    monkeypatch.setattr(tokenise, "BATCH_TEXTS", batch)
     texts = [text for document in DOCUMENTS for text in document]
     wanted = plain(tokenizer(family), texts)
     cache = build_cache([corpus], tokenizer(family), tmp_path / "made" / "cache")
@@ -148,7 +147,7 @@ def test_a_table_of_words_gives_the_same_ids(tiny_encoder, family, texts):
 
 
 def test_a_table_of_words_forgets(tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "MAX_TABLE", 10)
+    monkeypatch.setattr(tokenise, "MAX_TABLE", 10)
     bert = tokenizer()
     encode = WordTable(bert, U2)
     for text in CORPUS * 2:

@@ -1,0 +1,36 @@
+"""What the encoder needs to know of Docs: texts, character offsets of tokens, segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from spacy.attrs import IDX, LENGTH, ORTH, SPACY
+from spacy.tokens import Doc
+
+from spacy_bertft.components.pairs import segment_bounds
+from spacy_bertft.text.subwords import Texts
+
+
+def texts_of(docs: Sequence[Doc]) -> Texts:
+    """Texts, token offsets and segments of Docs."""
+    bounds = [doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2) for doc in docs]
+    tokens = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])  # (T, 2)
+    return Texts(
+        texts=[doc.text for doc in docs],
+        token_starts=tokens[:, 0],
+        token_ends=tokens.sum(axis=1),
+        token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
+        segments=segment_bounds(docs),
+    )
+
+
+def content_of(doc: Doc) -> bytes:
+    """What is equal for copies of a Doc: its tokens and spaces."""
+    content: bytes = doc.to_array([ORTH, SPACY]).tobytes()
+    return content
+
+
+def n_characters(doc: Doc) -> int:
+    """The length of a Doc's text, but for white space at its end; `doc.text` would put it together first."""
+    return doc[-1].idx + len(doc[-1]) if len(doc) else 0

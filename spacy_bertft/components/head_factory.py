@@ -1,0 +1,78 @@
+"""The factory of a head, made from its Task: the settings that all heads have, and those of the Task's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spacy.language import Language
+
+from spacy_bertft.components.head_pipe import HeadPipe
+from spacy_bertft.components.task import Task
+from spacy_bertft.learning.losses import Loss
+from spacy_bertft.signatures import with_settings
+
+Scorer = Callable[..., dict[str, Any]]
+
+
+def head_factory(
+    factory: str,
+    settings: type[Any],
+    task: Callable[..., Task],
+    *,
+    assigns: Sequence[str],
+    scorer: str,
+    score_weights: Mapping[str, float | None],
+    scored_by: Sequence[str] = (),
+    loss: str = "spacy-bertft.CrossEntropy.v1",
+) -> Callable[..., HeadPipe]:
+    """Register the factory of a head and return it, for an entry point.
+
+    factory: its name, such as "bertft_ner".
+    settings: a dataclass whose fields, with their defaults, are the component's own settings.
+    task: makes the Task from them; for most heads the same dataclass.
+    assigns, scorer, score_weights: as in Language.factory; scorer is a registered name.
+    scored_by: the settings that the scorer and `spacy find-threshold` read.
+    loss: the registered name of the default.
+
+    All heads have these settings too:
+
+    encoder: name of the encoder component to read; None: the nearest before this one.
+    loss: what is learned; see learning/losses.py.
+    learn_rate_factor: learning rate of this head, as a multiple of the optimizer's.
+    scorer: registered function that scores it.
+    """
+
+    @with_settings(settings)
+    def make(
+        nlp: Language,
+        name: str,
+        encoder: str | None,
+        loss: Loss,
+        learn_rate_factor: float,
+        scorer: Scorer | None,
+        **own: Any,
+    ) -> HeadPipe:
+        return HeadPipe(
+            nlp.vocab,
+            task(**own),
+            name,
+            scorer=scorer,
+            upstream=encoder,
+            learn_rate_factor=learn_rate_factor,
+            loss=loss,
+            cfg={key: own[key] for key in scored_by},
+        )
+
+    defaults = {name: field.default for name, field in settings.__dataclass_fields__.items()}
+    default_config = {
+        "encoder": None,
+        **defaults,
+        "loss": {"@losses": loss},
+        "learn_rate_factor": 1.0,
+        "scorer": {"@scorers": scorer},
+    }
+    Language.factory(
+        factory, assigns=list(assigns), default_config=default_config, default_score_weights=dict(score_weights)
+    )(make)
+    return make

@@ -1,0 +1,65 @@
+"""Who reads an encoder's features: heads, and layers in the models of other components."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from thinc.api import Model
+
+if TYPE_CHECKING:
+    from spacy_bertft.components.encoder_pipe import EncoderPipe
+
+
+@runtime_checkable
+class FeatureReader(Protocol):
+    """What reads an encoder's features: a head, or a layer in the model of another component."""
+
+    upstream: str | None  # the encoder's name; None: the nearest before it
+
+    def link(self, encoder: EncoderPipe) -> None:
+        """Note the encoder to read."""
+
+
+class WithReaders:
+    """The part of an encoder component that knows its readers: spaCy's ListenedToComponent."""
+
+    name: str
+    listener_map: dict[str, list[FeatureReader]]  # component name -> what of it reads
+
+    @property
+    def listeners(self) -> list[FeatureReader]:
+        """The heads, and the layers of other components, that read this encoder."""
+        return [reader for of_name in self.listener_map.values() for reader in of_name]
+
+    @property
+    def listening_components(self) -> list[str]:
+        """The names of their components."""
+        return list(self.listener_map)
+
+    def add_listener(self, listener: FeatureReader, component_name: str) -> None:
+        """Register a reader, which belongs to a component."""
+        self.listener_map.setdefault(component_name, []).append(listener)
+        listener.link(self)  # type: ignore[arg-type]  # it is an EncoderPipe
+
+    def remove_listener(self, listener: FeatureReader, component_name: str) -> bool:
+        """Forget a reader. True if it was there."""
+        readers = self.listener_map.get(component_name, [])
+        kept = [reader for reader in readers if reader is not listener]
+        if kept:
+            self.listener_map[component_name] = kept
+        else:
+            self.listener_map.pop(component_name, None)
+        return len(kept) < len(readers)
+
+    def forget(self, listener: FeatureReader) -> None:
+        """Forget a reader, whatever its component."""
+        for name in list(self.listener_map):
+            self.remove_listener(listener, name)
+
+    def find_listeners(self, component: Any) -> None:
+        """Register what in a component wants to read this encoder; spaCy asks for each later component."""
+        model = getattr(component, "model", None)
+        parts = [component, *(model.walk() if isinstance(model, Model) else ())]
+        for part in parts:
+            if isinstance(part, FeatureReader) and part.upstream in (None, self.name):
+                self.add_listener(part, component.name)

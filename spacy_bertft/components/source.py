@@ -1,0 +1,94 @@
+"""Where a head's features come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from torch import nn
+
+from spacy_bertft.components import feature_store
+from spacy_bertft.components.encoder_pipe import EncoderPipe
+from spacy_bertft.encoder.features import gather
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.types import Features
+
+
+class Source(Protocol):
+    """What gives a head features to predict and to learn on."""
+
+    knows_segments: bool  # whether it reads Docs of two segments as such
+
+    def start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
+        """Get ready to train. Width of the features, and the pretrained pooler if there is one."""
+
+    def read(self, docs: Sequence[Doc], width: int) -> Features:
+        """The features of Docs. width: as the head was made for."""
+
+    def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
+        """The same to learn on, and what is to be called when the gradient of their hidden rows is there."""
+
+
+class EncoderSource:
+    """Our encoder component; none at first, until spaCy links the pipeline."""
+
+    knows_segments = True
+
+    def __init__(self, head: Any, upstream: str | None) -> None:
+        """head: the component that reads; upstream: the encoder's name, None: the nearest before the head."""
+        self.head = head
+        self.upstream = upstream
+        self.encoder: EncoderPipe | None = None
+
+    def link(self, encoder: EncoderPipe) -> None:
+        """Read this encoder from now on."""
+        earlier, self.encoder = self.encoder, encoder
+        # A head that is sourced into a second pipeline still reads the encoder of the first one there.
+        if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
+            earlier.forget(self.head)
+
+    def start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
+        """The pretrained weights are loaded now, if they were not."""
+        encoder = self._linked(nlp).load_pretrained()
+        return encoder.width, encoder.pooler()
+
+    def read(self, docs: Sequence[Doc], width: int) -> Features:
+        """Those published for the Docs; else (the encoder is disabled or frozen) they are encoded now."""
+        entries = [feature_store.find(doc, self.upstream) for doc in docs]
+        if None in entries:
+            return self._linked().features(docs)
+        return gather([(entry.features, entry.place) for entry in entries if entry is not None])
+
+    def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
+        """The encoder takes the gradient itself when it is next touched."""
+        return self.read(docs, width), lambda: None
+
+    def _linked(self, nlp: Language | None = None) -> EncoderPipe:
+        if self.encoder is None or (nlp is not None and not _before(nlp, self.encoder, self.head)):
+            name = self.head.name
+            wanted = "a bertft_encoder component" if self.upstream is None else f"an encoder named {self.upstream!r}"
+            found = f" Found: {', '.join(nlp.component_names) or 'nothing'}." if nlp is not None else ""
+            raise ConfigError(
+                f"The head {name!r} needs {wanted} before it in the pipeline.{found} Expected for example "
+                f'pipeline = ["encoder", "{name}"] with [components.encoder] factory = "bertft_encoder"; in '
+                f'Python, nlp.add_pipe("bertft_encoder", before="{name}").'
+            )
+        return self.encoder
+
+
+def _before(nlp: Language, encoder: EncoderPipe, head: Any) -> bool:
+    components = [component for _, component in nlp.components]
+    return encoder in components and components.index(encoder) < components.index(head)
+
+
+def check_tokens(head: str, docs: Sequence[Doc], features: Features) -> None:
+    """An error for Docs whose tokens are no longer those that were encoded. head: its name."""
+    for doc, n_tokens in zip(docs, features.token_counts.tolist(), strict=True):
+        if len(doc) != n_tokens:
+            raise ConfigError(
+                f"The head {head!r} got a Doc of {len(doc)} tokens that had {n_tokens} when it was encoded: "
+                "a component between the encoder and this head changes the tokens. Move that component before the "
+                "encoder or behind the head."
+            )

@@ -1,0 +1,60 @@
+"""What `convert`, the corpus reader and the command line can be told about annotated files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated
+
+from spacy_bertft.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read annotated files.
+
+    This is the one list of these options: functions and commands get them by `with_settings`. Beside each type stands
+    the help that the command line shows.
+    """
+
+    text_key: Annotated[str, "JSON key or column that holds the text."] = "text"
+    label_key: Annotated[str, "JSON key or column that holds the one category of a text."] = "label"
+    labels_key: Annotated[str, "JSON key or column that holds several categories of a text."] = "labels"
+    value_key: Annotated[str, "JSON key or column that holds the number of a text, such as a rating."] = "value"
+    first_key: Annotated[str, "JSON key or column that holds the first text of a pair."] = "first"
+    second_key: Annotated[str, "JSON key or column that holds the second text of a pair."] = "second"
+    label_separator: Annotated[str, "What stands between several categories in a CSV or TSV column."] = "|"
+    quotes: Annotated[bool, "CSV and TSV: whether double quotes enclose a field."] = True
+    token_column: Annotated[int, "CoNLL: column of the token, from 1; -1 is the last."] = 1
+    tag_column: Annotated[int, "CoNLL: column of the entity tag."] = -1
+    merge_sentences: Annotated[int, "CoNLL: how many sentences make one training text."] = 1
+
+    def __post_init__(self) -> None:
+        keys = [field.name for field in dataclasses.fields(self) if field.name.endswith("_key")]
+        for name in (*keys, "label_separator"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}: found an empty string; expected a name; fix: leave it out or fill it")
+        self._check_different(keys)
+        for name in ("token_column", "tag_column"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"{name}: found 0; expected 1 or more, or -1 for the last; fix: count from 1")
+        if self.merge_sentences < 1:
+            raise ConfigError(
+                f"merge_sentences: found {self.merge_sentences}; expected 1 or more; "
+                "fix: 1 makes one Doc of each sentence"
+            )
+
+    def _check_different(self, keys: list[str]) -> None:
+        values = [getattr(self, name) for name in keys]
+        if len(set(values)) < len(values):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in keys)
+            raise ConfigError(
+                f"{', '.join(keys)}: found {', '.join(map(repr, values))}; expected different names; fix: rename one "
+                f"of them ({options})"
+            )
+
+
+def is_pair(keys: Collection[str], options: Options) -> bool:
+    """Whether a record or a header with these keys is of two texts."""
+    return options.text_key not in keys and (options.first_key in keys or options.second_key in keys)

@@ -1,0 +1,84 @@
+"""How well held-out windows are guessed, and how that changes in the course of a run: curve.csv."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spacy_bertft.encoder.masked_lm import Batch, MaskedModel
+from spacy_bertft.files import replace_file
+from spacy_bertft.jobs.pretraining.resume import RunState
+from spacy_bertft.types import Ints
+
+_CURVE = "curve.csv"
+_SEED = 2**31 - 1
+_AT_ONCE = 64  # windows
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well held-out windows are guessed."""
+
+    held_out_loss: float  # cross-entropy of a chosen subword, in nats; with next sentences, theirs added
+    perplexity: float  # of the chosen subwords
+    accuracy: float  # share of the chosen subwords that are guessed
+
+
+def evaluate(
+    model: MaskedModel, n_windows: int, make_batches: Callable[[Ints, np.random.Generator], list[Batch]]
+) -> Evaluation:
+    """Guess held-out windows, corrupted in the same way each time.
+
+    make_batches: numbers of windows, and what to draw random numbers from -> the corrupted windows.
+    """
+    model.eval()
+    masked = following = 0.0
+    n_targets = right = 0
+    with torch.no_grad():
+        for number, chosen in enumerate(np.array_split(np.arange(n_windows), -(-n_windows // _AT_ONCE))):
+            for batch in make_batches(chosen, np.random.default_rng([_SEED, number])):
+                losses = model(batch)
+                masked += float(losses.masked)
+                following += float(losses.next_sentence)
+                n_targets += len(batch.targets)
+                right += losses.right
+    mean = masked / max(1, n_targets)
+    return Evaluation(mean + following / n_windows, math.exp(min(mean, 700.0)), right / max(1, n_targets))
+
+
+def curve_row(state: RunState, rate: float, evaluation: Evaluation) -> dict[str, Any]:
+    """A row of the curve: where the run is, its mean losses since the last row, and an evaluation."""
+    loss, next_loss, steps = state.losses
+    return {
+        "step": state.step,
+        "subwords": state.subwords,
+        "seconds": round(state.seconds, 1),
+        "learn_rate": rate,
+        "loss": loss / steps if steps else None,
+        "next_loss": next_loss / steps if steps else None,
+        **asdict(evaluation),
+    }
+
+
+def evaluation_in(row: Mapping[str, Any]) -> Evaluation:
+    """The evaluation in a row of the curve."""
+    return Evaluation(*(row[one.name] for one in fields(Evaluation)))
+
+
+def write_curve(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all rows so far."""
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    replace_file(folder / _CURVE, write)

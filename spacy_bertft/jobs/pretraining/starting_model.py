@@ -1,0 +1,66 @@
+"""The model that a run starts with: a pretrained one, or a new one with a vocabulary of the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
+from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
+from spacy_bertft.jobs.pretraining.scratch import learn_vocabulary, new_model, tokenizer_files
+from spacy_bertft.jobs.pretraining.texts import read_documents
+
+
+def starting_model(settings: Settings, note: Callable[[str], None]) -> MaskedModel:
+    """The model that the settings name. note: is told what is unusual about it, or takes time."""
+    how = _encoder_settings(settings.training)
+    return _new(settings, how, note) if settings.encoder.name is None else _loaded(settings, how, note)
+
+
+def _encoder_settings(training: TrainingSettings) -> EncoderSettings:
+    precision = training.precision
+    if precision == "auto":
+        precision = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return EncoderSettings(
+        device=training.device,
+        precision=precision,
+        window=training.window,
+        overlap=0,
+        batch_subwords=training.batch_subwords,
+    )
+
+
+def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None]) -> MaskedModel:
+    wanted = settings.encoder
+    assert wanted.name is not None
+    model = load_masked(
+        wanted.name,
+        how,
+        revision=wanted.revision,
+        next_sentence=settings.objective.next_sentence,
+        dropout=settings.training.dropout,
+    )
+    if model.missing:
+        names = ", ".join(model.missing[:4])
+        note(f"{wanted.name} lacks {len(model.missing)} weights, which start at random: {names}")
+    return model
+
+
+def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None]) -> MaskedModel:
+    wanted = settings.encoder
+    note(f"learning a vocabulary of {wanted.vocabulary:,} subwords")
+    documents = read_documents(settings.corpus.files(), text_key=settings.corpus.text_key)
+    texts = (text for document in documents for text in document)
+    vocabulary = learn_vocabulary(texts, wanted.vocabulary, lowercase=wanted.lowercase)
+    files = tokenizer_files(vocabulary, lowercase=wanted.lowercase, positions=wanted.positions)
+    plain, config = new_model(
+        wanted.size,
+        vocabulary_size=len(vocabulary),
+        positions=wanted.positions,
+        seed=settings.training.seed,
+        next_sentence=settings.objective.next_sentence,
+        dropout=settings.training.dropout,
+    )
+    return MaskedModel(plain, {**files, **config}, how)

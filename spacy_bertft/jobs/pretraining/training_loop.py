@@ -1,0 +1,202 @@
+"""The training loop of a masked language model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spacy_bertft import compat
+from spacy_bertft.encoder.masked_lm import Batch
+from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.pretraining.cache import Cache, find_or_build
+from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
+from spacy_bertft.jobs.pretraining.curve import Evaluation, curve_row, evaluate, evaluation_in, write_curve
+from spacy_bertft.jobs.pretraining.processes import join_processes
+from spacy_bertft.jobs.pretraining.resume import (
+    RunState,
+    delete_checkpoints,
+    find_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
+from spacy_bertft.jobs.pretraining.starting_model import starting_model
+from spacy_bertft.jobs.pretraining.windows import BatchMaker, split_windows
+from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.types import Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run did."""
+
+    before: Evaluation
+    after: Evaluation
+    state: RunState  # steps, subwords, seconds, and the curve
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a run tells its caller after each step."""
+
+    step: int
+    steps: int
+    subwords: int  # in this step
+    loss: float
+
+
+class _Clock:
+    """Seconds from one lap to the next."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        """The seconds since the last lap, or since the clock was made."""
+        before, self._started = self._started, time.perf_counter()
+        return self._started - before
+
+
+class Run:
+    """One run: corpus, model, and the loop."""
+
+    def __init__(self, settings: Settings, output: Path, *, note: Callable[[str], None] = lambda line: None) -> None:
+        self.settings = settings
+        self.output = output
+        self.training = settings.training
+        self.processes = join_processes()
+        torch.manual_seed(self.training.seed)
+        self.model = starting_model(settings, note)
+        note(f"reading {', '.join(map(str, settings.corpus.paths))}")
+        self.cache = self._cache()
+        self.train, self.held_out = split_windows(self.cache, self.model.encoder, settings)
+        self.batch_maker = BatchMaker(
+            self.cache, self.model.encoder, settings.objective, batch_subwords=self.training.batch_subwords
+        )
+        if self.training.gradient_checkpointing:
+            compat.checkpoint_activations(self.model.encoder.model)
+        self.optimizer = ModuleOptimizer(self.model)
+
+    def _cache(self) -> Cache:
+        corpus = self.settings.corpus
+        folder = corpus.cache or self.output / "cache"
+        with self.processes.first_alone():  # the others find what it has built
+            return find_or_build(corpus.files(), self.model.encoder.tokenizer, folder, text_key=corpus.text_key)
+
+    def _batches(self, stretches: Stretches, chosen: Ints, generator: np.random.Generator) -> list[Batch]:
+        return self.batch_maker.make(stretches, chosen, generator)
+
+    def evaluate(self) -> Evaluation:
+        """How well held-out windows are guessed now."""
+        return evaluate(
+            self.model,
+            len(self.held_out),
+            lambda chosen, generator: self._batches(self.held_out, chosen, generator),
+        )
+
+    def train_on(self, *, resume: bool, progress: Callable[[StepReport], None] = lambda done: None) -> Result:
+        """Train to the end, from the newest checkpoint if `resume`."""
+        training = self.training
+        state = self._resume() if resume else RunState(self._identity())
+        if not state.curve:
+            state.curve.append(curve_row(state, 0.0, self.evaluate()))
+        order = batches(len(self.train), training.batch_size, seed=training.seed, skip=state.step)
+        clock = _Clock()
+        while state.step < training.steps:
+            n_subwords, loss, next_loss, rate = self._step(state.step + 1, next(order))
+            sums = state.losses
+            state.step, state.subwords = state.step + 1, state.subwords + n_subwords
+            state.losses = (sums[0] + loss, sums[1] + next_loss, sums[2] + 1)
+            progress(StepReport(state.step, training.steps, n_subwords, loss))
+            last = state.step == training.steps
+            if last or state.step % training.evaluate_every == 0:
+                self._add_to_curve(state, rate, clock)
+            if self.processes.is_first and not last and state.step % training.save_every == 0:
+                state.seconds += clock.lap()
+                save_checkpoint(self.output, state, self.model, self.optimizer.adamw)
+        if self.processes.is_first:
+            self.model.save(self.output)
+            delete_checkpoints(self.output)
+        return Result(evaluation_in(state.curve[0]), evaluation_in(state.curve[-1]), state, self.output)
+
+    def _add_to_curve(self, state: RunState, rate: float, clock: _Clock) -> None:
+        evaluation = self.evaluate()
+        state.seconds += clock.lap()
+        state.curve.append(curve_row(state, rate, evaluation))
+        state.losses = (0.0, 0.0, 0)
+        if self.processes.is_first:
+            write_curve(self.output, state.curve)
+
+    def _step(self, step: int, chosen: Ints) -> tuple[int, float, float, float]:
+        """Learn on one batch: how many subwords, the loss, that of next sentences, the rate."""
+        self.model.train()
+        generator = np.random.default_rng([self.training.seed, step])
+        parts = self._batches(self.train, chosen, generator)
+        # Every process corrupts the whole batch alike and learns on its share, so that their number changes nothing.
+        n_targets = max(1, sum(len(part.targets) for part in parts))
+        n_subwords = sum(len(part.packed.ids) for part in parts)
+        sums = torch.zeros(2, dtype=torch.float64)
+        for part in parts[self.processes.rank :: self.processes.count]:
+            losses = self.model(part)
+            both = torch.stack([losses.masked / n_targets, losses.next_sentence / len(chosen)])
+            both.sum().backward()  # type: ignore[no-untyped-call]
+            sums += both.detach().cpu()  # sync
+        self.processes.add_up(sums, self.model)
+        loss, next_loss = sums.tolist()
+        if not math.isfinite(loss + next_loss):
+            raise DataError(
+                f"The loss at step {step} is {loss + next_loss}: training has diverged. Expected a finite number. "
+                "Lower learn_rate, or raise warmup_steps."
+            )
+        rate = learn_rate(step, self.training)
+        training = self.training
+        betas = (training.beta1, training.beta2)
+        self.optimizer.step(StepSettings(rate, training.weight_decay, betas, training.eps, training.grad_clip))
+        return n_subwords, loss, next_loss, rate
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that a run must have to go on from a checkpoint; how long and how fast may change."""
+        settings = json.loads(self.settings.model_dump_json())
+        for name in ("steps", "evaluate_every", "save_every", "device", "batch_subwords", "gradient_checkpointing"):
+            settings["training"].pop(name)
+        settings["corpus"].pop("cache")
+        identity: dict[str, Any] = settings
+        return identity
+
+    def _resume(self) -> RunState:
+        found = find_checkpoints(self.output)
+        if not found:
+            return RunState(self._identity())
+        state = load_checkpoint(found[max(found)], self.model, self.optimizer.adamw)
+        if state.settings != self._identity():
+            changed = _differences(state.settings, self._identity())
+            raise ConfigError(
+                f"The checkpoint {found[max(found)]} is of a run with other settings ({', '.join(changed)}). Expected "
+                "the same. Set them back, or start anew with --overwrite."
+            )
+        return state
+
+
+def learn_rate(step: int, training: TrainingSettings) -> float:
+    """Warm-up from 0 to the highest rate, then a straight line to 0 behind the last step. step: from 1."""
+    if step <= training.warmup_steps:
+        return training.learn_rate * step / training.warmup_steps
+    left = training.steps + 1 - step
+    return training.learn_rate * left / max(1, training.steps + 1 - training.warmup_steps)
+
+
+def _differences(old: Any, new: Any, inside: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{inside}.{key}")
+        ]
+    return [] if old == new else [f"{inside.lstrip('.')}: {old!r}, now {new!r}"]

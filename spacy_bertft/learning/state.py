@@ -1,0 +1,91 @@
+"""All that going on with a training run needs, as tensors by name: weights, AdamW's moments, random numbers.
+
+A run that is restored goes on as if it had never stopped: the same steps, bit for bit, on the same machine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+
+TensorsByName = dict[str, Tensor]
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What can give and take its training state: every trainable component of this package."""
+
+    def training_state(self) -> TensorsByName:
+        """The state after the last update. Tensors may be the component's own: write them before it learns on."""
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from such a state. A KeyError, ValueError or RuntimeError if it is of another component."""
+
+
+def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName:
+    """Weights, moments, and gradients that wait for a step."""
+    state: TensorsByName = {"examples": torch.tensor(optimizer.examples)}
+    for name, parameter in module.named_parameters():
+        state[f"weights/{name}"] = parameter.detach().contiguous()
+        if parameter.grad is not None:
+            state[f"gradient/{name}"] = parameter.grad.contiguous()
+        moments = optimizer.adamw.state.get(parameter, {}) if optimizer.tuning.learns else {}
+        for slot, value in moments.items():
+            state[f"optimizer/{slot}/{name}"] = value.detach().contiguous()
+    return state
+
+
+def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer: ModuleOptimizer) -> None:
+    """Put back what `module_state` gave. A KeyError or RuntimeError if it is of another module."""
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[f"weights/{name}"])
+            gradient = state.get(f"gradient/{name}")
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+    for key, tensor in state.items():
+        if key.startswith("optimizer/"):
+            _, slot, name = key.split("/", 2)
+            parameter = parameters[name]
+            # AdamW counts its steps on the CPU.
+            value = tensor.clone() if slot == "step" else tensor.to(parameter.device, copy=True)
+            optimizer.adamw.state.setdefault(parameter, {})[slot] = value
+    optimizer.examples = int(state["examples"]) if "examples" in state else 0
+
+
+def random_state() -> TensorsByName:
+    """The states of the generators that training draws from: PyTorch's, NumPy's and Python's."""
+    numpy = np.random.get_state(legacy=False)
+    version, words, next_gauss = random.getstate()
+    state = {
+        "random/torch": torch.get_rng_state(),
+        "random/numpy": torch.tensor([*numpy["state"]["key"].tolist(), numpy["state"]["pos"], numpy["has_gauss"]]),
+        "random/numpy_gauss": torch.tensor(numpy["gauss"], dtype=torch.float64),
+        "random/python": torch.tensor([version, *words]),
+        "random/python_gauss": torch.tensor([] if next_gauss is None else [next_gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        state["random/cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_random_state(state: Mapping[str, Tensor]) -> None:
+    """Put back what `random_state` gave; generators that it lacks stay as they are."""
+    torch.set_rng_state(state["random/torch"])
+    if "random/cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random/cuda"])
+    if "random/numpy" in state:
+        *keys, place, has_gauss = state["random/numpy"].tolist()
+        gauss = float(state["random/numpy_gauss"])
+        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    if "random/python" in state:
+        version, *words = state["random/python"].tolist()
+        gauss_next = state["random/python_gauss"].tolist()
+        random.setstate((version, tuple(words), gauss_next[0] if gauss_next else None))

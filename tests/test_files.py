@@ -1,0 +1,152 @@
+"""Files and folders that are whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import from_bytes, replace_file, staged_files, staged_folder, staged_pipeline, to_bytes
+
+
+class UnwritableError(Exception):
+    pass
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def make(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_and_fail(stage, write, error):
+    with stage as place:
+        write(place)
+        raise error
+
+
+def staged(target):
+    return staged_folder(target, lambda error: UnwritableError(f"{target}: {error}"))
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path):
+    target = tmp_path / "new" / "deep" / "target"
+    with staged(target) as folder:
+        make(folder, a="1")
+        assert not target.exists()
+        assert not target.parent.exists()
+    assert names(target) == ["a"]
+    assert names(tmp_path) == ["new"]
+
+
+def test_it_replaces_the_one_before(tmp_path):
+    target = make(tmp_path / "target", old="1")
+    with staged(target) as folder:
+        make(folder, new="2")
+        assert names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["target"]
+
+
+def test_an_error_leaves_what_was_there_and_passes(tmp_path):
+    target = make(tmp_path / "target", old="1")
+    for error in (ValueError("mine"), OSError("mine")):
+        with pytest.raises(type(error), match="mine"):
+            write_and_fail(staged(target), lambda folder: make(folder, new="2"), error)
+        assert names(target) == ["old"]
+        assert names(tmp_path) == ["target"]
+
+
+def test_a_folder_below_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UnwritableError, match="file"), staged(tmp_path / "file" / "a" / "target"):
+        pytest.fail("the block ran")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_that_cannot_be_moved_leaves_what_was_there(tmp_path, monkeypatch):
+    target = make(tmp_path / "target", old="1")
+    real = os.replace
+
+    def refuse(source, destination):
+        if Path(destination) == target and Path(source).name == "new":
+            raise PermissionError(13, "Permission denied")
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UnwritableError, match="Permission denied"), staged(target) as folder:
+        make(folder, new="2")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["target"]
+
+
+def test_files_appear_together(tmp_path):
+    targets = [tmp_path / "a" / "one", tmp_path / "b" / "two"]
+    with staged_files(targets) as temporary:
+        for path in temporary:
+            path.write_text(path.name)
+        assert not any(target.exists() for target in targets)
+    assert [names(target.parent) for target in targets] == [["one"], ["two"]]
+
+
+def test_files_of_a_block_that_fails_are_deleted(tmp_path):
+    old = make(tmp_path, one="old") / "one"
+    with pytest.raises(OSError, match="mine"):
+        write_and_fail(
+            staged_files([old, tmp_path / "two"]), lambda paths: paths[0].write_text("new"), OSError("mine")
+        )
+    assert names(tmp_path) == ["one"]
+    assert old.read_text() == "old"
+
+
+def test_a_pipeline_is_not_written_over_other_things(tmp_path):
+    pipeline = make(tmp_path / "pipeline", **{"config.cfg": ""})
+    other = make(tmp_path / "other", thesis="x")
+    for out, said in (
+        (pipeline, "itself"), (pipeline / "inside", "itself"), (tmp_path, "itself"), (other, "other things"),
+        (other / "thesis", "is a file"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=said), staged_pipeline(pipeline, out, overwrite=True):
+            pytest.fail("the block ran")
+    there = make(tmp_path / "there", **{"config.cfg": "old"})
+    with pytest.raises(ConfigError, match="--overwrite"), staged_pipeline(pipeline, there, overwrite=False):
+        pytest.fail("the block ran")
+    with staged_pipeline(pipeline, there, overwrite=True) as folder:
+        make(folder, **{"config.cfg": "new"})
+    assert (there / "config.cfg").read_text() == "new"
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(ConfigError, match=r"can't be written: .*Check the path"),
+        staged_pipeline(pipeline, tmp_path / "file" / "out", overwrite=False),
+    ):
+        pytest.fail("the block ran")
+
+
+def test_a_file_is_replaced_or_stays(tmp_path):
+    path = make(tmp_path, a="old") / "a"
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        replace_file(path, fail)
+    assert (names(tmp_path), path.read_text()) == (["a"], "old")
+    replace_file(path, lambda part: part.write_text("new"))
+    assert (names(tmp_path), path.read_text()) == (["a"], "new")
+
+
+def test_a_folder_in_bytes(tmp_path):
+    make(tmp_path / "in" / "deep", b="2")
+    packed = to_bytes(lambda folder: make(folder / "deep", b="2") and make(folder, a="1"))
+    assert from_bytes(packed, lambda folder: ((folder / "a").read_text(), (folder / "deep/b").read_text())) == (
+        "1",
+        "2",
+    )
