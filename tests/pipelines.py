@@ -80,6 +80,13 @@ def module_of(nlp: Language, name: str) -> nn.Module:
     return module
 
 
+def loss_of(pipe: Any, golds: list[Example], docs: list[Any] | None = None) -> torch.Tensor:
+    """A head's loss on gold examples, summed over their targets, of its prediction for `docs` or for their Docs."""
+    output = pipe.predict([eg.predicted for eg in golds] if docs is None else docs)
+    loss: torch.Tensor = pipe.loss(output.logits, pipe.task.targets(output, golds))
+    return loss
+
+
 def without_dropout(nlp: Language) -> Language:
     """Switch off the encoder's own dropout; the heads' is an argument of nlp.update."""
     for module in module_of(nlp, "encoder").modules():

@@ -99,9 +99,7 @@ def test_files_appear_together(tmp_path):
 def test_files_of_a_block_that_fails_are_deleted(tmp_path):
     old = make(tmp_path, one="old") / "one"
     with pytest.raises(OSError, match="mine"):
-        write_and_fail(
-            staged_files([old, tmp_path / "two"]), lambda paths: paths[0].write_text("new"), OSError("mine")
-        )
+        write_and_fail(staged_files([old, tmp_path / "two"]), lambda paths: paths[0].write_text("new"), OSError("mine"))
     assert names(tmp_path) == ["one"]
     assert old.read_text() == "old"
 

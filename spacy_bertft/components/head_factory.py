@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from spacy.language import Language
 
 from spacy_bertft.components.head_pipe import HeadPipe
+from spacy_bertft.components.score_kinds import ScoreKind, declare_scores
 from spacy_bertft.components.task import Task
 from spacy_bertft.learning.losses import Loss
 from spacy_bertft.signatures import with_settings
@@ -24,6 +26,7 @@ def head_factory(
     scorer: str,
     score_weights: Mapping[str, float | None],
     scored_by: Sequence[str] = (),
+    score_kinds: Mapping[str, ScoreKind] = MappingProxyType({}),
     loss: str = "spacy-bertft.CrossEntropy.v1",
 ) -> Callable[..., HeadPipe]:
     """Register the factory of a head and return it, for an entry point.
@@ -33,6 +36,7 @@ def head_factory(
     task: makes the Task from them; for most heads the same dataclass.
     assigns, scorer, score_weights: as in Language.factory; scorer is a registered name.
     scored_by: the settings that the scorer and `spacy find-threshold` read.
+    score_kinds: what those of its scores mean that are no shares; see components/score_kinds.py.
     loss: the registered name of the default.
 
     All heads have these settings too:
@@ -64,6 +68,7 @@ def head_factory(
             cfg={key: own[key] for key in scored_by},
         )
 
+    declare_scores(score_kinds)
     defaults = {name: field.default for name, field in settings.__dataclass_fields__.items()}
     default_config = {
         "encoder": None,

@@ -23,9 +23,8 @@ class Targets:
 
     values      exclusive: (R,) int64, the class; or (R, C) float32, a distribution over the classes
                 independent: (R, C) float32, the probability of each label
-                number: (R,) float32
-    mask        bool, in the shape of the logits' rows (R,), or for independent labels (R, C): False where nothing is
-                annotated
+                number: (R, C) float32, numbers
+    mask        bool, (R,), or (R, C) for independent labels and numbers: False where nothing is annotated
     candidates  (R, C) int64, where rows are choices among some of the logits: their places in the flattened logits,
                 -1 where there is none. None: the rows are those of the logits.
     scale       what the sum over all targets is multiplied by
@@ -38,7 +37,7 @@ class Targets:
     scale: float = 1.0
 
     def rows(self, logits: Tensor) -> Tensor:
-        """The logits that the targets are for: (R, C), or (R,) of numbers; -inf where there is no candidate."""
+        """The logits that the targets are for, (R, C); -inf where there is no candidate."""
         if self.candidates is None:
             return logits
         chosen = logits.flatten()[self.candidates.clamp(min=0)]

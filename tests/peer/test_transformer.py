@@ -17,7 +17,7 @@ from spacy.util import fix_random_seed, registry
 from spacy_transformers.layers import trfs2arrays
 from torch import nn
 
-from spacy_bertft.components import transformer_source as bridge
+from spacy_bertft.components.transformer_source import TransformerSource
 from spacy_bertft.encoder.pooling import doc_vectors, token_vectors
 from spacy_bertft.errors import BertftError, ConfigError
 
@@ -252,7 +252,7 @@ def _docs(nlp):
 def test_token_vectors_are_those_of_a_listener(tiny_bert):
     nlp = initialized(tiny_bert, ("ner",), window=8, stride=6)
     docs = _docs(nlp)
-    features = bridge.read(docs, WIDTH)
+    features = TransformerSource.find(None).read(docs, WIDTH)
     assert features.token_counts.tolist() == [len(doc) for doc in docs]
     assert features.window_counts.tolist() == [4, 0, 1, 1, 1, 2]
     layer = trfs2arrays(registry.layers.get("reduce_mean.v1")(), 1.0)
@@ -263,7 +263,7 @@ def test_token_vectors_are_those_of_a_listener(tiny_bert):
 def test_document_vectors_are_means_over_the_spans(tiny_bert):
     nlp = initialized(tiny_bert, ("ner",), window=8, stride=6)
     docs = _docs(nlp)
-    vectors = doc_vectors(bridge.read(docs, WIDTH), "cls").numpy()
+    vectors = doc_vectors(TransformerSource.find(None).read(docs, WIDTH), "cls").numpy()
     for doc, vector in zip(docs, vectors, strict=True):
         if len(doc):
             hidden = doc._.trf_data.model_output.last_hidden_state
@@ -281,9 +281,9 @@ def test_the_gradient_that_is_sent_is_that_of_a_listener(tiny_bert):
     gradient = [rng.normal(size=(len(doc), WIDTH)).astype("f") for doc in docs]
     wanted = backprop([each.copy() for each in gradient])
     assert len(wanted_vectors) == len(docs)
-    node, sent = bridge.listener(None), []
-    node.receive(node.get_batch_id(docs), datas, sent.extend)
-    features, send = bridge.learn(node, docs, WIDTH)
+    source, sent = TransformerSource.find(None), []
+    source.node.receive(source.node.get_batch_id(docs), datas, sent.extend)
+    features, send = source.learn(docs, WIDTH)
     token_vectors(features, "mean").backward(torch.from_numpy(np.concatenate(gradient)))
     send()
     assert len(sent) == len(wanted)
@@ -315,8 +315,8 @@ def test_short_texts_get_what_our_own_encoder_gives_them(tiny_encoder, family):
         assert [(ent.text, ent.label_) for ent in one.ents] == [(ent.text, ent.label_) for ent in other.ents]
         assert one.cats == pytest.approx(other.cats, abs=1e-4)
         for name in OURS:
-            logits = ours.get_pipe(name).predict([ours.get_pipe("encoder")(ours.make_doc(text))])[0]
-            torch.testing.assert_close(logits, theirs.get_pipe(name).predict([other])[0], rtol=0, atol=1e-4)
+            logits = ours.get_pipe(name).predict([ours.get_pipe("encoder")(ours.make_doc(text))]).logits
+            torch.testing.assert_close(logits, theirs.get_pipe(name).predict([other]).logits, rtol=0, atol=1e-4)
     assert any(ours(text).ents for text in TEXTS)
 
 

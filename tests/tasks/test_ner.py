@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from pipelines import ANNOTATED, TEXTS, blank, examples, initialized, module_of, trained
+from pipelines import ANNOTATED, TEXTS, blank, examples, initialized, loss_of, module_of, trained
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 
@@ -52,7 +52,7 @@ def test_white_space_in_an_entity_does_not_break_it(tiny_bert):
 def test_the_score_is_the_lowest_probability_of_its_tags(tiny_bert):
     nlp = trained(tiny_bert, NER, steps=25)
     doc = nlp.make_doc(TEXTS[1])
-    logits, _ = nlp.get_pipe("ner").predict([doc])
+    logits = nlp.get_pipe("ner").predict([doc]).logits
     doc = nlp(TEXTS[1])
     probabilities = logits.softmax(dim=1).max(dim=1).values
     assert doc.ents
@@ -114,9 +114,7 @@ def test_a_second_run_keeps_entities_and_their_scores(tiny_bert):
 
 
 def _loss_of(nlp, eg):
-    pipe = nlp.get_pipe("ner")
-    logits, features = pipe.predict([eg.predicted])
-    return float(pipe.task.loss(logits, [eg], features, pipe.labels))
+    return float(loss_of(nlp.get_pipe("ner"), [eg]))
 
 
 def test_missing_annotation_is_left_out_of_the_loss(tiny_bert):
@@ -126,7 +124,7 @@ def test_missing_annotation_is_left_out_of_the_loss(tiny_bert):
     gold = nlp.make_doc(TEXTS[1])
     gold.set_ents([Span(gold, 0, 2, "PERSON")], missing=[gold[2:6]], default="outside")
     eg = Example(doc, gold)
-    logits, _ = pipe.predict([doc])
+    logits = pipe.predict([doc]).logits
     tags = [1 + 2 * pipe.labels.index("PERSON"), 2 + 2 * pipe.labels.index("PERSON"), 0, 0]
     expected = torch.nn.functional.cross_entropy(logits[[0, 1, 6, 7]], torch.tensor(tags), reduction="sum")
     assert _loss_of(nlp, eg) == pytest.approx(float(expected), rel=1e-5)
@@ -143,7 +141,7 @@ def test_gold_tokens_that_differ_are_aligned(tiny_bert):
     )
     assert predicted.text == gold.text == text
     pipe = nlp.get_pipe("ner")
-    logits, _ = pipe.predict([predicted])
+    logits = pipe.predict([predicted]).logits
     city, person = (pipe.labels.index(label) for label in ("CITY", "PERSON"))
     tags = [1 + 2 * person, 0, 0, 1 + 2 * city, 2 + 2 * city]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(tags), reduction="sum")
@@ -158,7 +156,7 @@ def test_gold_entities_that_fit_no_token_are_counted_in_one_warning(tiny_bert):
     with pytest.warns(UserWarning, match="2 of 4 gold entities") as caught:
         nlp.initialize(lambda: egs)
     assert len(caught) == 1
-    logits, _ = nlp.get_pipe("ner").predict([egs[0].predicted])
+    logits = nlp.get_pipe("ner").predict([egs[0].predicted]).logits
     tags = torch.tensor([0, 0, 1 + 2 * nlp.get_pipe("ner").labels.index("CITY")])
     expected = torch.nn.functional.cross_entropy(logits[1:], tags, reduction="sum")
     assert _loss_of(nlp, egs[0]) == pytest.approx(float(expected), rel=1e-5)
@@ -185,7 +183,7 @@ def test_targets_are_the_annotated_tokens_of_a_text(tiny_bert):
     nlp = initialized(tiny_bert, NER)
     egs = examples(nlp)
     n_tokens = sum(len(eg.reference) for eg in egs)
-    assert EntityTask().targets_per_doc(egs) == pytest.approx(n_tokens / len(egs))
+    assert EntityTask().prepare(egs) == {"targets_per_doc": pytest.approx(n_tokens / len(egs))}
     assert nlp.get_pipe("ner").cfg["targets_per_doc"] == pytest.approx(n_tokens / len(egs))
 
 

@@ -109,13 +109,13 @@ def test_a_long_pair_is_the_mean_of_its_windows(nlp):
     assert features.window_counts[0] > 2
     module = module_of(nlp, "pair").eval()
     mean = features.hidden[features.cls_rows].mean(dim=0)
-    logits, _ = nlp.get_pipe("pair").predict([doc])
+    logits = nlp.get_pipe("pair").predict([doc]).logits
     torch.testing.assert_close(logits[0], module.output(torch.tanh(module.dense(mean))))
 
 
 def test_the_temperature_divides_the_logits(tiny_bert, saved):
     plain, cooled = (configured(tiny_bert, temperature=t).from_bytes(saved) for t in (1.0, 4.0))
-    logits, _ = plain.get_pipe("pair").predict(docs_of(plain))
+    logits = plain.get_pipe("pair").predict(docs_of(plain)).logits
     expected = (logits / 4).softmax(dim=1)
     found = [list(doc.cats.values()) for doc in cooled.pipe(docs_of(cooled))]
     torch.testing.assert_close(torch.tensor(found), expected)

@@ -10,7 +10,7 @@ import spacy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipelines import blank, module_of
+from pipelines import blank, loss_of, module_of
 from spacy.tokens import DocBin
 from spacy.training import Corpus, Example
 
@@ -191,7 +191,7 @@ def test_the_loss_is_the_mean_of_start_and_end(tiny_bert):
     pipe = nlp.get_pipe("qa")
     egs = examples(nlp)
     docs = [eg.predicted for eg in egs]
-    logits, features = pipe.predict(docs)
+    logits = pipe.predict(docs).logits
     expected = 0.0
     first_tokens = np.cumsum([0, *map(len, docs)])
     for place, (doc, (_, _, text)) in enumerate(zip(docs, ANNOTATED, strict=True)):
@@ -203,7 +203,7 @@ def test_the_loss_is_the_mean_of_start_and_end(tiny_bert):
         start = words.index(found[0]) + 1 if text else 0
         end = start + len(found) - 1 if text else 0
         expected += (both[:, 0].logsumexp(0) - both[start, 0] + both[:, 1].logsumexp(0) - both[end, 1]) / 2
-    torch.testing.assert_close(pipe.task.loss(logits, egs, features, pipe.labels), expected)
+    torch.testing.assert_close(loss_of(pipe, egs), expected)
 
 
 def test_questions_without_annotation_are_left_out_of_the_loss(tiny_bert):
@@ -211,10 +211,9 @@ def test_questions_without_annotation_are_left_out_of_the_loss(tiny_bert):
     pipe = nlp.get_pipe("qa")
     egs = examples(nlp)
     bare = [Example(eg.predicted.copy(), question_doc(nlp, *one[:2])) for eg, one in zip(egs, ANNOTATED, strict=True)]
-    logits, features = pipe.predict([eg.predicted for eg in egs])
-    assert pipe.task.loss(logits, bare, features, pipe.labels) == 0.0
-    mixed = pipe.task.loss(logits, [*bare[:-1], egs[-1]], features, pipe.labels)
-    assert 0.0 < mixed < pipe.task.loss(logits, egs, features, pipe.labels)
+    docs = [eg.predicted for eg in egs]
+    assert loss_of(pipe, bare, docs) == 0.0
+    assert 0.0 < loss_of(pipe, [*bare[:-1], egs[-1]], docs) < loss_of(pipe, egs)
 
 
 def test_a_target_that_was_cut_off_is_left_out_of_the_loss(tiny_bert):

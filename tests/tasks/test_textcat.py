@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pipelines import TEXTS, blank, examples, initialized, module_of, trained
+from pipelines import TEXTS, blank, examples, initialized, loss_of, module_of, trained
 from spacy.training import Example
 
 from spacy_bertft.errors import ConfigError, DataError
@@ -25,8 +25,7 @@ def _example(nlp, cats, text="A text"):
 
 def _loss(nlp, egs):
     pipe = nlp.get_pipe("textcat")
-    logits, features = pipe.predict([eg.predicted for eg in egs])
-    return logits, pipe.task.loss(logits, egs, features, pipe.labels)
+    return pipe.predict([eg.predicted for eg in egs]).logits, loss_of(pipe, egs)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -68,7 +67,7 @@ def test_a_long_text_is_the_mean_of_its_windows(tiny_bert):
     assert features.window_counts[0] > 2
     module = module_of(nlp, "textcat").eval()
     mean = features.hidden[features.cls_rows].mean(dim=0)
-    logits, _ = nlp.get_pipe("textcat").predict([doc])
+    logits = nlp.get_pipe("textcat").predict([doc]).logits
     torch.testing.assert_close(logits[0], module.output(torch.tanh(module.dense(mean))))
 
 

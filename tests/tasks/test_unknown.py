@@ -15,7 +15,9 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.vocab import Vocab
 
+from spacy_bertft.components.task import HeadOutput
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.learning.losses import CrossEntropy
 from spacy_bertft.tasks.calibration import fit_temperature
 from spacy_bertft.tasks.scorers import score_categories
 from spacy_bertft.tasks.textcat import CategoryTask
@@ -64,10 +66,18 @@ def doc_with(cats):
     return doc
 
 
+def output_of(logits, labels):
+    return HeadOutput(logits, None, tuple(labels))
+
+
+def loss_of(logits, egs, labels):
+    return CrossEntropy()(logits, CategoryTask(unknown_label="none").targets(output_of(logits, labels), egs))
+
+
 def annotated(task, logits, labels):
     """doc.cats for rows of logits."""
     docs = [doc_with({}) for _ in logits]
-    task.annotate(docs, torch.as_tensor(logits), None, labels)
+    task.annotate(docs, output_of(torch.as_tensor(logits), labels))
     return [doc.cats for doc in docs]
 
 
@@ -95,7 +105,7 @@ def test_known_and_unknown_texts_are_told_apart(load):
 def test_its_probability_is_a_logistic_function_of_the_energy(load):
     nlp = load(unknown_threshold=1.5, temperature=2.5)
     docs = [nlp.make_doc(text) for text, _ in ALL]
-    logits, _ = nlp.get_pipe("textcat").predict(docs)
+    logits = nlp.get_pipe("textcat").predict(docs).logits
     expected = torch.sigmoid(1.5 - (logits / 2.5).logsumexp(dim=1))
     found = torch.tensor([doc.cats["none"] for doc in nlp.pipe(docs)])
     torch.testing.assert_close(found, expected)
@@ -180,7 +190,7 @@ def test_the_temperature_works_without_an_unknown_category_too():
 def test_the_loss_of_an_unknown_text_is_the_cross_entropy_to_uniform(gold):
     logits = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 0.0]])
     egs = [Example(doc_with({}), doc_with(gold)), Example(doc_with({}), doc_with({"a": 1.0, "none": 0.0}))]
-    loss = CategoryTask(True, unknown_label="none").loss(logits, egs, None, "abc")
+    loss = loss_of(logits, egs, "abc")
     rows = logits.log_softmax(dim=1)
     torch.testing.assert_close(loss, -rows[0].mean() - rows[1, 0])
 
@@ -188,7 +198,7 @@ def test_the_loss_of_an_unknown_text_is_the_cross_entropy_to_uniform(gold):
 def test_not_unknown_alone_says_nothing():
     logits = torch.tensor([[1.0, -2.0]])
     egs = [Example(doc_with({}), doc_with({"none": 0.0}))]
-    assert CategoryTask(True, unknown_label="none").loss(logits, egs, None, "ab") == 0.0
+    assert loss_of(logits, egs, "ab") == 0.0
 
 
 # --- scores
@@ -327,7 +337,7 @@ def test_the_evidence_of_annotated_texts():
     logits = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     golds = [{"b": 1.0, "a": 0.0}, {}, {"none": 1.0}, {"a": 0.0, "of_another": 1.0}]
     egs = [Example(doc_with({}), doc_with(gold)) for gold in golds]
-    found = CategoryTask(True, unknown_label="none").evidence(logits, egs, None, ("a", "b"))
+    found = CategoryTask(True, unknown_label="none").evidence(output_of(logits, "ab"), egs)
     assert [(row.tolist(), gold) for row, gold in found] == [([1.0, 2.0], 1), ([5.0, 6.0], 2)]
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import make_tokenizer_file
 from tokenizers import Tokenizer
 
 from spacy_bertft.jobs.pretraining import tokenise
-from spacy_bertft.jobs.pretraining.tokenise import in_batches
+from spacy_bertft.jobs.pretraining.tokenise import bare, in_batches, tokenizer_hash
 
 
 @given(st.lists(st.lists(st.text("ab", max_size=5), min_size=1, max_size=5), max_size=6), st.integers(1, 4))
@@ -28,3 +27,15 @@ def test_batches_hold_all_texts_and_say_where_documents_end(documents, most):
 def test_batches_of_long_texts_are_smaller(monkeypatch):
     monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 5)
     assert [texts for texts, _ in in_batches([["aaa", "bbb", "c"], ["d"]])] == [["aaa", "bbb"], ["c", "d"]]
+
+
+def test_a_bare_tokenizer_reads_special_tokens_as_text_and_changes_nothing_else(tiny_encoder):
+    tokenizer = Tokenizer.from_file(str(tiny_encoder("bert-uncased") / "tokenizer.json"))
+    tokenizer.enable_truncation(3)
+    plain = bare(tokenizer)
+    assert "[MASK]" not in plain.encode("a [MASK] b", add_special_tokens=False).tokens
+    assert len(plain.encode("a b a b a b").tokens) > 3
+    assert (tokenizer.truncation["max_length"], tokenizer.encode_special_tokens) == (3, False)
+    assert tokenizer_hash(tokenizer) == tokenizer_hash(plain)
+    other = Tokenizer.from_file(str(tiny_encoder("bert-cased") / "tokenizer.json"))
+    assert tokenizer_hash(other) != tokenizer_hash(plain)
