@@ -1,26 +1,25 @@
 """spacy-bertft: fine-tuned BERT encoders with task heads, as spaCy components.
 
-Importing this package does nothing else: spaCy finds the components by entry points.
+Importing this package does nothing else: spaCy finds the components by entry points. The names in `__all__` here, in
+`spacy_bertft.convert` and in `spacy_bertft.export` are public, as are those that configs use; all others may change.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from spacy_bertft.errors import BertftError as BertftError
-from spacy_bertft.errors import ConfigError as ConfigError
-from spacy_bertft.errors import DataError as DataError
-from spacy_bertft.errors import EncoderError as EncoderError
+from spacy_bertft.errors import BertftError, ConfigError, DataError, EncoderError
 
-if TYPE_CHECKING:
-    from spacy_bertft.components.pairs import pair_doc as pair_doc
-    from spacy_bertft.components.pairs import question_doc as question_doc
+if _TYPE_CHECKING:
+    from spacy_bertft.components.pairs import pair_doc, question_doc
 
 __version__ = "0.1.0"
+__all__ = ["BertftError", "ConfigError", "DataError", "EncoderError", "pair_doc", "question_doc"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """`pair_doc` and `question_doc`, whose module imports spaCy."""
     if name in ("pair_doc", "question_doc"):
         from spacy_bertft.components import pairs
 
-        return getattr(pairs, name)
+        function: object = getattr(pairs, name)
+        return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -310,7 +310,7 @@ def test_training_that_diverges_stops_with_advice(tiny_bert):
     nlp = initialized(tiny_bert)
     with torch.no_grad():
         module_of(nlp, "ner").output.bias.fill_(float("nan"))
-    with pytest.raises(DataError, match="Lower the learn rate"):
+    with pytest.raises(DataError, match="Lower the learning rate"):
         nlp.update(examples(nlp), sgd=_optimizer())
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import typer
 from tokenizers import Tokenizer
 
-from spacy_bertft.jobs.pretraining.cache import BATCH_TEXTS, WordTable, build_cache, encode_fast, splits_at_spaces
+from spacy_bertft.jobs.pretraining.cache import build_cache
 from spacy_bertft.jobs.pretraining.texts import read_documents
+from spacy_bertft.jobs.pretraining.tokenise import BATCH_TEXTS, WordTable, encode_fast, splits_at_spaces
 
 MB = 10**6
 

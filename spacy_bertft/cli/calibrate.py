@@ -9,6 +9,7 @@ import typer
 
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
 from spacy_bertft.cli.evaluate import shown
+from spacy_bertft.components.score_kinds import titled
 
 _Out = Annotated[
     Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")
@@ -43,6 +44,6 @@ def calibrate_command(
         return
     show(table(("component", "setting", "before", "after"), rows) + "\n")
     before, after = done.before.overall, done.after.overall
-    scores = [(name, f"{before[name]:6.2f}", f"{after[name]:6.2f}") for name in shown(before)]
+    scores = [(titled(name), f"{before[name]:6.2f}", f"{after[name]:6.2f}") for name in shown(before)]
     show(table(("score (points)", "before", "after"), scores))
     show(f"✔ {'would set in' if dry_run else 'set in'} {(output or pipeline) / 'config.cfg'}")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
+from spacy_bertft.components.score_kinds import titled
 from spacy_bertft.errors import ConfigError
 
 _Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
@@ -49,7 +50,7 @@ def evaluate_command(
 
 def _score_table(scores: Mapping[str, float]) -> str:
     """A line for each score."""
-    return table(("score", "points"), [(name, f"{scores[name]:6.2f}") for name in shown(scores)])
+    return table(("score", "points"), [(titled(name), f"{scores[name]:6.2f}") for name in shown(scores)])
 
 
 def shown(scores: Mapping[str, float]) -> list[str]:

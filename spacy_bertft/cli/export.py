@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacy_bertft.cli.console import Code, Pipeline, clean_errors, show, table
+from spacy_bertft.components.score_kinds import titled
 
 if TYPE_CHECKING:
     from spacy_bertft.export import Change, ExportReport
@@ -92,12 +93,13 @@ def _show_report(report: ExportReport) -> None:
 
 
 def _score(score: Change) -> tuple[str, ...]:
-    return score.name, f"{score.before:6.2f}", f"{score.after:6.2f}", f"{score.difference:+6.2f}"
+    return titled(score.name), f"{score.before:6.2f}", f"{score.after:6.2f}", f"{score.difference:+6.2f}"
 
 
 def _show_end(report: ExportReport) -> None:
     if report.dev is None:
         show("⚠ no scores were compared: give a dev set with --dev to know what the export costs", error=True)
     for score in report.dropped:
-        show(f"⚠ {score.name} dropped by {-score.difference:.2f} points, more than {report.tolerance:g}", error=True)
+        change = "dropped" if score.difference < 0 else "rose"
+        show(f"⚠ {score.name} {change} by {score.loss}, more than {report.tolerance:g}", error=True)
     show(f"✔ {report.out}: encoder {', '.join(report.encoders)} for ONNX Runtime{', int8' if report.int8 else ''}")

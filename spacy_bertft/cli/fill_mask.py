@@ -1,4 +1,4 @@
-"""`bertft fill-mask`: the cloze task."""
+"""`bertft fill-mask`: candidates for the masks of a text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", mi
 
 def fill_mask_command(model: _Model, text: _Text, top: _Top = 5) -> None:
     """Show what may stand in the place of each [MASK] of a text, with probabilities."""
-    from spacy_bertft.encoder.fill_mask import Filler
+    from spacy_bertft.encoder.fill_mask import FillMask
     from spacy_bertft.errors import DataError
 
     with clean_errors():
-        filler = Filler.load(model)
-        (masks,) = filler.fill([text], top=top)
+        fill_mask = FillMask.load(model)
+        (masks,) = fill_mask.fill([text], top=top)
         if not masks:
-            name = filler.model.encoder.tokenizer.id_to_token(filler.mask)
+            name = fill_mask.model.encoder.tokenizer.id_to_token(fill_mask.mask)
             raise DataError(
                 f"found no {name} in {text!r}; expected one or more; fix: write {name} where a word is missing"
             )

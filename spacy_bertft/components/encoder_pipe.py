@@ -194,9 +194,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         docs = [eg.predicted for eg in examples]
         features, backprop = self.model.begin_update(texts_of(docs))
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
-        optimizer = shim_of(self.model).optimizer
-        assert optimizer is not None
-        optimizer.count(len(docs))
+        shim_of(self.model).count(len(docs))
         if sgd:
             self.finish_update(sgd)
         return losses

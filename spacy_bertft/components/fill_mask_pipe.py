@@ -1,4 +1,4 @@
-"""`bertft_mlm`: candidates for each [MASK] of a Doc (the cloze task)."""
+"""`bertft_mlm`: candidates for each [MASK] of a Doc."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from spacy.training import Example
 from spacy_bertft import files
 from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.components.workers import ThreadGuard
-from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import Device, EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import chunk
 
-MODEL_FOLDER = "model"
+_MODEL_FOLDER = "model"
 
 
-class MaskFiller(Pipe):
+class FillMaskPipe(Pipe):
     """Sets doc.spans: a span for each mask, with its candidates in `span._.candidates`."""
 
     def __init__(self, model: str, name: str, *, top: int, spans_key: str, device: Device) -> None:
@@ -33,19 +33,19 @@ class MaskFiller(Pipe):
         self.top = top
         self.spans_key = spans_key
         self.settings = EncoderSettings(device=device)
-        self._filler: Filler | None = None
+        self._fill_mask: FillMask | None = None
         self._guard_threads = ThreadGuard()
 
     @property
-    def filler(self) -> Filler:
+    def fill_mask(self) -> FillMask:
         """What fills; loaded when it is first asked for."""
-        if self._filler is None:
-            self._filler = Filler.load(self.source, self.settings)
-        return self._filler
+        if self._fill_mask is None:
+            self._fill_mask = FillMask.load(self.source, self.settings)
+        return self._fill_mask
 
     def initialize(self, get_examples: Any = None, *, nlp: Language | None = None) -> None:
         """Load the model that the config names."""
-        self._filler = Filler.load(self.source, self.settings)
+        self._fill_mask = FillMask.load(self.source, self.settings)
 
     def __call__(self, doc: Doc) -> Doc:
         """Fill the masks of a Doc."""
@@ -65,7 +65,7 @@ class MaskFiller(Pipe):
 
     def _fill(self, docs: list[Doc]) -> None:
         self._guard_threads()
-        for doc, masks in zip(docs, self.filler.fill([doc.text for doc in docs], top=self.top), strict=True):
+        for doc, masks in zip(docs, self.fill_mask.fill([doc.text for doc in docs], top=self.top), strict=True):
             found = [(doc.char_span(mask.start, mask.end, alignment_mode="expand"), mask.candidates) for mask in masks]
             spans = [(span, candidates) for span, candidates in found if span is not None]
             attrs = {"candidates": [[[one.text, one.probability] for one in candidates] for _, candidates in spans]}
@@ -79,23 +79,23 @@ class MaskFiller(Pipe):
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write the model as a Hugging Face folder, path/model."""
-        self.filler.model.save(Path(path) / MODEL_FOLDER)
+        self.fill_mask.model.save(Path(path) / _MODEL_FOLDER)
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> MaskFiller:
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> FillMaskPipe:
         """Load the model from path/model; nothing is looked up anywhere else."""
-        self._filler = Filler.load(str(Path(path) / MODEL_FOLDER), self.settings)
+        self._fill_mask = FillMask.load(str(Path(path) / _MODEL_FOLDER), self.settings)
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """The files that to_disk writes, in one bytestring."""
         return files.to_bytes(self.to_disk)
 
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> MaskFiller:
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> FillMaskPipe:
         """Load what to_bytes gave."""
         return files.from_bytes(bytes_data, self.from_disk)
 
 
-def span_candidates(span: Span) -> list[tuple[str, float]]:
+def _span_candidates(span: Span) -> list[tuple[str, float]]:
     """The candidates for a mask and their probabilities, the likeliest first. Reads as `span._.candidates`."""
     for group in span.doc.spans.values():
         for it, candidates in zip(group, group.attrs.get("candidates", ()), strict=False):
@@ -109,7 +109,7 @@ def span_candidates(span: Span) -> list[tuple[str, float]]:
     assigns=["doc.spans"],
     default_config={"model": "bert-base-cased", "top": 5, "spans_key": "masks", "device": "auto"},
 )
-def make_mask_filler(nlp: Language, name: str, model: str, top: int, spans_key: str, device: Device) -> MaskFiller:
+def make_fill_mask(nlp: Language, name: str, model: str, top: int, spans_key: str, device: Device) -> FillMaskPipe:
     """The component that fills masks.
 
     model: a hub name, a folder, or package/folder of a masked language model.
@@ -117,8 +117,8 @@ def make_mask_filler(nlp: Language, name: str, model: str, top: int, spans_key: 
     spans_key: key of doc.spans for the masks.
     device: as for the encoder.
     """
-    return MaskFiller(model, name, top=top, spans_key=spans_key, device=device)
+    return FillMaskPipe(model, name, top=top, spans_key=spans_key, device=device)
 
 
 if not Span.has_extension("candidates"):
-    Span.set_extension("candidates", getter=span_candidates)
+    Span.set_extension("candidates", getter=_span_candidates)

@@ -11,13 +11,13 @@ from torch import nn
 
 from spacy_bertft.errors import ConfigError
 
-CFG, WEIGHTS = "cfg", "model.safetensors"
+_CFG, WEIGHTS = "cfg", "model.safetensors"
 
 
 def write_head(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
     """Write both to a folder; no weights are no file."""
     folder.mkdir(parents=True, exist_ok=True)
-    srsly.write_json(folder / CFG, cfg)
+    srsly.write_json(folder / _CFG, cfg)
     if weights:
         (folder / WEIGHTS).write_bytes(weights)
 
@@ -25,7 +25,7 @@ def write_head(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
 def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:
     """What `write_head` wrote."""
     weights = folder / WEIGHTS
-    return srsly.read_json(folder / CFG), weights.read_bytes() if weights.exists() else b""
+    return srsly.read_json(folder / _CFG), weights.read_bytes() if weights.exists() else b""
 
 
 def pack_head(cfg: dict[str, Any], weights: bytes) -> bytes:

@@ -30,7 +30,7 @@ from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
 # Tokens that a head takes at once from a stream, so that features held for it don't pile up.
-STREAM_TOKENS = 100_000
+_STREAM_TOKENS = 100_000
 
 
 class HeadPipe(TrainablePipe):  # type: ignore[misc]
@@ -62,14 +62,8 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         shim = TorchShim(rate_factor=learn_rate_factor)
         shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
-        statistics: dict[str, Any] = {}
-        self.cfg: dict[str, Any] = {
-            "labels": [],
-            "width": None,
-            "targets_per_doc": 1.0,
-            "statistics": statistics,
-            **(cfg or {}),
-        }
+        self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
+        self.cfg.update(cfg or {})
 
     # --- labels
 
@@ -174,7 +168,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs, in batches of at most `batch_size` Docs."""
-        for docs in chunk(stream, size=batch_size, budget=STREAM_TOKENS, cost=len):
+        for docs in chunk(stream, size=batch_size, budget=_STREAM_TOKENS, cost=len):
             yield from super().pipe(docs, batch_size=batch_size)
 
     # --- training
@@ -230,24 +224,19 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         if not math.isfinite(value):
             raise DataError(
                 f"The loss of {self.name!r} is {value}: training has diverged. Expected a finite number. Lower the "
-                "learn rate in [training.optimizer] (2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
+                "learning rate in [training.optimizer] (2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
             )
         if loss.requires_grad:
             loss.backward()
         send()
-        optimizer = shim_of(self.model).optimizer
-        assert optimizer is not None
-        optimizer.count(len(examples))
-        self._report(value, losses, trains_encoder=features.hidden.requires_grad)
+        shim_of(self.model).count(len(examples))
+        losses[self.name] += value
+        encoder = self._encoder.encoder
+        if features.hidden.requires_grad and encoder is not None and encoder.name in losses:
+            losses[encoder.name] += value
         if sgd:
             self.finish_update(sgd)
         return losses
-
-    def _report(self, value: float, losses: dict[str, float], *, trains_encoder: bool) -> None:
-        losses[self.name] += value
-        encoder = self._encoder.encoder
-        if trains_encoder and encoder is not None and encoder.name in losses:
-            losses[encoder.name] += value
 
     def training_state(self) -> TensorsByName:
         """All that going on needs after the last update."""

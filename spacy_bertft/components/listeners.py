@@ -23,7 +23,7 @@ from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.types import Features
 
 Vectors = list[Floats2d]
-Backprop = Callable[[Vectors], list[Doc]]
+_Backprop = Callable[[Vectors], list[Doc]]
 
 
 class Listener(Model[list[Doc], Vectors]):
@@ -109,7 +109,7 @@ def _find_width(model: Model[list[Doc], Vectors], X: Any = None, Y: Any = None) 
     model.set_width(model.encoder_pipe.load_pretrained().width)
 
 
-def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, Backprop]:
+def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, _Backprop]:
     assert isinstance(model, Listener)
     if not docs:
         return [], lambda gradients: []
@@ -120,14 +120,12 @@ def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
     return _tokens(model, features, model.pooling, model.grad_factor, is_train)
 
 
-def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, Backprop]:
+def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -> tuple[Vectors, _Backprop]:
     encoder = model.layers[0]
     texts = texts_of(docs)
     if is_train:
         features, _ = encoder.begin_update(texts)
-        optimizer = shim_of(encoder).optimizer
-        assert optimizer is not None
-        optimizer.count(len(docs))
+        shim_of(encoder).count(len(docs))
     else:
         features = encoder.predict(texts)
     return _tokens(model, features, model.attrs["pooling"], model.attrs["grad_factor"], is_train)
@@ -135,7 +133,7 @@ def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
 
 def _tokens(
     model: Model[Any, Any], features: Features, pooling: TokenPooling, grad_factor: float, is_train: bool
-) -> tuple[Vectors, Backprop]:
+) -> tuple[Vectors, _Backprop]:
     """An array (tokens, D) for each Doc, of the kind that thinc computes with, and the way back."""
     with torch.set_grad_enabled(is_train):
         vectors = token_vectors(features, pooling)  # (T, D)

@@ -42,6 +42,12 @@ def declare_scores(kinds: Mapping[str, ScoreKind]) -> None:
     _kinds.update(kinds)
 
 
+def titled(name: str) -> str:
+    """The name of a score for a table of points, which says so where it is something else."""
+    kind = kind_of(name)
+    return name if kind is POINTS else f"{name} ({kind.unit}, {'more' if kind.more_is_better else 'less'} is better)"
+
+
 def kind_of(name: str) -> ScoreKind:
     """What a score means. name: as in `nlp.evaluate`, or of a part of it, such as "ents_per_type.PERSON.f"."""
     return _kinds.get(name, POINTS)

@@ -23,11 +23,11 @@ def scored_spans(doc: Doc) -> Iterator[tuple[Span, float]]:
             yield from zip(group, map(float, scores), strict=True)
 
 
-def span_score(span: Span) -> float | None:
+def _span_score(span: Span) -> float | None:
     """The score of an entity or an answer, in [0, 1]; None if no component gave one. Reads as `span._.score`."""
     wanted = (span.start, span.end, span.label)
     return next((score for it, score in scored_spans(span.doc) if (it.start, it.end, it.label) == wanted), None)
 
 
 if not Span.has_extension("score"):
-    Span.set_extension("score", getter=span_score)
+    Span.set_extension("score", getter=_span_score)

@@ -18,7 +18,7 @@ from spacy_bertft.encoder.features import gather
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.types import Features, Ints
 
-PIPE, NOWHERE = "spacy_transformers.pipeline_component", ""
+PIPE, _NOWHERE = "spacy_transformers.pipeline_component", ""
 LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
 
 
@@ -76,7 +76,7 @@ class TransformerSource:
 
     def unlink(self, nlp: Language) -> None:
         """Let no transformer of the pipeline wait for this reader, which has found another source."""
-        self.node.upstream_name = NOWHERE  # type: ignore[attr-defined]
+        self.node.upstream_name = _NOWHERE  # type: ignore[attr-defined]
         for _, component in nlp.components:
             if isinstance(component, sys.modules[PIPE].Transformer):
                 for name in list(component.listener_map):

@@ -25,7 +25,7 @@ from spacy_bertft.files import replace_file
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 
 
@@ -51,7 +51,7 @@ class Checkpoint:
 
     def tokenizer(self) -> Tokenizer:
         """The fast tokenizer, which neither cuts off nor pads."""
-        tokenizer = Tokenizer.from_buffer(self.files[TOKENIZER])
+        tokenizer = Tokenizer.from_buffer(self.files[_TOKENIZER])
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -59,7 +59,7 @@ class Checkpoint:
     @property
     def tokenizer_limit(self) -> float | None:
         """The longest text that the tokenizer allows, in subwords; checkpoints without a limit say 1e30."""
-        limit: float | None = json.loads(self.files.get(TOKENIZER_CONFIG, b"{}")).get("model_max_length")
+        limit: float | None = json.loads(self.files.get(_TOKENIZER_CONFIG, b"{}")).get("model_max_length")
         return limit
 
     def model(self) -> PreTrainedModel:
@@ -95,21 +95,21 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
     The weights stay on disk, mapped into memory, until they are used.
     """
-    if not all((folder / name).is_file() for name in (CONFIG, TOKENIZER, WEIGHTS)):
+    if not all((folder / name).is_file() for name in (CONFIG, _TOKENIZER, WEIGHTS)):
         return None
     try:
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError:
         return None
-    return Checkpoint(read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
+    return Checkpoint(_read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
 
 
 def read_graph(folder: Path) -> Checkpoint:
     """A folder that `bertft export` wrote. The graph stays on disk, mapped into memory, until it is used."""
-    return Checkpoint(read_files(folder), graph=np.memmap(folder / GRAPH, dtype=np.uint8, mode="r"))
+    return Checkpoint(_read_files(folder), graph=np.memmap(folder / GRAPH, dtype=np.uint8, mode="r"))
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
+def _read_files(folder: Path) -> dict[str, bytes]:
     """Everything in a Hugging Face folder but weights."""
     heavy = (".safetensors", ".bin", ".onnx", ".index.json", ".h5", ".msgpack", ".ot")
     return {
@@ -124,4 +124,4 @@ def saved_files(*parts: Any) -> dict[str, bytes]:
     with TemporaryDirectory() as folder:
         for part in parts:
             part.save_pretrained(folder)
-        return read_files(Path(folder))
+        return _read_files(Path(folder))

@@ -1,4 +1,4 @@
-"""The cloze task: what stands in the place of [MASK]."""
+"""Candidates for the masks of texts, from a masked language model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Filled:
     candidates: tuple[Candidate, ...]  # the likeliest first
 
 
-class Filler:
+class FillMask:
     """Fills masks by a masked language model."""
 
     def __init__(self, model: MaskedModel) -> None:
@@ -39,7 +39,7 @@ class Filler:
         self.mask = mask_id(model.encoder)
 
     @classmethod
-    def load(cls, name: str, settings: EncoderSettings | None = None, *, revision: str = "main") -> Filler:
+    def load(cls, name: str, settings: EncoderSettings | None = None, *, revision: str = "main") -> FillMask:
         """From a Hugging Face folder, an installed package or the hub."""
         model = load_masked(name, settings or EncoderSettings(), revision=revision)
         if model.missing:

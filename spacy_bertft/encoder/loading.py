@@ -18,7 +18,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.net import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
 
-WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Encoder:
@@ -93,11 +93,11 @@ def load_folder(folder: Path, settings: EncoderSettings) -> Encoder:
                 'onnx`, or set backend = "torch".'
             )
         return Encoder(read_graph(folder), settings)
-    if not set(WEIGHT_FILES) & set(found):
+    if not set(_WEIGHT_FILES) & set(found):
         graph = f' Its {GRAPH} runs with backend = "onnxruntime".' if GRAPH in found else ""
         raise EncoderError(
             f"The encoder folder {folder} holds no weights (found: {_listed(found)}). Expected one of "
-            f"{', '.join(WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
+            f"{', '.join(_WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
         )
     try:
         return _by_transformers(str(folder), settings, local_files_only=True)

@@ -202,10 +202,10 @@ def load_masked(
             "Expected a hub name, a folder, or package/folder of an encoder of the BERT family. Correct the name."
         ) from error
     missing = sorted(report["missing_keys"])
-    return MaskedModel(check_next_sentence(model, next_sentence), files, settings, missing=missing)
+    return MaskedModel(_check_next_sentence(model, next_sentence), files, settings, missing=missing)
 
 
-def check_next_sentence(model: Any, next_sentence: bool) -> Any:
+def _check_next_sentence(model: Any, next_sentence: bool) -> Any:
     """The model, if it has what its objective needs."""
     if next_sentence and type(model).__name__ != "BertForPreTraining":
         raise ConfigError(

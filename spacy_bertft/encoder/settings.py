@@ -17,7 +17,7 @@ Backend = Literal["torch", "onnxruntime"]
 LongPairs = Literal["windows", "shorten"]
 
 # The window where neither tokenizer nor model knows a limit.
-DEFAULT_WINDOW = 512
+_DEFAULT_WINDOW = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def resolve_device(device: Device) -> torch.device:
 
 def resolve_window(settings: EncoderSettings, limit: int | None, *, n_special: int) -> int:
     """Subwords in a window, special ones included. limit: of the encoder; None if it has none."""
-    window = settings.window if settings.window is not None else limit or DEFAULT_WINDOW
+    window = settings.window if settings.window is not None else limit or _DEFAULT_WINDOW
     if not n_special < window <= (limit or window):
         raise ConfigError(
             f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords and at "

@@ -16,8 +16,8 @@ from spacy_bertft.types import Ints
 
 # Where PyTorch's flash attention can do all that it is asked for: heads of at most so many numbers (larger ones have no
 # backward pass on some GPUs), and an Ampere GPU or later.
-LARGEST_HEAD = 128
-FLASH_CAPABILITY = (8, 0)
+_LARGEST_HEAD = 128
+_FLASH_CAPABILITY = (8, 0)
 
 Runs = list[tuple[int, int]]  # (how many windows, their length), in the order of the rows
 
@@ -94,10 +94,10 @@ def _flash_attention(value: Tensor, dropout: float) -> Callable[..., Tensor] | N
         and value.dtype in (torch.bfloat16, torch.float16)
         and dropout == 0
         and size % 8 == 0
-        and size <= LARGEST_HEAD
+        and size <= _LARGEST_HEAD
         and torch.backends.cuda.is_flash_attention_available()
         and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-        and torch.cuda.get_device_capability(value.device) >= FLASH_CAPABILITY
+        and torch.cuda.get_device_capability(value.device) >= _FLASH_CAPABILITY
     )
     return compat.flash_attention() if suits else None
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LEVELS = 2**16  # random numbers have 16 bits: a probability is rounded to this part
+_LEVELS = 2**16  # random numbers have 16 bits: a probability is rounded to this part
 
 
 def drop(values: Tensor, probability: float) -> Tensor:
@@ -19,7 +19,7 @@ def drop(values: Tensor, probability: float) -> Tensor:
     """
     seed = int(torch.randint(2**62, (), device="cpu"))
     words = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
-    lowest = min(round(probability * LEVELS), LEVELS - 1) - LEVELS // 2  # of 16 bits too
+    lowest = min(round(probability * _LEVELS), _LEVELS - 1) - _LEVELS // 2  # of 16 bits too
     kept = torch.from_numpy(words).view(values.shape) >= lowest
     dropped: Tensor = _Drop.apply(values, kept)  # type: ignore[no-untyped-call]
     return dropped

@@ -21,21 +21,21 @@ from spacy_bertft.types import Ints, Packed
 
 # PyTorch's attention on a CPU takes keys by vectors of 16 floats and those left over one by one, which can cost as
 # much again. So a window's keys are taken together with the rows beside them, masked, up to a multiple of this.
-KEY_MULTIPLE = 16
+_KEY_MULTIPLE = 16
 # A batch gets idle rows up to a multiple of this: oneDNN keeps compiled code for each number of rows that it has met,
 # some hundred kilobytes each, and a stream of texts would meet them all.
-ROW_MULTIPLE = 32
+_ROW_MULTIPLE = 32
 
-Product = Callable[[Tensor], Tensor]
+_Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    query_key_value: Product
-    out: Product
+    query_key_value: _Product
+    out: _Product
     out_norm: Norm
-    up: Product  # with the activation
-    down: Product
+    up: _Product  # with the activation
+    down: _Product
     down_norm: Norm
 
 
@@ -63,7 +63,7 @@ class FusedEngine:
     budget = 2048
 
     def __init__(self, net: Net) -> None:
-        def product(one: Linear, activation: str = "none") -> Product:
+        def product(one: Linear, activation: str = "none") -> _Product:
             return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
 
         self.net = net
@@ -83,7 +83,7 @@ class FusedEngine:
     def __call__(self, packed: Packed) -> Tensor:
         """One forward; attention stays within each window. -> (N, D) float32."""
         net = self.net
-        idle = (0, -len(packed.ids) % ROW_MULTIPLE)
+        idle = (0, -len(packed.ids) % _ROW_MULTIPLE)
         places = positions(packed, net.shape.first_position)
         hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
         if packed.segments is not None and len(net.positions) > 1:
@@ -109,7 +109,7 @@ def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
     runs, start = [], 0
     for windows, length in runs_of(lengths):
         stop = start + windows * length
-        spare = -length % KEY_MULTIPLE
+        spare = -length % _KEY_MULTIPLE
         if spare == 0 or (start < spare and stop + spare > n_rows):  # no rows beside the window
             runs.append(_Run(start, windows, length, start, length, None))
         else:

@@ -20,8 +20,8 @@ from spacy_bertft.engines.outliers import Outliers
 from spacy_bertft.errors import EncoderError
 
 # Operators of ONNX, and of ONNX Runtime's own set; both are older than any ONNX Runtime that we support.
-OPSET, MICROSOFT_OPSET, IR_VERSION = 17, 1, 9
-MICROSOFT = "com.microsoft"
+_OPSET, _MICROSOFT_OPSET, _IR_VERSION = 17, 1, 9
+_MICROSOFT = "com.microsoft"
 # Weights of int8 products use this much of their 8 bits. CPUs with AVX2 or AVX-512 but no VNNI add two products of an
 # activation (0 to 255) and a weight in 16 bits and cut off what exceeds them: 2 * 255 * 64 does not, so results are
 # the same on every machine. With VNNI the eighth bit is no faster; it would take the mean difference of MiniLM's hidden
@@ -32,11 +32,11 @@ EMBEDDING_LIMIT = 127
 SIZE_LIMIT = 2**31 - 1
 
 # ONNX's numbers of types.
-FLOAT, INT32, INT64 = 1, 6, 7
+_FLOAT, _INT32, _INT64 = 1, 6, 7
 
-_ACTIVATIONS = {"gelu": ("Gelu", MICROSOFT), "gelu_tanh": ("FastGelu", MICROSOFT), "relu": ("Relu", "")}
+_ACTIVATIONS = {"gelu": ("Gelu", _MICROSOFT), "gelu_tanh": ("FastGelu", _MICROSOFT), "relu": ("Relu", "")}
 # An outlier among `up`'s inputs is taken as so many channels of an equal share each, so that it needs no wider scale.
-SHARES = 8
+_SHARES = 8
 
 
 def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.uint8]:
@@ -73,15 +73,15 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
         helper.make_graph(
             [helper.make_node(**node) for node in graph.nodes],
             net.shape.family,
-            [helper.make_tensor_value_info(name, INT64, cells) for name in inputs],
+            [helper.make_tensor_value_info(name, _INT64, cells) for name in inputs],
             [
-                helper.make_tensor_value_info(name, FLOAT, [*places, net.shape.width])
+                helper.make_tensor_value_info(name, _FLOAT, [*places, net.shape.width])
                 for name, places in ((HIDDEN, cells), (ROWS, rows))
             ],
             [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
         ),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, MICROSOFT_OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, _MICROSOFT_OPSET)],
+        ir_version=_IR_VERSION,
         producer_name="spacy-bertft",
     )
     return np.frombuffer(model.SerializeToString(), dtype=np.uint8)
@@ -132,7 +132,7 @@ class _Graph:
             self.constant(f"{name}.scales", scales),
             "",  # the zero point is 0
             bias,
-            domain=MICROSOFT,
+            domain=_MICROSOFT,
         )
 
     def activate(self, activation: Activation, rows: str) -> str:
@@ -147,7 +147,7 @@ class _Graph:
         whole, scale = quantise(_numpy(table), EMBEDDING_LIMIT, axis=1)
         values = self.add("Gather", self.constant(name, whole), ids)
         scales = self.add("Gather", self.constant(f"{name}.scales", scale[:, None]), ids)  # (N, 1)
-        return self.add("Mul", self.add("Cast", values, to=FLOAT), scales)
+        return self.add("Mul", self.add("Cast", values, to=_FLOAT), scales)
 
     def normalise(self, name: str, rows: str, norm: Norm, eps: float) -> str:
         """LayerNorm. (N, D)."""
@@ -189,7 +189,7 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
         hidden = graph.linear("project", hidden, net.project)  # (N, D)
 
     windows = add("Concat", size, ints("triple", [3 * shape.width]), axis=0)
-    real = add("Cast", MASK, to=INT32)
+    real = add("Cast", MASK, to=_INT32)
     third, wide = ints("third", [shape.width] * 3), ints("wide", [-1, shape.width])
     for number, layer in enumerate(net.layers):
         name = f"layer.{number}"
@@ -197,7 +197,7 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
         triple = add("Reshape", add("Gather", triple, rows), windows)  # (batch, sequence, 3D)
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         add("Split", triple, third, axis=-1, outputs=parts)
-        mixed = add("MultiHeadAttention", *parts, "", real, domain=MICROSOFT, num_heads=shape.heads)
+        mixed = add("MultiHeadAttention", *parts, "", real, domain=_MICROSOFT, num_heads=shape.heads)
         mixed = add("Gather", add("Reshape", mixed, wide), cells)  # (N, D)
         # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
         hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
@@ -213,7 +213,7 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
     add("Identity", hidden, outputs=[ROWS])
     wide_cells = add("Concat", size, ints("width", [shape.width]), axis=0)
     padded = add("Reshape", add("Gather", hidden, rows), wide_cells)
-    is_real = add("Unsqueeze", add("Cast", MASK, to=FLOAT), ints("last_axis", [-1]))
+    is_real = add("Unsqueeze", add("Cast", MASK, to=_FLOAT), ints("last_axis", [-1]))
     add("Mul", padded, is_real, outputs=[HIDDEN])
 
 
@@ -234,11 +234,11 @@ def _up_and_down(
     weight[above], bias[above], down[:, above] = 0.0, 0.0, 0.0
 
     shares = np.ones(weight.shape[1], dtype=np.float32)
-    shares[outliers.up] /= SHARES
+    shares[outliers.up] /= _SHARES
     shared = graph.add("Mul", hidden, graph.constant(f"{name}.shares", shares))
     again = graph.add("Gather", shared, graph.constant(f"{name}.far", outliers.up), axis=1)
-    wider = graph.add("Concat", shared, *[again] * (SHARES - 1), axis=1)  # (N, D + the other shares)
-    weight = torch.cat([weight, *[weight[:, far]] * (SHARES - 1)], dim=1)
+    wider = graph.add("Concat", shared, *[again] * (_SHARES - 1), axis=1)  # (N, D + the other shares)
+    weight = torch.cat([weight, *[weight[:, far]] * (_SHARES - 1)], dim=1)
     inner = graph.linear(f"{name}.up", wider, Linear(weight, bias))
     most = Linear(down, torch.zeros_like(layer.down.bias))
     return graph.add("Add", graph.linear(f"{name}.down", graph.activate(activation, inner), most), few)
@@ -249,7 +249,7 @@ def _positions(graph: _Graph, first: int, size: str, cells: str) -> str:
     if not first:
         return graph.add("Mod", cells, graph.add("Gather", size, graph.ints("1", 1)))
     padding = graph.ints("padding", first - 1)
-    other = graph.add("Cast", graph.add("Not", graph.add("Equal", IDS, padding)), to=INT64)
+    other = graph.add("Cast", graph.add("Not", graph.add("Equal", IDS, padding)), to=_INT64)
     so_far = graph.add("CumSum", other, graph.ints("1", 1))
     places = graph.add("Add", graph.add("Mul", other, so_far), padding)
     return graph.add("Gather", graph.add("Reshape", places, "flat"), cells)

@@ -33,7 +33,7 @@ class Outliers:
 def find_outliers(net: Net, batches: Iterable[Packed]) -> list[Outliers]:
     """Run the encoder on batches of sample texts and note the largest values, layer by layer."""
     engine = FusedEngine(net)
-    largest = [{"up": Largest(), "down": Largest()} for _ in engine.layers]
+    largest = [{"up": _Largest(), "down": _Largest()} for _ in engine.layers]
     engine.layers = [
         replace(layer, up=seen["up"].watch(layer.up), down=seen["down"].watch(layer.down))
         for layer, seen in zip(engine.layers, largest, strict=True)
@@ -43,7 +43,7 @@ def find_outliers(net: Net, batches: Iterable[Packed]) -> list[Outliers]:
     return [Outliers(seen["up"].channels(), seen["down"].channels()) for seen in largest]
 
 
-class Largest:
+class _Largest:
     """The largest absolute value of each channel so far."""
 
     def __init__(self) -> None:

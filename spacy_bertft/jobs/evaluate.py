@@ -13,6 +13,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from spacy_bertft.components.score_kinds import kind_of
 from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
@@ -23,7 +24,7 @@ _SHOWN = 25  # texts
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in points, 0 to 100."""
+    """Scores as they are shown: in points, 0 to 100, or what else components/score_kinds.py says of them."""
 
     overall: dict[str, float]
     of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …
@@ -66,15 +67,15 @@ def score(nlp: Language, examples: list[Example]) -> Scores:
     found.pop("speed", None)
     overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
     of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
-    return Scores(dict(_points(overall)), dict(_points(of_labels)))
+    return Scores(dict(_shown(overall)), dict(_shown(of_labels)))
 
 
-def _points(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
+def _shown(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _points(value, f"{inside}{name}.")
+            yield from _shown(value, f"{inside}{name}.")
         elif isinstance(value, int | float):
-            yield f"{inside}{name}", 100.0 * value
+            yield f"{inside}{name}", kind_of(f"{inside}{name}").shown(value)
 
 
 def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> Language:

@@ -69,6 +69,11 @@ class TorchShim(Shim):
             output = self._model(inputs)
         return output, lambda gradient: torch.autograd.backward(self.backward_from(output), gradient)
 
+    def count(self, n_examples: int) -> None:
+        """Note examples whose gradients are, or will be, summed into the next step."""
+        if self.optimizer is not None:
+            self.optimizer.count(n_examples)
+
     def finish_update(self, optimizer: Optimizer) -> None:
         """Step by the settings that thinc's optimizer holds now."""
         if self.optimizer is not None:

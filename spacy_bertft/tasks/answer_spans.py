@@ -8,7 +8,7 @@ import numpy as np
 
 from spacy_bertft.types import Ints
 
-SUREST = 36.0  # beyond this margin a float64 holds no other probability than 1
+_SUREST = 36.0  # beyond this margin a float64 holds no other probability than 1
 
 
 class Candidates(NamedTuple):
@@ -44,4 +44,4 @@ def best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_t
 
 def probability_of_margin(margin: float) -> float:
     """The probability of the best answer where it and no answer are all there is."""
-    return float(1 / (1 + np.exp(-np.clip(margin, -SUREST, SUREST))))
+    return float(1 / (1 + np.exp(-np.clip(margin, -_SUREST, _SUREST))))

@@ -14,7 +14,7 @@ from spacy_bertft.tasks.textcat import SCORE_WEIGHTS, CategoryTask
 
 
 @dataclass(frozen=True)
-class PairSettings:
+class _PairSettings:
     """The settings of bertft_pair; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"
@@ -24,7 +24,7 @@ class PairSettings:
 
 make_pair = head_factory(
     "bertft_pair",
-    PairSettings,
+    _PairSettings,
     partial(CategoryTask, needs_segments=True),
     assigns=["doc.cats"],
     scorer="spacy.textcat_scorer.v2",

@@ -208,7 +208,7 @@ SCORE_WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class ExclusiveSettings:
+class _ExclusiveSettings:
     """The settings of bertft_textcat; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"
@@ -220,7 +220,7 @@ class ExclusiveSettings:
 
 
 @dataclass(frozen=True)
-class MultilabelSettings:
+class _MultilabelSettings:
     """The settings of bertft_textcat_multilabel; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"
@@ -229,7 +229,7 @@ class MultilabelSettings:
 
 make_textcat = head_factory(
     "bertft_textcat",
-    ExclusiveSettings,
+    _ExclusiveSettings,
     CategoryTask,
     assigns=["doc.cats"],
     scorer="spacy-bertft.textcat_scorer.v1",
@@ -238,7 +238,7 @@ make_textcat = head_factory(
 )
 make_textcat_multilabel = head_factory(
     "bertft_textcat_multilabel",
-    MultilabelSettings,
+    _MultilabelSettings,
     partial(CategoryTask, exclusive=False),
     assigns=["doc.cats"],
     scorer="spacy.textcat_multilabel_scorer.v2",

@@ -12,7 +12,7 @@ from tiny import make_encoder
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.jobs.pretraining import training_loop
@@ -89,7 +89,7 @@ def test_it_shows_how_held_out_texts_are_guessed_before_and_after(adapt, tmp_pat
     assert result.stdout.endswith(f"the curve is in {out / 'curve.csv'}\n")
     assert "ℹ reading " in result.stderr
     assert load(str(out), EncoderSettings(device="cpu")).width == 32
-    assert Filler.load(str(out), EncoderSettings(device="cpu")).fill(["anna lives in [MASK]"])[0]
+    assert FillMask.load(str(out), EncoderSettings(device="cpu")).fill(["anna lives in [MASK]"])[0]
 
 
 def test_overrides_reach_the_run(adapt, tmp_path):

@@ -7,7 +7,7 @@ from tiny import make_encoder
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import EncoderSettings
 
 
@@ -30,7 +30,7 @@ def test_it_shows_candidates_for_each_mask(folder, top):
     text = "Anna lives in [MASK] and [MASK]."
     result = run("fill-mask", folder, text, *(["--top", top] if top else []))
     assert (result.exit_code, result.stderr) == (0, "")
-    (masks,) = Filler.load(str(folder), EncoderSettings(device="cpu")).fill([text], top=top or 5)
+    (masks,) = FillMask.load(str(folder), EncoderSettings(device="cpu")).fill([text], top=top or 5)
     parts = result.stdout.split("\n\n")
     assert len(parts) == 2
     for number, (part, mask) in enumerate(zip(parts, masks, strict=True), start=1):

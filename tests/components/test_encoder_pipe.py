@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import traceback
 import weakref
 
 import numpy as np
@@ -206,3 +207,24 @@ print(resident())
 compat.give_back_memory()
 print(resident())
 """
+
+
+def test_few_frames_lie_between_the_pipe_and_a_product(tiny_bert, monkeypatch):
+    stacks = []
+    fast_linear = compat.fast_linear
+
+    def watched(*args, **kwargs):
+        product = fast_linear(*args, **kwargs)
+
+        def run(rows):
+            stacks.append([frame.name for frame in traceback.extract_stack()])
+            return product(rows)
+
+        return run
+
+    monkeypatch.setattr(compat, "fast_linear", watched)
+    nlp = initialized(tiny_bert)
+    pipe = nlp.get_pipe("encoder")
+    list(pipe.pipe([nlp.make_doc(text) for text in TEXTS]))
+    below = stacks[0][stacks[0].index("pipe") :]
+    assert len(below) <= 9, below

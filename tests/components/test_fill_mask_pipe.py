@@ -16,8 +16,8 @@ from pipelines import examples, trained
 from spacy.tokens import DocBin
 from tiny import make_encoder
 
-from spacy_bertft.components.fill_mask_pipe import MaskFiller
-from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.components.fill_mask_pipe import FillMaskPipe
+from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 
@@ -51,8 +51,8 @@ def expected(folder):
 
 def test_masks_are_spans_with_candidates(folder):
     doc = blank(folder)("Anna lives in [MASK] and [MASK].")
-    filler = Filler.load(str(folder), EncoderSettings(device="cpu"))
-    (masks,) = filler.fill([doc.text])
+    fill_mask = FillMask.load(str(folder), EncoderSettings(device="cpu"))
+    (masks,) = fill_mask.fill([doc.text])
     assert [span.text for span in doc.spans["masks"]] == ["[MASK]", "[MASK]"]
     for span, mask in zip(doc.spans["masks"], masks, strict=True):
         assert (span.start_char, span.end_char) == (mask.start, mask.end)
@@ -190,14 +190,14 @@ def test_a_model_that_is_not_there_is_a_clear_error(tmp_path):
 def test_an_error_goes_to_the_handler_of_the_pipeline(folder, caplog):
     nlp = blank(folder)
     component = nlp.get_pipe("bertft_mlm")
-    fill = component.filler.fill
+    fill = component.fill_mask.fill
 
     def fail(texts, **settings):
         if "bad" in texts:
             raise ValueError("bad")
         return fill(texts, **settings)
 
-    component.filler.fill = fail
+    component.fill_mask.fill = fail
     with pytest.raises(ValueError, match="bad"):
         list(nlp.pipe(["good [MASK]", "bad"], batch_size=1))
     nlp.set_error_handler(lambda name, *others: logging.getLogger("test").error(name))
@@ -216,7 +216,7 @@ def test_it_works_beside_heads(folder, tiny_bert, expected, tmp_path):
     nlp = trained(tiny_bert, {"ner": "bertft_ner"})
     ents = [[ent.text for ent in doc.ents] for doc in nlp.pipe(TEXTS)]
     nlp.add_pipe("bertft_mlm", name="cloze", config={"model": str(folder), "device": "cpu"})
-    assert isinstance(nlp.get_pipe("cloze"), MaskFiller)
+    assert isinstance(nlp.get_pipe("cloze"), FillMaskPipe)
     nlp.to_disk(tmp_path)
     for one in (nlp, spacy.load(tmp_path)):
         docs = list(one.pipe(TEXTS))

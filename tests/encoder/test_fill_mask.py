@@ -11,7 +11,7 @@ import torch
 from tiny import FAMILIES, LIMIT, make_encoder
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from spacy_bertft.encoder.fill_mask import Filler
+from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.text.windows import cut
@@ -34,7 +34,7 @@ def masked(tmp_path_factory):
 
 
 def load(folder, **settings):
-    return Filler.load(str(folder), EncoderSettings(device="cpu", **settings))
+    return FillMask.load(str(folder), EncoderSettings(device="cpu", **settings))
 
 
 def mask_of(filler):
@@ -169,9 +169,9 @@ def test_filling_leaves_no_gradients_and_takes_no_dropout(masked):
 
 def test_a_model_that_is_not_there_is_a_clear_error():
     with pytest.raises(EncoderError, match=r"'nowhere/at-all' could not be loaded with a masked-LM head"):
-        Filler.load("nowhere/at-all")
+        FillMask.load("nowhere/at-all")
 
 
 def test_a_model_without_a_trained_head_is_refused(tiny_bert):
     with pytest.raises(EncoderError, match=r"has no trained head for masked words \(it lacks cls\.predictions"):
-        Filler.load(str(tiny_bert))
+        FillMask.load(str(tiny_bert))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.options import Options, is_pair
+from spacy_bertft.jobs.convert.options import Options, has_value, is_pair
 from spacy_bertft.jobs.convert.records import Record, brief, finite
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import lines
@@ -86,8 +85,8 @@ def _header(row: list[str], where: str, options: Options) -> list[str]:
             fix="add a header line, or name the text column with text_key (--text-key), those of pairs with first_key "
             "and second_key",
         )
-    present = [key for key in _target_keys(options) if key in columns]
-    if len(present) != 1:
+    categories = [key for key in (options.label_key, options.labels_key) if key in columns]
+    if len(categories) > 1 or not (categories or has_value(columns, options)):
         raise data_error(
             where,
             found=found,
@@ -105,24 +104,26 @@ def _text_keys(columns: Collection[str], options: Options) -> list[str]:
     return [options.first_key, options.second_key] if is_pair(columns, options) else [options.text_key]
 
 
-def _target_keys(options: Options) -> tuple[str, ...]:
-    """The columns of what is to be learned; a file has one of them."""
-    return options.label_key, options.labels_key, options.value_key
-
-
 def _record(row: dict[str, str], where: str, options: Options, tally: Tally) -> Record:
     keys = _text_keys(row, options)
-    tally.ignored.update(name for name in row if name not in (*keys, *_target_keys(options)))
+    used = {*keys, options.label_key, options.labels_key, *([options.value_key] if has_value(row, options) else ())}
+    tally.ignored.update(name for name in row if name not in used)
     texts = [row[key] for key in keys]
     if not all(text.strip() for text in texts):
         raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
-    record = Record(where, text=texts[0], second=texts[1] if len(texts) > 1 else None)
-    if options.label_key in row:
-        return replace(record, label=_label(row[options.label_key], where))
-    if options.value_key in row:
-        return replace(record, value=_value(row[options.value_key], where, options.value_key))
-    names = (name.strip() for name in row[options.labels_key].split(options.label_separator))
-    return replace(record, labels=tuple(dict.fromkeys(filter(None, names))))
+    return Record(
+        where,
+        text=texts[0],
+        second=texts[1] if len(texts) > 1 else None,
+        label=_label(row[options.label_key], where) if options.label_key in row else None,
+        labels=_labels(row[options.labels_key], options) if options.labels_key in row else None,
+        value=_value(row[options.value_key], where, options.value_key) if has_value(row, options) else None,
+    )
+
+
+def _labels(cell: str, options: Options) -> tuple[str, ...]:
+    names = (name.strip() for name in cell.split(options.label_separator))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _label(cell: str, where: str) -> str:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.options import Options, is_pair
+from spacy_bertft.jobs.convert.options import Options, has_value, is_pair
 from spacy_bertft.jobs.convert.records import Entity, Record, brief, encodable, finite
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import JSON_LINES_FIX, lines, parse_json
@@ -29,7 +29,9 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         data = {key: value for key, value in _object(line, where).items() if value is not None}
         pair = is_pair(data, options)
         texts = {options.first_key, options.second_key} if pair else {options.text_key, "spans", "entities"}
-        used = {*texts, options.label_key, options.labels_key, options.value_key, "cats"}
+        used = {*texts, options.label_key, options.labels_key, "cats"}
+        if has_value(data, options):
+            used.add(options.value_key)
         tally.ignored.update(key for key in data if key not in used)
         yield _record(data, where, options, tally)
 
@@ -54,8 +56,7 @@ def _record(data: dict[str, object], where: str, options: Options, tally: Tally)
     _at_most_one(forms, where, "categories")
     spans = [key for key in ("spans", "entities") if key in data and not pair]
     _at_most_one(spans, where, "entities")
-    keys = (options.label_key, options.labels_key, "cats", options.value_key)
-    label, labels, cats, value = (data.get(key) for key in keys)
+    label, labels, cats = (data.get(key) for key in (options.label_key, options.labels_key, "cats"))
     return Record(
         where,
         text=text,
@@ -63,7 +64,7 @@ def _record(data: dict[str, object], where: str, options: Options, tally: Tally)
         label=None if label is None else _name(label, where, options.label_key),
         labels=None if labels is None else _names(labels, where, options.labels_key),
         cats=None if cats is None else _numbers(cats, where),
-        value=None if value is None else _value(value, where, options.value_key),
+        value=_value(data[options.value_key], where, options.value_key) if has_value(data, options) else None,
         spans=_entities(data[spans[0]], text, where, spans[0], tally) if spans else None,
     )
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from spacy_bertft.errors import ConfigError
 
+VALUE_KEY = "value"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,7 +23,7 @@ class Options:
     text_key: Annotated[str, "JSON key or column that holds the text."] = "text"
     label_key: Annotated[str, "JSON key or column that holds the one category of a text."] = "label"
     labels_key: Annotated[str, "JSON key or column that holds several categories of a text."] = "labels"
-    value_key: Annotated[str, "JSON key or column that holds the number of a text, such as a rating."] = "value"
+    value_key: Annotated[str, "JSON key or column that holds the number of a text, such as a rating."] = VALUE_KEY
     first_key: Annotated[str, "JSON key or column that holds the first text of a pair."] = "first"
     second_key: Annotated[str, "JSON key or column that holds the second text of a pair."] = "second"
     label_separator: Annotated[str, "What stands between several categories in a CSV or TSV column."] = "|"
@@ -32,6 +34,8 @@ class Options:
 
     def __post_init__(self) -> None:
         keys = [field.name for field in dataclasses.fields(self) if field.name.endswith("_key")]
+        if self.value_key == VALUE_KEY:  # gives way to a column of that name that is something else
+            keys.remove("value_key")
         for name in (*keys, "label_separator"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: found an empty string; expected a name; fix: leave it out or fill it")
@@ -53,6 +57,15 @@ class Options:
                 f"{', '.join(keys)}: found {', '.join(map(repr, values))}; expected different names; fix: rename one "
                 f"of them ({options})"
             )
+
+
+def has_value(keys: Collection[str], options: Options) -> bool:
+    """Whether the number in a record, or in a table with these columns, is what is to be learned.
+
+    One called "value" beside a category is taken for the file's own affair, unless it is asked for by another name.
+    """
+    categories = {options.label_key, options.labels_key, "cats"} & set(keys)
+    return options.value_key in keys and (options.value_key != VALUE_KEY or not categories)
 
 
 def is_pair(keys: Collection[str], options: Options) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spacy_bertft.components.score_kinds import kind_of
 from spacy_bertft.errors import BertftError
 
 # Scores that differ by rounding alone have not dropped.
@@ -23,6 +24,16 @@ class Change:
     def difference(self) -> float:
         """What was added to the figure."""
         return self.after - self.before
+
+    @property
+    def worse_by(self) -> float:
+        """How much worse the score is, in points; of an error, in percent of what it was."""
+        return kind_of(self.name).worse_by(self.before, self.after)
+
+    @property
+    def loss(self) -> str:
+        """The same with its unit."""
+        return f"{self.worse_by:.2f} {'points' if kind_of(self.name).more_is_better else '%'}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,9 @@ class ExportReport:
     encoders: tuple[str, ...]  # names of the components
     int8: bool
     dev: Path | None  # what the scores are of; without it the built-in texts were compared
-    tolerance: float  # points that a score may drop
+    tolerance: float  # points that a score may drop, or percent that an error may grow
     hidden: Hidden
-    scores: tuple[Change, ...]  # in points: 100 is perfect
+    scores: tuple[Change, ...]  # as jobs/evaluate.py gives them
     label_scores: tuple[Change, ...]  # the same for single labels, "ents_per_type.PERSON.f"; these may drop
     speed: Change  # words a second, on the CPU
     size: Change  # bytes on disk
@@ -54,7 +65,7 @@ class ExportReport:
     @property
     def dropped(self) -> tuple[Change, ...]:
         """The scores that dropped by more than the tolerance."""
-        return tuple(score for score in self.scores if -score.difference > self.tolerance + _ROUNDING)
+        return tuple(score for score in self.scores if score.worse_by > self.tolerance + _ROUNDING)
 
 
 class DroppedError(BertftError):
@@ -62,7 +73,8 @@ class DroppedError(BertftError):
 
     def __init__(self, report: ExportReport) -> None:
         drops = "; ".join(
-            f"{score.name} fell from {score.before:.2f} to {score.after:.2f}, by {-score.difference:.2f} points"
+            f"{score.name} {'fell' if score.difference < 0 else 'rose'} from {score.before:.2f} to {score.after:.2f}, "
+            f"by {score.loss}"
             for score in report.dropped
         )
         int8 = "export without --int8 (that changes next to nothing), " if report.int8 else ""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from spacy_bertft.errors import DataError
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.state import load_module_state, load_random_state, module_state, random_state
 
 PREFIX = "checkpoint-"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -33,14 +34,14 @@ class RunState:
     curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the CSV so far
 
 
-def save_checkpoint(folder: Path, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(folder: Path, state: RunState, module: nn.Module, optimizer: ModuleOptimizer) -> Path:
     """Write checkpoint-<step>, then delete older ones."""
     target = folder / f"{PREFIX}{state.step}"
     part = folder / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        save_file(_tensors(module, optimizer), part / _TENSORS)
+        save_file({**module_state(module, optimizer), **random_state()}, part / _TENSORS)
         (part / _STATE).write_text(json.dumps(vars(state)), encoding="utf-8")
         for name in (_TENSORS, _STATE):
             _sync(part / name)
@@ -71,41 +72,19 @@ def delete_checkpoints(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+def load_checkpoint(path: Path, module: nn.Module, optimizer: ModuleOptimizer) -> RunState:
     """Put a checkpoint's weights, optimizer state and random state back; where the run was."""
     try:
         tensors = load_file(path / _TENSORS)
         state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
-        parameters = dict(module.named_parameters())
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[f"weights/{name}"])
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer/"):
-                _, slot, name = key.split("/", 2)
-                parameter = parameters[name]
-                value = tensor if slot == "step" else tensor.to(parameter.device)
-                optimizer.state.setdefault(parameter, {})[slot] = value
-        torch.set_rng_state(tensors["random/torch"])
-        if "random/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        load_module_state(tensors, module, optimizer)
+        load_random_state(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"The checkpoint {path} could not be read: {error}. Expected one that this run has written. Start anew "
             "with --overwrite."
         ) from error
     return state
-
-
-def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {"random/torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
-    for name, parameter in module.named_parameters():
-        tensors[f"weights/{name}"] = parameter.detach().contiguous()
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{slot}/{name}"] = value.detach().contiguous()
-    return tensors
 
 
 def _sync(path: Path) -> None:

@@ -122,7 +122,7 @@ class Run:
                 self._add_to_curve(state, rate, clock)
             if self.processes.is_first and not last and state.step % training.save_every == 0:
                 state.seconds += clock.lap()
-                save_checkpoint(self.output, state, self.model, self.optimizer.adamw)
+                save_checkpoint(self.output, state, self.model, self.optimizer)
         if self.processes.is_first:
             self.model.save(self.output)
             delete_checkpoints(self.output)
@@ -176,7 +176,7 @@ class Run:
         found = find_checkpoints(self.output)
         if not found:
             return RunState(self._identity())
-        state = load_checkpoint(found[max(found)], self.model, self.optimizer.adamw)
+        state = load_checkpoint(found[max(found)], self.model, self.optimizer)
         if state.settings != self._identity():
             changed = _differences(state.settings, self._identity())
             raise ConfigError(

@@ -41,9 +41,30 @@ def test_json_lines_of_pairs(made):
     ("given", "cats"),
     [({"label": "x"}, {"x": 1.0}), ({"labels": ["x"]}, {"x": 1.0}), ({"cats": {"x": 0.25}}, {"x": 0.25})],
 )
-def test_beside_categories_and_entities(made, given, cats):
-    out = made("a.jsonl", jsonl({"text": "Ada", "value": 4, "spans": [[0, 3, "PER"]], **given}))
+def test_beside_categories_only_by_another_name(made, given, cats):
+    record = {"text": "Ada", "spans": [[0, 3, "PER"]], **given}
+    out = made("a.jsonl", jsonl({**record, "stars": 4}), value_key="stars")
     assert (value_of(out.doc), out.doc.cats, [ent.text for ent in out.doc.ents]) == (4.0, cats, ["Ada"])
+    for value in (4, "x"):  # the file's own affair, as ever
+        out = made("b.jsonl", jsonl({**record, "value": value}))
+        assert (value_of(out.doc), out.doc.cats, out.counts.ignored) == (None, cats, {"value": 1})
+
+
+def test_columns_beside_categories_only_by_another_name(made):
+    out = made("a.csv", "text,label,stars\na,x,4\n", value_key="stars")
+    assert (value_of(out.doc), out.doc.cats) == (4.0, {"x": 1.0})
+    out = made("b.csv", "text,label,value\na,x,four\n")
+    assert (value_of(out.doc), out.doc.cats, out.counts.ignored) == (None, {"x": 1.0}, {"value": 1})
+
+
+def test_a_category_may_have_the_name_of_the_number(made):
+    assert made("a.csv", "text,value\na,x\n", label_key="value").doc.cats == {"x": 1.0}
+    assert made("b.jsonl", jsonl({"text": "a", "value": 3}), label_key="value").doc.cats == {"3": 1.0}
+
+
+def test_beside_entities(made):
+    out = made("a.jsonl", jsonl({"text": "Ada", "value": 4, "spans": [[0, 3, "PER"]]}))
+    assert (value_of(out.doc), [ent.text for ent in out.doc.ents]) == (4.0, ["Ada"])
 
 
 def test_null_is_no_value(made):
@@ -94,7 +115,7 @@ def test_a_cell_that_is_no_number(made, written):
     assert "; expected a finite number; fix: write it with a decimal point" in message
 
 
-@pytest.mark.parametrize("header", ["text,kind", "text,label,value", "text,labels,value", "text,label,labels,value"])
+@pytest.mark.parametrize("header", ["text,kind", "text,label,labels", "text,label,labels,value"])
 def test_a_table_has_one_column_to_learn(made, header):
     with pytest.raises(DataError) as caught:
         made("a.csv", f"{header}\n")

@@ -1,0 +1,235 @@
+"""One step of ModuleOptimizer: what it does to each weight, worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.tuning import FrozenTuning, ParameterGroup
+
+RATE = 0.5
+# With an eps of 1 the first step is rate * g / (|g| + 1), so that the size of a gradient shows.
+SETTINGS = StepSettings(learn_rate=RATE, weight_decay=0.0, betas=(0.9, 0.999), eps=1.0, clip=0.0)
+
+
+class Weights(nn.Module):
+    """A matrix and a vector of two numbers each."""
+
+    def __init__(self, matrix=(0.0, 0.0), vector=(0.0, 0.0)):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor([matrix]))
+        self.vector = nn.Parameter(torch.tensor(vector))
+
+    def backward(self, matrix=None, vector=None):
+        """Add to the gradients."""
+        if matrix is not None:
+            (self.matrix * torch.tensor([matrix])).sum().backward()
+        if vector is not None:
+            (self.vector * torch.tensor(vector)).sum().backward()
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """The matrix learns at half the rate, the vector at three times the rate and with decay."""
+
+    learns = True
+
+    def groups(self, module):
+        return [ParameterGroup((module.matrix,), 0.5, False), ParameterGroup((module.vector,), 3.0, True)]
+
+
+@dataclass(frozen=True)
+class VectorOnly:
+    """The matrix stays as it is."""
+
+    learns = True
+
+    def groups(self, module):
+        return [ParameterGroup((module.vector,), 1.0, False)]
+
+
+def first_step(*gradient, rate=RATE):
+    """What the first step takes off weights of this gradient."""
+    return torch.tensor([rate * one / (abs(one) + 1) for one in gradient])
+
+
+def assert_moved(parameter, step):
+    torch.testing.assert_close(parameter.detach().flatten(), -step)
+
+
+# --- the mean over the examples
+
+
+def test_gradients_are_divided_by_the_number_of_examples():
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    module.backward(vector=(6.0, -1.5))
+    optimizer.count(3)
+    optimizer.step(SETTINGS)
+    assert_moved(module.vector, first_step(2.0, -0.5))
+
+
+def test_a_batch_in_parts_is_divided_by_all_its_examples():
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    for gradient, n_examples in (((4.0, 0.0), 1), ((2.0, -1.5), 2)):
+        module.backward(vector=gradient)
+        optimizer.count(n_examples)
+    optimizer.step(SETTINGS)
+    assert_moved(module.vector, first_step(2.0, -0.5))
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+def test_gradients_that_nobody_counted_are_those_of_one_example(counted):
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    module.backward(vector=(6.0, -1.5))
+    optimizer.count(counted)
+    optimizer.step(SETTINGS)
+    assert_moved(module.vector, first_step(6.0, -1.5))
+
+
+def test_the_next_step_counts_anew_and_sees_no_old_gradient():
+    module, twin = Weights(), Weights()
+    optimizer, other = ModuleOptimizer(module), ModuleOptimizer(twin)
+    for _ in range(2):
+        module.backward(vector=(8.0, 4.0))
+        optimizer.count(4)
+        optimizer.step(SETTINGS)
+        twin.backward(vector=(2.0, 1.0))
+        other.count(1)
+        other.step(SETTINGS)
+    assert torch.equal(module.vector, twin.vector)
+    assert module.vector.grad is None
+    assert optimizer.examples == 0
+
+
+# --- the clip
+
+
+def test_the_norm_of_all_gradients_together_is_clipped():
+    module = Weights()
+    module.backward(matrix=(3.0, 0.0), vector=(0.0, 4.0))
+    ModuleOptimizer(module).step(replace(SETTINGS, clip=0.5))
+    assert_moved(module.matrix, first_step(0.3, 0.0))
+    assert_moved(module.vector, first_step(0.0, 0.4))
+
+
+def test_the_mean_is_clipped_and_not_the_sum():
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    module.backward(vector=(30.0, 40.0))  # a mean of norm 5 over 10 examples
+    optimizer.count(10)
+    optimizer.step(replace(SETTINGS, clip=5.1))
+    assert_moved(module.vector, first_step(3.0, 4.0))
+
+
+@pytest.mark.parametrize("clip", [0.0, 5.5])
+def test_no_limit_and_gradients_below_it_leave_them_as_they_are(clip):
+    module = Weights()
+    module.backward(vector=(3.0, 4.0))
+    ModuleOptimizer(module).step(replace(SETTINGS, clip=clip))
+    assert_moved(module.vector, first_step(3.0, 4.0))
+
+
+# --- decay and rates
+
+
+def test_matrices_decay_and_vectors_do_not():
+    module = Weights(matrix=(2.0, -4.0), vector=(2.0, -4.0))
+    module.backward(matrix=(0.0, 0.0), vector=(0.0, 0.0))
+    ModuleOptimizer(module).step(replace(SETTINGS, weight_decay=0.1))
+    assert module.matrix.flatten().tolist() == pytest.approx([2.0 * (1 - RATE * 0.1), -4.0 * (1 - RATE * 0.1)])
+    assert module.vector.tolist() == [2.0, -4.0]
+
+
+def test_each_group_has_its_own_rate_and_decay():
+    module = Weights(matrix=(2.0, 2.0), vector=(2.0, 2.0))
+    module.backward(matrix=(1.0, -3.0), vector=(1.0, -3.0))
+    ModuleOptimizer(module, tuning=Uneven()).step(replace(SETTINGS, weight_decay=0.1))
+    matrix = torch.full((2,), 2.0) - first_step(1.0, -3.0, rate=0.5 * RATE)
+    vector = torch.full((2,), 2.0 * (1 - 3 * RATE * 0.1)) - first_step(1.0, -3.0, rate=3 * RATE)
+    torch.testing.assert_close(module.matrix.detach().flatten(), matrix)
+    torch.testing.assert_close(module.vector.detach(), vector)
+
+
+def test_the_factors_of_module_and_group_multiply():
+    module = Weights()
+    module.backward(matrix=(1.0, -3.0), vector=(1.0, -3.0))
+    ModuleOptimizer(module, tuning=Uneven(), rate_factor=0.2).step(SETTINGS)
+    assert_moved(module.matrix, first_step(1.0, -3.0, rate=0.2 * 0.5 * RATE))
+    assert_moved(module.vector, first_step(1.0, -3.0, rate=0.2 * 3 * RATE))
+
+
+def test_each_step_reads_its_settings_anew():
+    module = Weights(matrix=(1.0, 1.0))
+    optimizer = ModuleOptimizer(module)
+    for rate, decay in ((0.0, 0.1), (0.5, 0.0), (0.5, 0.2)):
+        module.backward(matrix=(0.0, 0.0))
+        optimizer.step(replace(SETTINGS, learn_rate=rate, weight_decay=decay))
+    assert module.matrix.flatten().tolist() == pytest.approx([0.9, 0.9])
+
+
+# --- what takes no step
+
+
+def test_without_gradients_no_step_is_taken():
+    module = Weights(matrix=(1.0, 2.0))
+    optimizer = ModuleOptimizer(module)
+    optimizer.count(5)
+    optimizer.step(replace(SETTINGS, weight_decay=0.5))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert not optimizer.adamw.state
+
+
+def test_examples_without_gradients_are_not_counted_in_a_later_step():
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    optimizer.count(5)
+    optimizer.step(SETTINGS)
+    module.backward(vector=(2.0, 0.0))
+    optimizer.count(1)
+    optimizer.step(SETTINGS)
+    assert_moved(module.vector, first_step(2.0, 0.0))
+
+
+def test_a_weight_without_a_gradient_stays_beside_others_that_step():
+    module = Weights(matrix=(1.0, 2.0))
+    module.backward(vector=(1.0, 1.0))
+    ModuleOptimizer(module).step(replace(SETTINGS, weight_decay=0.5))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert_moved(module.vector, first_step(1.0, 1.0))
+
+
+def test_a_weight_that_requires_no_gradient_stays():
+    module = Weights(matrix=(1.0, 2.0))
+    module.matrix.requires_grad_(False)
+    module.backward(vector=(1.0, 1.0))
+    optimizer = ModuleOptimizer(module)
+    optimizer.step(replace(SETTINGS, weight_decay=0.5))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert_moved(module.vector, first_step(1.0, 1.0))
+
+
+def test_a_weight_that_the_tuning_leaves_out_stays_and_its_gradient_goes():
+    module = Weights(matrix=(1.0, 2.0))
+    optimizer = ModuleOptimizer(module, tuning=VectorOnly())
+    module.backward(matrix=(7.0, 7.0), vector=(1.0, 1.0))
+    optimizer.step(replace(SETTINGS, weight_decay=0.5))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert module.matrix.grad is None
+    assert_moved(module.vector, first_step(1.0, 1.0))
+
+
+def test_a_frozen_module_takes_no_step():
+    module = Weights(matrix=(1.0, 2.0))
+    optimizer = ModuleOptimizer(module, tuning=FrozenTuning())
+    module.backward(matrix=(1.0, 1.0))
+    optimizer.count(3)
+    optimizer.step(replace(SETTINGS, weight_decay=0.5))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert optimizer.examples == 0
