@@ -7,16 +7,24 @@ import json
 import numpy as np
 import spacy
 import torch
+from tiny import FAMILIES as TINY
 from tiny import PACKED
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
+from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.graph import build
+from spacy_bertft.engines.net import FAMILIES, read_net
+from spacy_bertft.engines.outliers import find_outliers
 from spacy_bertft.text.subwords import Texts
 
 TRANSFORMERS_5 = compat.transformers_version().major >= 5
 CAN_PACK = PACKED if TRANSFORMERS_5 else ()
+# Those that the engines of our own know.
+KNOWN = [family for family in TINY if family.removesuffix("-cased").removesuffix("-uncased") in FAMILIES]
 CPU = {"device": "cpu"}
 
 SENTENCE = "Anna lives in Berlin and works in the office near the old garden."
@@ -57,6 +65,27 @@ def texts_of(texts):
         token_ends=np.array([token.idx + len(token) for token in tokens], dtype=np.int64),
         token_counts=np.array([len(doc) for doc in docs], dtype=np.int64),
     )
+
+
+def net_of(encoder):
+    return read_net(encoder.shape, encoder.at_rest().weights)
+
+
+def outliers_of(encoder, texts=(SENTENCE, LONG)):
+    return find_outliers(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
+
+
+def exported(encoder, folder, *, int8=False):
+    """The encoder for ONNX Runtime, from a folder."""
+    graph = build(net_of(encoder), outliers_of(encoder) if int8 else None)
+    Checkpoint(encoder.at_rest().files, graph=graph).write(folder)
+    return load_folder(folder, EncoderSettings(device="cpu", backend="onnxruntime")).eval()
+
+
+@torch.no_grad()
+def rows_of(encoder, texts):
+    features = encoder(texts_of(texts))
+    return features.hidden[[*features.rows, *features.cls_rows]]
 
 
 @torch.no_grad()

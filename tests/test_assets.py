@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import pytest
@@ -271,3 +272,67 @@ def test_no_page_is_nearly_one_of_another_split():
     contexts = {(split, context) for split in SPLITS for context, _ in QUESTIONS[split]}
     assert {split: sum(one == split for one, _ in contexts) for split in SPLITS} == {"train": 14, "dev": 4, "test": 4}
     assert_apart(sorted(contexts))
+
+
+# --- ratings
+
+RATINGS = {split: read(split, ASSETS / "ratings") for split in SPLITS}
+ALL_RATINGS = [review for reviews in RATINGS.values() for review in reviews]
+VALUES = [half / 2 for half in range(2, 11)]
+
+
+def test_there_are_enough_ratings():
+    assert {split: len(reviews) for split, reviews in RATINGS.items()} == {"train": 240, "dev": 60, "test": 60}
+
+
+def test_every_rating_has_the_two_keys_in_order():
+    assert {tuple(review) for review in ALL_RATINGS} == {("text", "value")}
+
+
+def test_values_are_half_steps_from_one_to_five_written_as_decimals():
+    assert all(isinstance(review["value"], float) for review in ALL_RATINGS)
+    assert {review["value"] for review in ALL_RATINGS} == set(VALUES)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_values_are_evenly_spread(split):
+    counts = Counter(review["value"] for review in RATINGS[split])
+    assert set(counts) == set(VALUES)
+    assert max(counts.values()) - min(counts.values()) <= 1, counts
+
+
+def test_there_are_forty_ratings_of_each_value():
+    assert Counter(review["value"] for review in ALL_RATINGS) == dict.fromkeys(VALUES, 40)
+
+
+def test_texts_of_ratings_are_trimmed_and_none_is_repeated():
+    texts = [review["text"] for review in ALL_RATINGS]
+    assert all(text and text == " ".join(text.split()) for text in texts)
+    # Not even with other capitals, spaces or marks.
+    assert len({"".join(re.findall(r"\w", text.lower())) for text in texts}) == len(texts)
+
+
+def test_no_rating_is_nearly_another():
+    # Each is taken for a split of its own, so that those of one file are compared as well.
+    assert_apart([(review["text"], review["text"]) for review in ALL_RATINGS])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_lengths_of_ratings_are_mixed_from_3_to_45_words(split):
+    lengths = [len(review["text"].split()) for review in RATINGS[split]]
+    assert min(lengths) >= 3
+    assert max(lengths) <= 45
+    for at_least, below in ((3, 10), (10, 20), (20, 30), (30, 46)):
+        share = sum(at_least <= length < below for length in lengths) / len(lengths)
+        assert share >= 0.1, (at_least, below, share)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_length_does_not_give_the_value_away(split):
+    lengths = [float(len(review["text"].split())) for review in RATINGS[split]]
+    assert abs(correlation(lengths, [review["value"] for review in RATINGS[split]])) < 0.15
+
+
+def test_ratings_begin_in_many_ways():
+    counts = Counter(tuple(review["text"].lower().split()[:2]) for review in ALL_RATINGS)
+    assert max(counts.values()) <= 5, counts.most_common(3)

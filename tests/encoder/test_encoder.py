@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from spacy_bertft import compat
 from spacy_bertft.encoder.encoder import _first_position
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.encoder.settings import resolve_device
-from spacy_bertft.engines import attention
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.subwords import Texts
 from spacy_bertft.text.windows import cut
@@ -71,71 +69,6 @@ def test_hidden_rows_equal_the_plain_model_on_each_text_alone(tiny_encoder, fami
     for rows, text in zip(split(features.hidden[features.rows], features.subword_counts), expected, strict=True):
         assert_near(rows, text[1:-1])
     assert_near(features.hidden[features.cls_rows], torch.stack([text[0] for text in expected]))
-
-
-def exact_flash(query, key, value, starts, key_starts, longest, *rest):
-    """What PyTorch's kernel for GPUs computes, written out for the CPU. query, key, value: (N, H, D/H)."""
-    _, causal, scale, (left, right) = rest[:4]
-    assert torch.equal(starts, key_starts)
-    assert starts.dtype == torch.int32
-    assert not causal
-    assert longest == torch.diff(starts).max()
-    mixed = torch.empty_like(query)
-    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        scores = torch.einsum("qhd,khd->hqk", query[start:end], key[start:end]) * scale
-        ahead = torch.arange(end - start) - torch.arange(end - start)[:, None]
-        far = ((left >= 0) & (ahead < -left)) | ((right >= 0) & (ahead > right))
-        weights = scores.masked_fill(far, -torch.inf).softmax(dim=-1)
-        mixed[start:end] = torch.einsum("hqk,khd->qhd", weights, value[start:end])
-    return mixed, query.new_empty(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
-
-
-@pytest.mark.skipif(not TRANSFORMERS_5, reason="nothing is packed under transformers 4")
-@pytest.mark.skipif(compat.flash_attention() is None, reason="this PyTorch has no flash attention over unlike lengths")
-@pytest.mark.parametrize("family", PACKED)
-def test_flash_attention_is_asked_for_the_same_numbers(tiny_encoder, family, monkeypatch):
-    # Its kernel runs on a GPU alone; here it is replaced, but not PyTorch's function around it.
-    calls = []
-
-    def counted(*args):
-        calls.append(len(args[0]))
-        return exact_flash(*args)
-
-    torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", counted)
-    flash = compat.flash_attention()
-    monkeypatch.setattr(attention, "_flash_attention", lambda value, dropout: flash if dropout == 0 else None)
-    folder = tiny_encoder(family)
-    features = encoder_of(folder)(texts_of([*MIXED, LONG]))  # with gradients: transformers' own model
-    expected = plain_forward(folder, MIXED)
-    for rows, text in zip(split(features.hidden[features.rows], features.subword_counts), expected, strict=False):
-        assert_near(rows, text[1:-1])
-    monkeypatch.undo()
-    assert_near(features.hidden, encoder_of(folder)(texts_of([*MIXED, LONG])).hidden)
-    assert sum(calls) == len(features.hidden) * encoder_of(folder).model.config.num_hidden_layers
-
-
-@pytest.mark.skipif(compat.flash_attention() is None, reason="this PyTorch has no flash attention over unlike lengths")
-@pytest.mark.parametrize(
-    ("change", "taken"),
-    [
-        ({}, True),
-        ({"dtype": torch.float16}, True),
-        ({"dtype": torch.float32}, False),
-        ({"is_cuda": False}, False),
-        ({"shape": (1, 2, 9, 256)}, False),
-        ({"shape": (1, 2, 9, 36)}, False),
-        ({"dropout": 0.1}, False),
-        ({"capability": (7, 5)}, False),
-        ({"built": False}, False),
-    ],
-)
-def test_when_flash_attention_is_asked_for(change, taken, monkeypatch):
-    asked = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 2, 9, 64), "device": torch.device("cuda")} | change
-    dropout = asked.pop("dropout", 0.0)
-    capability, built = asked.pop("capability", (8, 0)), asked.pop("built", True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
-    assert (attention._flash_attention(SimpleNamespace(**asked), dropout) is not None) is taken
 
 
 @pytest.mark.skipif(not TRANSFORMERS_5, reason="nothing is packed under transformers 4")

@@ -108,30 +108,6 @@ def test_activations_computed_anew_drop_the_same_numbers(tiny_bert):
     assert len(gradients[0]) > 20
 
 
-@pytest.mark.skipif(not CAN_PACK, reason="nothing is packed under transformers 4")
-@pytest.mark.parametrize("family", ["bert-uncased", "modernbert"])
-def test_attention_with_dropout_is_attention(tiny_encoder, family, monkeypatch):
-    encoder = encoder_of(tiny_encoder(family))
-    texts = texts_of([*MIXED, " ".join(MIXED) * 4])
-    expected = encoder(texts).hidden
-    plain = attention.packed_attention
-
-    def with_dropout(*args, **settings):
-        mixed, _ = plain(*args, **{**settings, "dropout": 0.5})
-        return mixed / 2, None  # nothing is dropped below, so all is twice as large
-
-    monkeypatch.setattr(attention, "drop", lambda values, probability: values)
-    compat.use_attention(encoder.model, "bertft_packed_dropping", with_dropout)
-    found = encoder(texts).hidden
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    gradients = [
-        torch.autograd.grad(hidden.square().sum(), encoder.parameters(), allow_unused=True)
-        for hidden in (found, expected)
-    ]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize("batching", ["auto", "padded"])
 def test_an_encoder_in_training_drops(tiny_bert, batching):
     encoder = encoder_of(tiny_bert, batching=batching)

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from spacy_bertft import compat
 from spacy_bertft.engines.fused import FusedEngine, _plan
-from spacy_bertft.engines.net import FAMILIES, read_net, read_shape
 from spacy_bertft.types import Packed
 
 
@@ -127,15 +126,3 @@ def test_the_budget_does_not_change_the_rows(tiny_bert):
         rows.append(features.hidden[features.rows])
     torch.testing.assert_close(rows[0], rows[2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[1], rows[2], rtol=1e-4, atol=1e-5)
-
-
-def test_each_family_here_is_packed_elsewhere():
-    assert set(FAMILIES) <= compat.PACKED_FAMILIES
-
-
-def test_a_net_needs_all_its_weights(encoder):
-    shape = read_shape(encoder.checkpoint.config)
-    weights = dict(encoder.model.state_dict())
-    assert read_net(shape, weights) is not None
-    del weights["encoder.layer.1.output.dense.bias"]
-    assert read_net(shape, weights) is None

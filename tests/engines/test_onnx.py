@@ -13,60 +13,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import spacy
 import torch
-from encoders import LONG, MIXED, ODD, SENTENCE, assert_near, encoder_of, plain_forward, rewrite, split, texts_of
+from encoders import (
+    KNOWN,
+    LONG,
+    MIXED,
+    ODD,
+    assert_near,
+    encoder_of,
+    exported,
+    net_of,
+    plain_forward,
+    rewrite,
+    rows_of,
+    split,
+    texts_of,
+)
 from pipelines import TEXTS, annotations, examples, trained
-from tiny import FAMILIES as TINY
 from tiny import WIDTH
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import pair_doc
-from spacy_bertft.components.doc_texts import texts_of as pipe_texts
-from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.components.encoder_pipe import texts_of as pipe_texts
 from spacy_bertft.encoder.loading import load, load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.engines import graph as graph_module
-from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.graph import EMBEDDING_LIMIT, WEIGHT_LIMIT, build, quantise
-from spacy_bertft.engines.net import FAMILIES, read_net
+from spacy_bertft.engines.graph import build
 from spacy_bertft.engines.onnx import OnnxEngine
-from spacy_bertft.engines.outliers import CHANNELS, find_outliers
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
 
 ROOT = Path(__file__).parents[2]
-KNOWN = [family for family in TINY if family.removesuffix("-cased").removesuffix("-uncased") in FAMILIES]
-
-
-def net_of(encoder):
-    return read_net(encoder.shape, encoder.at_rest().weights)
-
-
-def outliers_of(encoder, texts=(SENTENCE, LONG)):
-    return find_outliers(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
-
-
-def exported(encoder, folder, *, int8=False):
-    """The encoder for ONNX Runtime, from a folder."""
-    graph = build(net_of(encoder), outliers_of(encoder) if int8 else None)
-    Checkpoint(encoder.at_rest().files, graph=graph).write(folder)
-    return load_folder(folder, EncoderSettings(device="cpu", backend="onnxruntime")).eval()
-
-
-@torch.no_grad()
-def rows_of(encoder, texts):
-    features = encoder(texts_of(texts))
-    return features.hidden[[*features.rows, *features.cls_rows]]
 
 
 # --- the graph
-
-
-def test_families_that_are_exported_are_tested():
-    assert {"bert" if family.startswith("bert") else family for family in KNOWN} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -167,22 +148,6 @@ def test_a_damaged_graph_is_refused(tiny_bert, tmp_path, kept):
         rows_of(encoder, MIXED)
 
 
-def test_the_graph_is_valid_and_bound_to_no_shape(tiny_bert):
-    model = onnx.load_from_string(build(net_of(encoder_of(tiny_bert))).tobytes())
-    onnx.checker.check_model(model)
-    shapes = {
-        value.name: [place.dim_param or place.dim_value for place in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.input, *model.graph.output)
-    }
-    assert shapes == {
-        "input_ids": ["batch", "sequence"],
-        "attention_mask": ["batch", "sequence"],
-        "token_type_ids": ["batch", "sequence"],
-        "last_hidden_state": ["batch", "sequence", WIDTH],
-        "packed_hidden_state": ["subwords", WIDTH],
-    }
-
-
 def test_the_file_in_the_documents_runs(tiny_bert, tmp_path, monkeypatch):
     exported(encoder_of(tiny_bert), tmp_path / "production/encoder/encoder")
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -191,76 +156,6 @@ def test_the_file_in_the_documents_runs(tiny_bert, tmp_path, monkeypatch):
     exec(code, names)
     expected = plain_forward(tiny_bert, ["Anna lives in Berlin"])[0]
     assert_near(torch.from_numpy(names["hidden"][0]), expected)
-
-
-def test_an_encoder_too_large_for_one_file_is_refused(tiny_bert, monkeypatch):
-    monkeypatch.setattr(graph_module, "SIZE_LIMIT", 2**20)
-    with pytest.raises(EncoderError, match=r"expected less than 2 GiB.*try --int8"):
-        build(net_of(encoder_of(tiny_bert)))
-
-
-# --- int8
-
-
-@pytest.mark.parametrize(("limit", "axis"), [(WEIGHT_LIMIT, 0), (EMBEDDING_LIMIT, 1)])
-def test_quantised_values_are_within_half_a_step(limit, axis):
-    values = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
-    values[:, 3] = values[5] = 0
-    whole, scale = quantise(values, limit, axis=axis)
-    assert np.abs(whole).max() == limit
-    steps = np.expand_dims(scale, axis)
-    assert (np.abs(whole * steps - values) <= steps / 2 + 1e-6).all()
-
-
-def test_two_products_of_int8_fit_in_16_bits(tiny_bert):
-    """CPUs without VNNI cut off sums that don't: results would depend on the machine."""
-    encoder = encoder_of(tiny_bert)
-    model = onnx.load_from_string(build(net_of(encoder), outliers_of(encoder)).tobytes())
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    products = [constants[node.input[1]] for node in model.graph.node if node.op_type == "DynamicQuantizeMatMul"]
-    assert len(products) == 4 * len(net_of(encoder).layers)
-    for weight in products:
-        assert weight.dtype == np.int8
-        assert 2 * 255 * np.abs(weight.astype(np.int64)).max() < 2**15
-    assert constants["words"].dtype == np.int8
-
-
-def test_outliers_are_the_channels_with_the_largest_values(tiny_bert):
-    encoder = encoder_of(tiny_bert)
-    with torch.no_grad():
-        norm = encoder.model.encoder.layer[0].attention.output.LayerNorm
-        norm.bias[[3, 11]] = torch.tensor([50.0, -40.0])
-        encoder.model.encoder.layer[1].intermediate.dense.bias[[5, 60]] = 90.0
-    found = outliers_of(encoder)
-    assert {3, 11} <= set(found[0].up.tolist())
-    assert {5, 60} <= set(found[1].down.tolist())
-    assert [len(channels) for layer in found for channels in (layer.up, layer.down)] == [CHANNELS] * 4
-
-
-def test_without_texts_there_are_no_outliers_and_the_graph_works(tiny_bert, tmp_path):
-    encoder = encoder_of(tiny_bert)
-    outliers = outliers_of(encoder, texts=())
-    assert all(len(layer.up) == len(layer.down) == 0 for layer in outliers)
-    engine = OnnxEngine(build(net_of(encoder), outliers), padding=0)
-    (batch,) = encoder.batches([SENTENCE], budget=100)
-    with torch.no_grad():
-        assert (engine(batch) - encoder.engine()(batch)).abs().mean() < 0.03
-
-
-def test_keeping_outliers_apart_pays(tiny_bert):
-    encoder = encoder_of(tiny_bert)
-    with torch.no_grad():
-        for layer in encoder.model.encoder.layer:
-            layer.attention.output.LayerNorm.bias[3] = 30.0
-            layer.intermediate.dense.bias[5] = 25.0
-        (batch,) = encoder.batches([SENTENCE], budget=100)
-        expected = encoder.engine()(batch)
-        net = net_of(encoder)
-        apart, together = (
-            (OnnxEngine(build(net, outliers), padding=0)(batch) - expected).abs().mean()
-            for outliers in (outliers_of(encoder), outliers_of(encoder, texts=()))
-        )
-    assert apart < together / 2
 
 
 # --- pipelines
