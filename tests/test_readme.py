@@ -30,10 +30,19 @@ def two_segments(encoder, head):
     return nlp
 
 
+def rated(encoder):
+    nlp = blank(encoder, {"rating": "bertft_regression"})
+    gold = nlp.make_doc("Works.")
+    gold._.value = 4.5
+    nlp.initialize(lambda: [Example(nlp.make_doc("Works."), gold)])
+    return nlp
+
+
 PIPELINES = {
     "Train on your own data": None,
     "Use the result": trained,
     "Sentence pairs": lambda encoder: two_segments(encoder, "bertft_pair"),
+    "Ratings and other numbers": rated,
     "Questions and answers": lambda encoder: two_segments(encoder, "bertft_qa"),
 }
 

@@ -163,67 +163,6 @@ class Characters:
         return Doc(self.vocab, words=list(text), spaces=[False] * len(text))
 
 
-# --- windows
-
-
-def pieces_of(windows):
-    """(first start, first end, second start, second end) of each window, and which subwords are kept from it."""
-    first, second = windows.firsts, windows.pieces
-    edges = np.stack([first.starts, first.ends, second.starts, second.ends], axis=1).tolist()
-    kept = [
-        [*range(first.keep_starts[w], first.keep_ends[w]), *range(second.keep_starts[w], second.keep_ends[w])]
-        for w in range(len(edges))
-    ]
-    return edges, kept
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    st.lists(st.tuples(st.integers(-1, 40), st.integers(0, 40)), min_size=1, max_size=5),
-    st.integers(2, 12),
-    st.integers(1, 4),
-    st.data(),
-)
-def test_windows_of_pairs_hold_both_segments_and_lose_nothing(texts, pair_size, middle, data):
-    size = pair_size + middle
-    overlap = data.draw(st.integers(0, size - 1))
-    firsts = np.array([first for first, _ in texts])
-    counts = np.maximum(firsts, 0) + np.array([second for _, second in texts])
-    windows = cut_pairs(counts, firsts, size=size, pair_size=pair_size, overlap=overlap)
-    edges, kept = pieces_of(windows)
-    assert len(edges) == windows.counts.sum()
-    assert sorted(subword for of_window in kept for subword in of_window) == list(range(counts.sum()))
-    text = np.repeat(np.arange(len(texts)), windows.counts)
-    starts = np.cumsum(counts) - counts
-    assert windows.paired.tolist() == (firsts[text] >= 0).tolist()
-    for number, (a, b, c, d), of_window in zip(text, edges, kept, strict=True):
-        first = starts[number] + max(firsts[number], 0)
-        assert starts[number] <= a <= b <= first <= c <= d <= starts[number] + counts[number]
-        assert (b - a) + (d - c) <= (pair_size if firsts[number] >= 0 else size)
-        assert set(of_window) <= {*range(a, b), *range(c, d)}
-        if b - a + d - c < counts[number] and firsts[number] >= 0:  # full, where there is more than one
-            assert b - a + d - c >= pair_size - 1
-
-
-def test_a_short_first_segment_is_repeated_in_every_window():
-    edges, _ = pieces_of(cut_pairs(np.array([13]), np.array([3]), size=10, pair_size=8, overlap=2))
-    assert edges == [[0, 3, 3, 8], [0, 3, 5, 10], [0, 3, 8, 13]]
-
-
-def test_the_pieces_of_two_long_segments_all_meet():
-    edges, _ = pieces_of(cut_pairs(np.array([16]), np.array([8]), size=10, pair_size=8, overlap=0))
-    assert edges == [[0, 4, 8, 12], [0, 4, 12, 16], [4, 8, 8, 12], [4, 8, 12, 16]]
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "left"),
-    [(3, 4, (3, 4)), (3, 40, (3, 7)), (40, 3, (7, 3)), (40, 41, (5, 5)), (40, 40, (5, 5)), (6, 40, (5, 5))],
-)
-def test_shortening_takes_from_the_longer_segment(first, second, left):
-    found = shorten(np.array([first + second, 50]), np.array([first, -1]), pair_size=10)
-    assert [array.tolist() for array in found] == [[left[0], 0], [left[1], 50]]
-
-
 # --- the forward
 
 

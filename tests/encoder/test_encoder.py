@@ -250,20 +250,6 @@ def test_no_texts_give_no_rows(tiny_bert):
     assert len(features.rows) == len(features.token_counts) == 0
 
 
-def test_preset_truncation_and_padding_of_the_tokenizer_cut_and_add_nothing(tiny_bert, tmp_path):
-    expected = encoder_of(tiny_bert).splitter.tokenize([LONG, "a"])
-    folder = shutil.copytree(tiny_bert, tmp_path / "preset")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(16)
-    tokenizer.enable_padding(length=20)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    encoder = encoder_of(folder)
-    found = encoder.splitter.tokenize([LONG, "a"])
-    assert found.counts.tolist() == expected.counts.tolist()
-    assert found.ids.tolist() == expected.ids.tolist()
-    assert encoder.n_special == 2
-
-
 # --- settings
 
 

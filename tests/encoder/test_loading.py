@@ -216,31 +216,6 @@ def test_an_encoder_saves_over_the_folder_that_it_is_mapped_from(tiny_bert, tmp_
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tiny_bert, tmp_path, monkeypatch):
-    encoder = encoder_of(tiny_bert)
-    encoder.save(tmp_path)
-    before = (tmp_path / "model.safetensors").read_bytes()
-
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("spacy_bertft.encoder.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        encoder.save(tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_half_precision_weights_become_float32(tiny_bert, tmp_path):
-    encoder_of(tiny_bert).save(tmp_path)
-    weights = {name: tensor.half() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    encoder = saved(tmp_path)
-    assert hidden(encoder).dtype == torch.float32
-    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
-
-
 def test_a_missing_pooler_stays_missing(without_pooler, tmp_path):
     encoder_of(without_pooler).save(tmp_path)
     encoder = saved(tmp_path)
@@ -251,13 +226,8 @@ def test_a_missing_pooler_stays_missing(without_pooler, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"position_embedding_type": "relative_key"},
-        {"hidden_act": "silu"},
-        {"is_decoder": True},
-        {"num_hidden_layers": 3},
-        {"intermediate_size": WIDTH},
-        {"model_type": "nezha"},
-        {"num_attention_heads": None},
+        {"hidden_act": "silu"},  # engines/net.py knows no such shape
+        {"num_hidden_layers": 3},  # nor these weights
     ],
 )
 def test_an_unusual_config_is_left_to_transformers(tiny_bert, tmp_path, changes, monkeypatch):
@@ -325,11 +295,3 @@ def test_copies_have_engines_of_their_own(tiny_bert):
     with torch.no_grad():
         encoder.model.encoder.layer[0].output.dense.weight.mul_(2.0)
     assert torch.equal(hidden(twin), expected)
-
-
-def test_a_checkpoint_maps_its_weights_and_names_its_limit(tiny_bert):
-    checkpoint = read_checkpoint(tiny_bert)
-    assert isinstance(checkpoint, Checkpoint)
-    assert checkpoint.tokenizer_limit == 10**30
-    assert checkpoint.graph is None
-    assert np.isfinite(checkpoint.weights["embeddings.LayerNorm.weight"].numpy()).all()
