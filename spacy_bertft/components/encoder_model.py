@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spacy.util import registry
 from thinc.api import Model
@@ -17,9 +17,6 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.learning.shim import TorchShim, wrap
 from spacy_bertft.signatures import with_settings
 from spacy_bertft.types import Features
-
-if TYPE_CHECKING:
-    from spacy_bertft.components.encoder_pipe import EncoderPipe
 
 
 @registry.architectures("spacy-bertft.Encoder.v1")
@@ -79,7 +76,7 @@ def encoder_model(attrs: dict[str, Any]) -> Model[Any, Any]:
 # What nlp.replace_listeners puts in the place of a listener: a copy of the encoder, for its component alone.
 
 
-def _replace_listener(encoder: Model[Any, Any], listener: Any, pipe: EncoderPipe) -> Model[Any, Any]:
+def _replace_listener(encoder: Model[Any, Any], listener: Any, pipe: Any) -> Model[Any, Any]:
     replacement: Model[Any, Any] = listener.replaced_by(encoder)
     return replacement
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pipelines import blank
 from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus, Example
@@ -22,7 +20,7 @@ from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.text.windows import cut_pairs, shorten
+from spacy_bertft.text.windows import cut_pairs
 
 FIRST, SECOND = "Where does Anna live?", "Anna lives in Berlin, near the old garden."
 LONG = "Bob Stone went to work in Rome yesterday. " * 12

@@ -22,7 +22,6 @@ from encoders import (
     texts_of,
 )
 from tiny import FAMILIES, LIMIT, PACKED, WIDTH
-from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat

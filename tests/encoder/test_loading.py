@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from encoders import SENTENCE, encoder_of, rewrite, texts_of
@@ -17,7 +16,6 @@ from tiny import FAMILIES, WIDTH, make_encoder
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from spacy_bertft.encoder.checkpoint import Checkpoint, read_checkpoint
 from spacy_bertft.encoder.loading import find_folder, load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.fused import FusedEngine

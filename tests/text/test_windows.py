@@ -1,3 +1,5 @@
+"""Windows of one text and of two segments: full, overlapping as asked for, and nothing is lost."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.text.windows import cut
+from spacy_bertft.text.windows import cut, cut_pairs, shorten
 
 
 @st.composite
