@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -45,14 +45,41 @@ def to_bytes(write: Callable[[Path], object]) -> bytes:
 
 
 def from_bytes(packed: bytes, read: Callable[[Path], _T]) -> _T:
-    """What `read` makes of a folder with the files that `to_bytes` packed."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        for path, content in srsly.msgpack_loads(packed).items():
-            target = folder / path
+    """What `read` makes of a folder with the files that `to_bytes` packed. A ConfigError if they are something else.
+
+    The bytes may come from anywhere, so no name in them may lead out of the folder.
+    """
+    content = _unpacked(packed)
+    for name in content:
+        _check_name(name)
+    with TemporaryDirectory() as folder:
+        for name, data in content.items():
+            target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        return read(folder)
+            target.write_bytes(data)
+        return read(Path(folder))
+
+
+def _unpacked(packed: bytes) -> dict[str, bytes]:
+    try:
+        content = srsly.msgpack_loads(packed)
+    except Exception as error:  # msgpack raises of all kinds
+        raise ConfigError(
+            f"Found bytes that can't be read ({type(error).__name__}); expected what to_bytes() gave. Make them again."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(data, bytes) for data in content.values()):
+        raise ConfigError("Found bytes that hold no files; expected what to_bytes() gave. Make them again.")
+    return content
+
+
+def _check_name(name: object) -> None:
+    # As Windows reads it too: a backslash or a colon there is more than a character.
+    plain = isinstance(name, str) and not set(name) & set("\\:\0") and PurePosixPath(name).as_posix() == name
+    if not plain or not isinstance(name, str) or name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+        raise ConfigError(
+            f"The bytes hold a file named {name!r}; expected names inside one folder, such as 'config.json'. They were "
+            "not made by to_bytes(): don't load what comes from this source."
+        )
 
 
 @contextmanager

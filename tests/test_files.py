@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+import srsly
+from pipelines import blank, initialized
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import from_bytes, replace_file, staged_files, staged_folder, staged_pipeline, to_bytes
@@ -148,3 +150,33 @@ def test_a_folder_in_bytes(tmp_path):
         "1",
         "2",
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/tmp/x", "a/../../b", "a/../b", "..", ".", "", "a//b", "./a", "C:\\x", "a\\..\\..\\b", "C:x", "x\0"],
+)
+def test_bytes_write_no_file_outside_of_their_folder(tmp_path, name):
+    packed = srsly.msgpack_dumps({"fine": b"1", name: b"2"})
+    with pytest.raises(ConfigError, match=r"a file named .*; expected names inside one folder"):
+        from_bytes(packed, lambda folder: None)
+    assert not (tmp_path.parent / "x").exists()
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", srsly.msgpack_dumps([1]), srsly.msgpack_dumps({"a": "text"})])
+def test_bytes_of_something_else_are_refused(packed):
+    with pytest.raises(ConfigError, match=r"expected what to_bytes\(\) gave"):
+        from_bytes(packed, lambda folder: None)
+
+
+def test_a_pipeline_in_bytes_writes_no_file_outside_either(tiny_bert, tmp_path, monkeypatch):
+    """Through spaCy: the bytes of the component are inside those of the pipeline."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "inside"))
+    (tmp_path / "inside").mkdir()
+    nlp = initialized(tiny_bert)
+    content = srsly.msgpack_loads(nlp.to_bytes())
+    inside = srsly.msgpack_loads(content["encoder"])
+    content["encoder"] = srsly.msgpack_dumps({**inside, "../../planted": b"x"})
+    with pytest.raises(ConfigError, match=r"a file named '\.\./\.\./planted'"):
+        blank(tiny_bert).from_bytes(srsly.msgpack_dumps(content))
+    assert not list(tmp_path.rglob("planted"))
