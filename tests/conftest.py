@@ -4,15 +4,36 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import catalogue
 import pytest
 import torch
+from spacy.lang.en import English
 from tiny import make_encoder
 
 # Tiny tensors gain nothing from threads, and lose much where other processes run.
 torch.set_num_threads(1)
+
+# The tests make and load some thousand pipelines. Two things that spaCy does for each would take half of their time:
+# it reads English's 1,347 exceptions to the tokenizer's rules three times, for which those of white space and negation
+# stand here; and catalogue looks through all entry points for each function that a config names.
+English.Defaults.tokenizer_exceptions = {
+    text: tokens
+    for text, tokens in English.Defaults.tokenizer_exceptions.items()
+    if text.isspace() or text.endswith("n't")
+}
+catalogue.AVAILABLE_ENTRY_POINTS = SimpleNamespace(select=functools.cache(catalogue.AVAILABLE_ENTRY_POINTS.select))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No processes beside this one for a single file: they would take longer to start than it takes to run."""
+    paths = {argument.split("::")[0] for argument in config.args}
+    return 0 if len(paths) == 1 and Path(*paths).is_file() else None
 
 
 @pytest.fixture(scope="session")

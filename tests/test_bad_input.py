@@ -13,6 +13,8 @@ from spacy.training import Corpus, Example
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import BertftError, ConfigError, DataError, EncoderError
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def _initialize(nlp):
     nlp.initialize(lambda: examples(nlp))

@@ -9,6 +9,8 @@ from transformers.utils import logging
 
 from spacy_bertft import compat
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def with_version(monkeypatch, version):
     monkeypatch.setattr(compat, "transformers_version", lambda: Version(version))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -15,6 +16,8 @@ from spacy_bertft.encoder.masked_lm import Batch, load_masked, mask_id
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.jobs.pretraining.config import read_settings
 from spacy_bertft.types import Packed
+
+pytestmark = pytest.mark.touches_transformers
 
 ROOT = Path(__file__).parents[1]
 ENCODER = ROOT / "assets/encoder"

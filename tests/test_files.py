@@ -12,6 +12,8 @@ from pipelines import blank, initialized
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import from_bytes, replace_file, staged_files, staged_folder, staged_pipeline, to_bytes
 
+pytestmark = pytest.mark.touches_transformers
+
 
 class UnwritableError(Exception):
     pass

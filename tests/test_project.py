@@ -24,6 +24,8 @@ from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[1]
 NO_PIPELINES = ("adapt", "pretrain")
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.cfg") if path.stem not in NO_PIPELINES)

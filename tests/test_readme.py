@@ -14,6 +14,8 @@ from spacy.util import load_config
 
 from spacy_bertft import pair_doc
 
+pytestmark = pytest.mark.touches_transformers
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = {
     re.sub(r"\W+", " ", README[: found.start()].rsplit("\n## ", 1)[1].split("\n", 1)[0]): found[1]

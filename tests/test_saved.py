@@ -11,6 +11,8 @@ import pytest
 import spacy
 import torch
 
+pytestmark = pytest.mark.touches_transformers
+
 ARCHIVE = Path(__file__).parent / "saved/first_edition.zip"
 PIPELINES = ("entities", "questions", "multilabel", "masks", "onnx")
 

@@ -16,6 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 
+pytestmark = pytest.mark.touches_transformers
+
 # The gradient of attention's key biases is nought but for rounding, which AdamW would blow up with a smaller eps.
 SETTINGS = StepSettings(learn_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-5, clip=0.5)
 

@@ -13,6 +13,8 @@ from spacy_bertft.types import Features
 
 def set_tensors(docs: Sequence[Doc], features: Features) -> None:
     """doc.tensor (T, D): the mean of each token's subwords. doc.vector and similarities follow from it."""
+    if not docs:
+        return
     vectors = token_vectors(features, "mean").cpu().numpy()
     for doc, tensor in zip(docs, np.split(vectors, np.cumsum(features.token_counts)[:-1]), strict=True):
         doc.tensor = tensor

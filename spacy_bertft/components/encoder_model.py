@@ -15,6 +15,7 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.learning.shim import TorchShim, wrap
+from spacy_bertft.learning.tuning import Tuning
 from spacy_bertft.signatures import with_settings
 from spacy_bertft.types import Features
 
@@ -46,6 +47,7 @@ class EncoderShim(TorchShim):
     def copy(self) -> EncoderShim:
         """A copy with weights of its own and a fresh optimizer."""
         twin = EncoderShim(self.settings)
+        twin.rate_factor, twin.tuning = self.rate_factor, self.tuning
         twin.module = copy.deepcopy(self.module)
         return twin
 
@@ -60,11 +62,13 @@ class EncoderShim(TorchShim):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_shim, (self.settings, self.to_bytes())
+        return _rebuild_shim, (self.settings, self.rate_factor, self.tuning, self.to_bytes())
 
 
-def _rebuild_shim(settings: EncoderSettings, content: bytes) -> EncoderShim:
-    return EncoderShim(settings).from_bytes(content)
+def _rebuild_shim(settings: EncoderSettings, rate_factor: float, tuning: Tuning, content: bytes) -> EncoderShim:
+    shim = EncoderShim(settings)
+    shim.rate_factor, shim.tuning = rate_factor, tuning
+    return shim.from_bytes(content)
 
 
 def encoder_model(attrs: dict[str, Any]) -> Model[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -69,10 +70,9 @@ def head_factory(
         )
 
     declare_scores(score_kinds)
-    defaults = {name: field.default for name, field in settings.__dataclass_fields__.items()}
     default_config = {
         "encoder": None,
-        **defaults,
+        **asdict(settings()),
         "loss": {"@losses": loss},
         "learn_rate_factor": 1.0,
         "scorer": {"@scorers": scorer},

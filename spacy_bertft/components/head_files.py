@@ -20,6 +20,8 @@ def write_head(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
     srsly.write_json(folder / _CFG, cfg)
     if weights:
         (folder / WEIGHTS).write_bytes(weights)
+    else:
+        (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier save
 
 
 def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:

@@ -17,11 +17,17 @@ def all_examples(get_examples: Callable[[], Iterable[Example]]) -> list[Example]
         examples = list(get_examples())
     except FileNotFoundError as error:
         raise DataError(
-            f"The training data {str(error.filename)!r} is not there ({Path(error.filename).absolute()}). Expected "
-            "a .spacy file or a folder of them. Correct --paths.train, or make the file with `bertft convert`."
+            f"The training data {_place(error)}. Expected a .spacy file or a folder of them. Correct --paths.train, or "
+            "make the file with `bertft convert`."
         ) from error
     validate_examples(examples, "HeadPipe.initialize")
     return examples
+
+
+def _place(error: FileNotFoundError) -> str:
+    if error.filename is None:  # a reader's own error
+        return f"could not be read: {error}"
+    return f"{str(error.filename)!r} is not there ({Path(error.filename).absolute()})"
 
 
 def find_labels(

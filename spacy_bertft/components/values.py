@@ -7,6 +7,7 @@ always saved with a Doc, in a DocBin as well.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from spacy.tokens import Doc, SpanGroup
 
@@ -21,12 +22,21 @@ def set_value(doc: Doc, value: float | None) -> None:
         if VALUE_KEY in doc.spans:
             del doc.spans[VALUE_KEY]
         return
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_finite(value):
         raise DataError(
             f"The value of a Doc is {value!r} ({doc.text[:60]!r}). Expected a finite number, or None for a text "
             "without one. Correct it."
         )
     doc.spans[VALUE_KEY] = SpanGroup(doc, name=VALUE_KEY, attrs={VALUE_KEY: float(value)})
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real too
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def value_of(doc: Doc) -> float | None:

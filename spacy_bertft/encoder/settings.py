@@ -77,8 +77,9 @@ def resolve_window(settings: EncoderSettings, limit: int | None, *, n_special: i
     window = settings.window if settings.window is not None else limit or _DEFAULT_WINDOW
     if not n_special < window <= (limit or window):
         raise ConfigError(
-            f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords and at "
-            f"most {limit}, the limit of this encoder. Set window to such a number, or leave it out."
+            f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords"
+            f"{f' and at most {limit}, the limit of this encoder' if limit else ''}. Set window to such a number, or "
+            "leave it out."
         )
     return window
 

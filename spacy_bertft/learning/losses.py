@@ -60,6 +60,10 @@ class CrossEntropy:
         if targets.kind == "independent":
             losses = binary_cross_entropy_with_logits(rows, values, reduction="none")
             total = losses.masked_fill(~mask, 0.0).sum()
+        elif values.ndim == 2 and targets.candidates is not None:
+            # Places without a candidate have a logit of -inf, and 0 times that is no number.
+            logs = rows[mask].log_softmax(dim=1).masked_fill(values[mask] == 0, 0.0)
+            total = -(values[mask] * logs).sum()
         elif values.ndim == 1:
             goal = values.masked_fill(~mask, IGNORED)
             total = cross_entropy(rows, goal, ignore_index=IGNORED, reduction="sum")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
-from spacy_bertft.learning.tuning import FullTuning, Tuning
+from spacy_bertft.learning.tuning import FullTuning, ParameterGroup, Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,6 @@ class ModuleOptimizer:
         self.tuning = tuning or FullTuning()
         self.rate_factor = rate_factor
         self.examples = 0  # whose gradients are, or will be, summed into the next step
-        self._adamw: torch.optim.AdamW | None = None
 
     def count(self, n_examples: int) -> None:
         """Add examples whose gradients are, or will be, summed into the next step."""
@@ -42,7 +43,7 @@ class ModuleOptimizer:
 
     def step(self, settings: StepSettings) -> None:
         """Take a step if there are gradients."""
-        with_gradient = [] if not self.tuning.learns else [p for p in self.module.parameters() if p.grad is not None]
+        with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
             if self.examples > 1:  # dividing by 1 would read and write every gradient for nothing
                 gradients = [p.grad for p in with_gradient if p.grad is not None]
@@ -50,19 +51,28 @@ class ModuleOptimizer:
             if settings.clip:
                 nn.utils.clip_grad_norm_(with_gradient, settings.clip)
             self._step(settings)
+            for parameter in with_gradient:  # which a fused step leaves out; engines that copy weights look at it
+                increment_version(parameter)
             self.module.zero_grad(set_to_none=True)
         self.examples = 0
 
-    @property
+    @cached_property
+    def groups(self) -> list[ParameterGroup]:
+        """The weights that learn; listed when they are first asked for, since some modules are built late."""
+        return self.tuning.groups(self.module) if self.tuning.learns else []
+
+    @cached_property
     def adamw(self) -> torch.optim.AdamW:
-        """PyTorch's optimizer, made when it is first asked for."""
-        if self._adamw is None:
-            groups = [
-                {"params": list(group.parameters), "rate_factor": group.rate_factor, "decays": group.decays}
-                for group in self.tuning.groups(self.module)
-            ]
-            self._adamw = torch.optim.AdamW(groups, fused=True)
-        return self._adamw
+        """PyTorch's optimizer, made when it is first asked for. There must be weights that learn."""
+        groups = [
+            {"params": list(group.parameters), "rate_factor": group.rate_factor, "decays": group.decays}
+            for group in self.groups
+        ]
+        return torch.optim.AdamW(groups, fused=True)
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's state of one weight; empty before its first step."""
+        return self.adamw.state.get(parameter, {}) if self.groups else {}
 
     def _step(self, settings: StepSettings) -> None:
         for group in self.adamw.param_groups:

@@ -67,7 +67,10 @@ class TorchShim(Shim):
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
-        return output, lambda gradient: torch.autograd.backward(self.backward_from(output), gradient)
+        tensor = self.backward_from(output)
+        if not tensor.requires_grad:
+            return output, lambda gradient: None
+        return output, lambda gradient: torch.autograd.backward(tensor, gradient)
 
     def count(self, n_examples: int) -> None:
         """Note examples whose gradients are, or will be, summed into the next step."""

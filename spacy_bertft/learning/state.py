@@ -26,7 +26,7 @@ class Resumable(Protocol):
         """The state after the last update. Tensors may be the component's own: write them before it learns on."""
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state. A KeyError, ValueError or RuntimeError if it is of another component."""
+        """Go on from such a state. A KeyError or ValueError if it is of another component."""
 
 
 def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName:
@@ -36,15 +36,18 @@ def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName
         state[f"weights/{name}"] = parameter.detach().contiguous()
         if parameter.grad is not None:
             state[f"gradient/{name}"] = parameter.grad.contiguous()
-        moments = optimizer.adamw.state.get(parameter, {}) if optimizer.tuning.learns else {}
-        for slot, value in moments.items():
+        for slot, value in optimizer.moments(parameter).items():
             state[f"optimizer/{slot}/{name}"] = value.detach().contiguous()
     return state
 
 
 def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer: ModuleOptimizer) -> None:
-    """Put back what `module_state` gave. A KeyError or RuntimeError if it is of another module."""
+    """Put back what `module_state` gave. A KeyError or ValueError if it is of another module."""
     parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():  # copy_ would repeat a smaller one
+        found, expected = tuple(state[f"weights/{name}"].shape), tuple(parameter.shape)
+        if found != expected:
+            raise ValueError(f"the state's {name} has the shape {found}; expected {expected}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[f"weights/{name}"])

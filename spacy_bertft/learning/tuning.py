@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -17,6 +17,7 @@ class ParameterGroup:
     decays: bool  # whether weight decay applies
 
 
+@runtime_checkable  # spaCy checks the values of settings
 class Tuning(Protocol):
     """A way to fine-tune, named in a component's config, and so saved with it."""
 

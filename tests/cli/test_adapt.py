@@ -18,6 +18,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.jobs.pretraining import training_loop
 from spacy_bertft.jobs.pretraining.resume import find_checkpoints
 
+pytestmark = pytest.mark.touches_transformers
+
 CONFIG = Path(__file__).parents[2] / "configs/adapt.cfg"
 QUICK = {
     "corpus.held_out": 0.1,

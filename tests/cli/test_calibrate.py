@@ -13,6 +13,8 @@ from spacy_bertft.cli import app
 from spacy_bertft.jobs.calibrate import calibrate
 from spacy_bertft.jobs.evaluate import read_examples
 
+pytestmark = pytest.mark.touches_transformers
+
 KNOWN = [(text, cat) for text, _, cat in ANNOTATED] + [("Anna lives in Berlin", "work"), ("A meeting", "home")]
 UNKNOWN = [(text, "none") for text in ("She sells sea shells.", "Merci beaucoup.", "A long fox", "Nothing")]
 

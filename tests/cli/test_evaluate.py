@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from spacy_bertft.cli import app
 from spacy_bertft.jobs.evaluate import evaluate
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def run(*args: object):
     return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="bertft")

@@ -10,6 +10,8 @@ from spacy_bertft.cli import app
 from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import EncoderSettings
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def run(*args: object):
     return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="bertft")

@@ -68,6 +68,5 @@ def test_what_has_no_vector_is_similar_to_nothing(docs):
     assert first[0].similarity(third[1]) == 0.0
 
 
-# Fails: numpy splits the rows of no Docs into one part, and so there is one more part than there are Docs.
 def test_no_docs_are_no_error():
     set_tensors([], features_of())

@@ -12,6 +12,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.learning.tuning import FullTuning
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def added(nlp=None, **config):
     nlp = nlp or spacy.blank("en")

@@ -17,6 +17,8 @@ from spacy_bertft import compat
 from spacy_bertft.components import encoder_pipe, feature_store
 from spacy_bertft.errors import ConfigError
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def _held(doc):
     return feature_store.find(doc, "encoder") is not None

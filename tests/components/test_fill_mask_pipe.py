@@ -21,6 +21,8 @@ from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 
+pytestmark = pytest.mark.touches_transformers
+
 TEXTS = ["Anna lives in [MASK].", "Nothing happened", "", "[MASK] went to work in the [MASK] yesterday"]
 
 

@@ -22,6 +22,8 @@ from spacy_bertft.encoder.pooling import doc_vectors
 from spacy_bertft.learning.losses import CrossEntropy, MeanSquaredError, Targets
 from spacy_bertft.learning.shim import shim_of
 
+pytestmark = pytest.mark.touches_transformers
+
 FACTORY = "test_head_factory_length"
 
 
@@ -148,11 +150,9 @@ def test_own_settings_reach_the_task_and_common_ones_the_component():
     [
         ({"unit": "miles"}, "unit"),
         ({"longest": "very"}, "longest"),
-        ({"longest": 1.5}, "longest"),
         ({"longest": None}, "longest"),
         ({"shortest": 1}, "shortest"),
         ({"needs_segments": True}, "needs_segments"),
-        ({"encoder": 3}, "encoder"),
         ({"learn_rate_factor": "fast"}, "learn_rate_factor"),
         ({"scorer": "length"}, "scorer"),
     ],
@@ -246,7 +246,7 @@ def test_what_it_found_in_its_training_data_is_kept(nlp):
 def test_its_scorer_gets_its_settings_and_labels(nlp):
     scores = nlp.evaluate(examples(nlp))
     assert scores["length_error"] < 0.5
-    assert scores["said"] == {"tolerance": 0.25, "labels": ["LENGTH"]}
+    assert scores["said"] == {"tolerance": 0.25, "labels": ("LENGTH",)}
 
 
 def test_it_is_saved_and_a_setting_can_be_changed_at_loading(nlp, tmp_path):
@@ -278,7 +278,6 @@ def test_the_settings_can_be_fewer_than_those_of_the_task():
         nlp.add_pipe(f"{FACTORY}_fewer", name="other", config={"unit": "tokens"})
 
 
-# Fails: the default config takes `field.default`, which a field with a default_factory does not have.
 def test_a_default_can_come_from_a_factory():
     @dataclass(frozen=True)
     class Listed:

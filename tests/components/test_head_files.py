@@ -37,7 +37,6 @@ def test_no_weights_are_no_file(tmp_path):
     assert read_head(tmp_path) == (CFG, b"")
 
 
-# Fails: the old weights stay beside the new cfg.
 def test_no_weights_are_no_file_where_there_was_one_either(tmp_path):
     write_head(tmp_path, CFG, weights_of(nn.Linear(3, 2)))
     write_head(tmp_path, {"labels": []}, b"")

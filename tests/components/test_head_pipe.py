@@ -23,6 +23,8 @@ from spacy.util import load_config, registry
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.learning.shim import shim_of
 
+pytestmark = pytest.mark.touches_transformers
+
 MULTILABEL = {"textcat": "bertft_textcat_multilabel"}
 
 

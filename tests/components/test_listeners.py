@@ -29,6 +29,8 @@ from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.shim import shim_of
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[2]
 # Each tag's part of speech and morphology.
 TAGS = {

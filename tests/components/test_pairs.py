@@ -22,6 +22,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.text.windows import cut_pairs
 
+pytestmark = pytest.mark.touches_transformers
+
 FIRST, SECOND = "Where does Anna live?", "Anna lives in Berlin, near the old garden."
 LONG = "Bob Stone went to work in Rome yesterday. " * 12
 PLAIN = "Nothing happened at home."

@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 
 from spacy_bertft.errors import ConfigError
 
+pytestmark = pytest.mark.touches_transformers
+
 HEADS = ("bertft_ner", "bertft_textcat", "bertft_textcat_multilabel", "bertft_pair", "bertft_qa")
 FACTORIES = (*HEADS, "bertft_encoder", "bertft_mlm")
 # Two texts with a tab between them; entity and answer; category.

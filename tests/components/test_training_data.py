@@ -12,6 +12,8 @@ from spacy.training import Corpus, Example
 from spacy_bertft.components.training_data import all_examples, find_labels
 from spacy_bertft.errors import DataError
 
+pytestmark = pytest.mark.touches_transformers
+
 NLP = spacy.blank("en")
 
 
@@ -38,7 +40,6 @@ def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-# Fails: such an error has no filename, and so Path(None) is a TypeError.
 def test_an_error_of_a_reader_of_ones_own_that_names_no_file_is_told():
     def read():
         raise FileNotFoundError("no texts of 1999")

@@ -151,7 +151,6 @@ def test_what_is_no_finite_number_is_refused_and_changes_nothing(value):
     assert doc._.value == 1.0
 
 
-# Fails: math.isfinite raises an OverflowError of its own.
 def test_a_whole_number_beyond_all_floats_is_refused():
     with pytest.raises(DataError, match="Expected a finite number"):
         doc_with(10**400)

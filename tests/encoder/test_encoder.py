@@ -32,6 +32,8 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.subwords import Texts
 from spacy_bertft.text.windows import cut
 
+pytestmark = pytest.mark.touches_transformers
+
 
 class Spy:
     """How many subwords, padding included, each forward pass of an encoder takes."""

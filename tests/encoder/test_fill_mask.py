@@ -16,6 +16,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.text.windows import cut
 
+pytestmark = pytest.mark.touches_transformers
+
 TEXTS = ["Anna lives in {0}", "{0} went {0} work in the {0}.", "Nothing happened at home.", "", "{0}", "a {0}{0} b"]
 
 

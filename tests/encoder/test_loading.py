@@ -22,6 +22,8 @@ from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.net import FAMILIES as FUSED
 from spacy_bertft.errors import EncoderError
 
+pytestmark = pytest.mark.touches_transformers
+
 CPU = {"device": "cpu"}
 
 

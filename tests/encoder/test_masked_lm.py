@@ -17,6 +17,8 @@ from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.text.batches import bucket, pack, window_lengths
 from spacy_bertft.types import Pieces, Windows
 
+pytestmark = pytest.mark.touches_transformers
+
 TEXTS = ["Anna lives in Berlin", "Nothing happened at home.", "A long meeting about trains, planes and automobiles."]
 PAIRS = [("Anna lives", "in Berlin"), ("Nothing happened", "at home or in the garden"), ("a", "b")]
 

@@ -56,7 +56,6 @@ def test_a_limit_that_leaves_no_room_is_an_error():
         resolve_window(EncoderSettings(), 3, n_special=3)
 
 
-# Fails: "…and at most None, the limit of this encoder".
 def test_an_encoder_without_a_limit_names_none():
     with pytest.raises(ConfigError, match="window is 2 subwords") as caught:
         resolve_window(EncoderSettings(window=2), None, n_special=2)

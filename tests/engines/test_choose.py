@@ -18,6 +18,8 @@ from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.transformers import TransformersEngine
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 
+pytestmark = pytest.mark.touches_transformers
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PLAIN = {"half": False, "padded": False, "learning": False}
 
@@ -177,7 +179,6 @@ def test_weights_that_changed_get_a_new_engine_and_the_old_one_goes_first(fused,
     assert fused.alive == 1
 
 
-# Fails: a step of PyTorch's AdamW with fused = True does not count up the versions of the weights.
 def test_weights_that_took_a_step_get_a_new_engine(fused):
     encoder, ours = Standing(), engines()
     first = ours.choose(encoder, learning=False)
@@ -271,7 +272,6 @@ def test_an_encoder_keeps_its_engine_until_it_has_learned(tiny_bert):
     assert not torch.allclose(after, before, atol=1e-2)
 
 
-# Fails for the same reason: the encoder annotates, and so makes an engine, between its forward and its step.
 @pytest.mark.parametrize("annotates", [[], ["encoder"]])
 def test_predictions_after_training_are_those_of_the_weights_that_are_saved(tiny_bert, annotates):
     nlp = initialized(tiny_bert)

@@ -13,6 +13,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines import attention
 from spacy_bertft.engines.dropout import Dropout, drop, use_dropout
 
+pytestmark = pytest.mark.touches_transformers
+
 
 @pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9, 0.99999, 1 - 1e-9])
 def test_as_many_numbers_are_dropped_as_asked_for(probability):

@@ -15,6 +15,8 @@ from spacy_bertft import compat
 from spacy_bertft.engines.fused import FusedEngine, _plan
 from spacy_bertft.types import Packed
 
+pytestmark = pytest.mark.touches_transformers
+
 
 @pytest.fixture
 def encoder(tiny_bert):

@@ -44,6 +44,8 @@ from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[2]
 
 

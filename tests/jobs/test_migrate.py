@@ -33,6 +33,8 @@ from spacy_bertft.components.listeners import Listener
 from spacy_bertft.errors import BertftError
 from spacy_bertft.jobs.migrate import build_stand_in, migrate
 
+pytestmark = pytest.mark.touches_transformers
+
 OLD = os.environ.get("SPACY_BERTFT_OLD")
 MADE = sorted(Path(OLD).resolve().glob("*/old")) if OLD else []
 WITHOUT = pytest.param(

@@ -22,6 +22,8 @@ from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.learning.tuning import FrozenTuning, FullTuning, ParameterGroup
 
+pytestmark = pytest.mark.touches_transformers
+
 FROZEN = {"@misc": "spacy-bertft.FrozenTuning.v1"}
 FULL = {"@misc": "spacy-bertft.FullTuning.v1"}
 
@@ -287,7 +289,6 @@ def test_a_setting_that_it_does_not_have_is_an_error(tiny_bert, name):
         pipeline(tiny_bert, {"@misc": f"spacy-bertft.{name}Tuning.v1", "layers": 3})
 
 
-# Fails: `Tuning` is a Protocol without @runtime_checkable, so what is checked against it is a TypeError of Python's.
 @pytest.mark.parametrize("tuning", ["frozen", None])
 def test_what_is_no_tuning_is_an_error(tiny_bert, tuning):
     with pytest.raises(ConfigValidationError, match="tuning"):

@@ -21,6 +21,8 @@ from spacy_bertft.components.transformer_source import TransformerSource
 from spacy_bertft.encoder.pooling import doc_vectors, token_vectors
 from spacy_bertft.errors import BertftError, ConfigError
 
+pytestmark = [pytest.mark.peer, pytest.mark.touches_transformers]
+
 WIDTH = 32
 LISTENER = {
     "@architectures": "spacy-transformers.TransformerListener.v1",

@@ -12,6 +12,8 @@ from spacy.training import Example
 
 from spacy_bertft.tasks.ner import EntityTask
 
+pytestmark = pytest.mark.touches_transformers
+
 NER = {"ner": "bertft_ner"}
 
 

@@ -18,6 +18,8 @@ from spacy.util import load_config, registry, resolve_dot_names
 from spacy_bertft import pair_doc
 from spacy_bertft.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[2]
 # A sentence and a question about it, in the one order or the other.
 TEXTS = [

@@ -20,6 +20,8 @@ from spacy_bertft.tasks.answer_spans import best_spans
 from spacy_bertft.tasks.qa import AnswerTask
 from spacy_bertft.tasks.scorers import exact_match, normalise, score_answers, token_f1
 
+pytestmark = pytest.mark.touches_transformers
+
 CONTEXT = "Anna lives in Berlin near the old garden. Bob Stone went to work in Rome yesterday."
 OTHER = "Paris and Oslo are far from my home and garden."
 # question, context, first gold answer ("" for none)

@@ -16,6 +16,8 @@ from spacy_bertft import pair_doc
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.tasks.regression import RegressionTask, score_values
 
+pytestmark = pytest.mark.touches_transformers
+
 REGRESSION = {"rating": "bertft_regression"}
 RATED = [
     ("Anna lives in Berlin", 4.5),

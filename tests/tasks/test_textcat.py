@@ -9,6 +9,8 @@ from spacy.training import Example
 
 from spacy_bertft.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.touches_transformers
+
 TEXTCAT = {"textcat": "bertft_textcat"}
 MULTILABEL = {"textcat": "bertft_textcat_multilabel"}
 

@@ -22,6 +22,8 @@ from spacy_bertft.tasks.calibration import fit_temperature
 from spacy_bertft.tasks.scorers import score_categories
 from spacy_bertft.tasks.textcat import CategoryTask
 
+pytestmark = pytest.mark.touches_transformers
+
 UNKNOWN = ["She sells sea shells by the sea shore.", "The quick brown fox jumps over the lazy dog.", "Merci beaucoup."]
 KNOWN = [(text, cat) for text, _, cat in ANNOTATED]
 ALL = [*KNOWN, *((text, "none") for text in UNKNOWN)]

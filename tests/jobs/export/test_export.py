@@ -29,6 +29,8 @@ from spacy_bertft.export import Change, DroppedError, export
 from spacy_bertft.jobs.evaluate import read_examples
 from spacy_bertft.jobs.export import compare
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[3]
 GRAPH = "encoder/encoder/model.onnx"
 SOME = [*TEXTS, LONG, *(text for text in ODD.values() if text)]

@@ -24,6 +24,8 @@ from spacy_bertft.jobs.pretraining.tokenise import (
     tokenizer_hash,
 )
 
+pytestmark = pytest.mark.touches_transformers
+
 FILES = {"ids.bin", "texts.bin", "documents.bin", "counts.bin", "cache.json"}
 DOCUMENTS = [CORPUS[:3], ["[MASK] two  spaces [SEP]"], CORPUS[3:]]
 U2 = np.dtype("<u2")

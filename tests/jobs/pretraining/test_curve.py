@@ -14,6 +14,8 @@ from spacy_bertft.jobs.pretraining.curve import Evaluation, curve_row, evaluate,
 from spacy_bertft.jobs.pretraining.resume import RunState
 from spacy_bertft.types import Packed
 
+pytestmark = pytest.mark.touches_transformers
+
 
 class Model:
     """Has a loss of 2 for each chosen subword, guesses one of a batch, and has a loss of 0.5 for each window."""

@@ -9,6 +9,8 @@ import pytest
 
 from spacy_bertft.jobs.pretraining.masking import Corruption, Vocabulary, corrupt
 
+pytestmark = pytest.mark.touches_transformers
+
 SIZE, N = 50, 400_000
 SPECIAL = np.array([0, 1, 2, 3, 4])
 MASK = 4

@@ -7,6 +7,8 @@ import torch
 
 from spacy_bertft.jobs.pretraining.processes import Processes, join_processes
 
+pytestmark = pytest.mark.touches_transformers
+
 
 def test_without_torchrun_there_is_one(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):

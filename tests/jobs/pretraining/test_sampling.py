@@ -20,6 +20,8 @@ from spacy_bertft.jobs.pretraining.sampling import (
     stretch,
 )
 
+pytestmark = pytest.mark.touches_transformers
+
 modest = settings(deadline=None, max_examples=150)
 corpora = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), min_size=1, max_size=6)
 

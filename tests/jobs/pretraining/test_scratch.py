@@ -18,6 +18,8 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
 from spacy_bertft.jobs.pretraining.scratch import SIZES, SPECIAL, learn_vocabulary, new_model, tokenizer_files
 
+pytestmark = pytest.mark.touches_transformers
+
 ROOT = Path(__file__).parents[3]
 MESSAGES = ROOT / "assets/support/train.jsonl"
 

@@ -16,6 +16,8 @@ from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.pretraining import texts
 from spacy_bertft.jobs.pretraining.texts import read_documents, text_files
 
+pytestmark = pytest.mark.touches_transformers
+
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 WANTED = [["One here.", "Two there."], ["Drei für Müller."]]
 

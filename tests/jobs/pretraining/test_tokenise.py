@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from spacy_bertft.jobs.pretraining import tokenise
 from spacy_bertft.jobs.pretraining.tokenise import bare, in_batches, tokenizer_hash
 
+pytestmark = pytest.mark.touches_transformers
+
 
 @given(st.lists(st.lists(st.text("ab", max_size=5), min_size=1, max_size=5), max_size=6), st.integers(1, 4))
 def test_batches_hold_all_texts_and_say_where_documents_end(documents, most):

@@ -13,6 +13,8 @@ from spacy_bertft.jobs.pretraining.cache import build_cache
 from spacy_bertft.jobs.pretraining.config import check_settings
 from spacy_bertft.jobs.pretraining.windows import BatchMaker, split_windows
 
+pytestmark = pytest.mark.touches_transformers
+
 
 @pytest.fixture(scope="module")
 def encoder(tiny_encoder):

@@ -1,0 +1,80 @@
+"""The tests mirror the package, and those that the lowest transformers has to pass are marked."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import spacy_bertft
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(spacy_bertft.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.glob("*/**/*.py"))
+FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
+
+# Modules that no file of tests is named after, and why.
+ELSEWHERE: dict[str, str] = {}
+
+# What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.
+HELPERS = {"transformers", "tiny", "encoders", "pipelines"}
+FIXTURES = {"tiny_bert", "tiny_encoder"}
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def says_nothing(tree):
+    """Whether a module has no more than a docstring and imports."""
+    return all(
+        isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in tree.body
+    )
+
+
+def touches_transformers(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and HELPERS & {alias.name.split(".")[0] for alias in node.names}:
+            return True
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in HELPERS:
+            return True
+        if isinstance(node, ast.arg) and node.arg in FIXTURES:
+            return True
+    return False
+
+
+def marks_of(tree):
+    """The names of a file's own marks: pytestmark = pytest.mark.name, or a list of such."""
+    marks = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
+    return {node.attr for mark in marks for node in ast.walk(mark) if isinstance(node, ast.Attribute)}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_each_module_has_tests_named_after_it(module):
+    mirrored = TESTS / module.with_name(f"test_{module.name}")
+    there = mirrored.is_file() or says_nothing(tree_of(PACKAGE / module))
+    assert there is not (module.as_posix() in ELSEWHERE), (
+        f"expected {mirrored.relative_to(TESTS)}, or a line in ELSEWHERE"
+    )
+
+
+def test_modules_tested_elsewhere_are_there():
+    assert set(ELSEWHERE) <= {module.as_posix() for module in MODULES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_what_touches_transformers_is_marked(file):
+    tree = tree_of(TESTS / file)
+    assert touches_transformers(tree) is ("touches_transformers" in marks_of(tree))
+
+
+def test_what_needs_spacy_transformers_is_marked():
+    marked = {file.as_posix() for file in FILES if "peer" in marks_of(tree_of(TESTS / file))}
+    assert marked == {file.as_posix() for file in FILES if file.parts[0] == "peer"} == {"peer/test_transformer.py"}
