@@ -29,9 +29,9 @@ class Tagging:
     scheme: Scheme
     tags: tuple[str, ...]  # (L,) "O", "B-PERSON", …
     label: Ints  # (L,) label of each tag, -1 for O
-    allowed: NDArray[np.bool_]  # (L, L) from, to
-    initial: NDArray[np.bool_]  # (L,)
-    final: NDArray[np.bool_]  # (L,)
+    inside: NDArray[np.bool_]  # (L,) may only follow an open tag of its label
+    is_open: NDArray[np.bool_]  # (L,) may be followed by an inside tag of its label
+    must_close: NDArray[np.bool_]  # (L,) must be
 
     @classmethod
     def of(cls, labels: Sequence[str], scheme: Scheme) -> Tagging:
@@ -40,13 +40,21 @@ class Tagging:
         tags = ("O", *(f"{kind}-{label}" for label in labels for kind in kinds))
         label = np.array([-1, *np.repeat(np.arange(len(labels)), len(kinds))], dtype=np.int64)
         kind = np.array([tag[0] for tag in tags])
-        same = (label[:, None] == label[None, :]) & (label[:, None] >= 0)
         is_open = np.isin(kind, list(_OPENS[scheme]))
-        inside = np.isin(kind, ["I", "L"]) if scheme != "io" else np.zeros(len(tags), dtype=bool)
-        must_close = is_open if scheme == "biluo" else np.zeros(len(tags), dtype=bool)
-        continues = is_open[:, None] & inside[None, :] & same
-        allowed = np.where(must_close[:, None] | inside[None, :], continues, True)
-        return cls(scheme, tags, label, allowed, ~inside, ~must_close)
+        never = np.zeros(len(tags), dtype=bool)
+        inside = np.isin(kind, ["I", "L"]) if scheme != "io" else never
+        return cls(scheme, tags, label, inside, is_open, is_open if scheme == "biluo" else never)
+
+    def may_follow(self, before: Ints, after: Ints) -> NDArray[np.bool_]:
+        """Whether each tag of `after` may follow that of `before`."""
+        continues = self.is_open[before] & self.inside[after] & (self.label[before] == self.label[after])
+        allowed: NDArray[np.bool_] = continues | ~(self.must_close[before] | self.inside[after])
+        return allowed
+
+    def openers(self) -> Ints:
+        """For each inside tag the two open tags of its label, which alone it may follow. (inside tags, 2)."""
+        open_tags = self.is_open.nonzero()[0].reshape(-1, 2) if self.inside.any() else np.zeros((0, 2), dtype=np.int64)
+        return open_tags[self.label[self.inside]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +87,28 @@ def decode(logits: Floats, counts: Ints, tagging: Tagging) -> Entities:
 def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
     """For each text the valid sequence of tags with the highest sum of logits. -> (T,).
 
-    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts go forward together, token by token.
+    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts go forward together, token by token. A tag that
+    is not inside an entity may follow every tag that need not be closed, so the best of those is the same for all: the
+    time grows with L, not with its square.
     """
     order = np.argsort(-counts, kind="stable")  # so that the texts that go on are always the first ones
     lengths = counts[order]
     starts = (np.cumsum(counts) - counts)[order]
-    blocked = np.where(tagging.allowed, 0.0, -np.inf).astype(np.float32)  # (L, L)
-    best = np.where(tagging.initial, logits[starts], -np.inf)  # (B, L)
+    openers = tagging.openers()
+    best = np.where(tagging.inside, -np.inf, logits[starts])  # (B, L)
     back: list[Ints] = []
     for place in range(1, lengths[0]):
         going = int(np.searchsorted(-lengths, -place))  # texts longer than `place`
-        candidates = best[:going, :, None] + blocked  # (going, L, L)
-        back.append(candidates.argmax(axis=1))
-        best[:going] = candidates.max(axis=1) + logits[starts[:going] + place]
-    tag = np.where(tagging.final, best, -np.inf).argmax(axis=1)  # (B,) of each text's last token
+        closed = np.where(tagging.must_close, -np.inf, best[:going])
+        before = np.repeat(closed.argmax(axis=1)[:, None], best.shape[1], axis=1)  # (going, L)
+        of_openers = best[:going, openers]  # (going, inside tags, 2)
+        before[:, tagging.inside] = np.where(of_openers[..., 0] >= of_openers[..., 1], *openers.T)
+        reached = np.take_along_axis(best[:going], before, axis=1)
+        # Where no tag leads on, argmax names one that may not.
+        reached[:, ~tagging.inside] = closed.max(axis=1, keepdims=True)
+        back.append(before)
+        best[:going] = reached + logits[starts[:going] + place]
+    tag = np.where(tagging.must_close, -np.inf, best).argmax(axis=1)  # (B,) of each text's last token
     tags = np.empty(len(logits), dtype=np.int64)
     tags[starts + lengths - 1] = tag
     for place in range(lengths[0] - 1, 0, -1):
@@ -109,8 +125,8 @@ def _invalid(tags: Ints, counts: Ints, tagging: Tagging) -> Ints:
     text = np.repeat(np.arange(len(counts)), counts)  # (T,)
     first = ramps(counts) == 0
     last = np.append(first[1:], True)
-    bad = (first & ~tagging.initial[tags]) | (last & ~tagging.final[tags])
-    bad[1:] |= ~first[1:] & ~tagging.allowed[tags[:-1], tags[1:]]
+    bad = (first & tagging.inside[tags]) | (last & tagging.must_close[tags])
+    bad[1:] |= ~first[1:] & ~tagging.may_follow(tags[:-1], tags[1:])
     return np.unique(text[bad])
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import spacy
 from spacy.tokens import Doc, DocBin, Span
+from spacy.vocab import Vocab
 
+from spacy_bertft.components import spans
 from spacy_bertft.components.spans import scored_spans, set_scored_spans
 
 
@@ -102,3 +107,38 @@ def test_scores_go_where_the_doc_goes(doc, how):
         ("Berlin", "CITY", 0.25),
     ]
     assert [ent._.score for ent in again.ents] == [0.5, 0.25]
+
+
+def test_the_spans_of_a_doc_are_looked_through_once(monkeypatch):
+    """Not once for each entity that is asked for its score."""
+    doc = Doc(Vocab(), words=["word"] * 600)
+    entities = [Span(doc, place, place + 1, label="X") for place in range(0, 600, 2)]
+    set_scored_spans(doc, "entities", entities, np.linspace(0, 1, 300))
+    walks = []
+    monkeypatch.setattr(spans, "scored_spans", lambda doc: walks.append(doc) or scored_spans(doc))
+    assert [span._.score for span in entities] == pytest.approx(np.linspace(0, 1, 300))
+    assert doc[1:2]._.score is None
+    assert len(walks) == 1
+
+
+def test_a_change_is_seen_at_the_next_look():
+    doc = Doc(Vocab(), words=["a", "b"])
+    span = Span(doc, 0, 1, label="X")
+    set_scored_spans(doc, "one", [span], [0.25])
+    assert span._.score == 0.25
+    doc.spans["one"].attrs["scores"] = np.array([0.5], dtype=np.float32)
+    assert span._.score == 0.5
+    del doc.spans["one"]
+    assert span._.score is None
+    set_scored_spans(doc, "two", [span], [0.75])
+    assert span._.score == 0.75
+
+
+def test_looking_keeps_no_doc_alive():
+    doc = Doc(Vocab(), words=["a"])
+    set_scored_spans(doc, "one", [Span(doc, 0, 1, label="X")], [0.25])
+    assert doc[0:1]._.score is None
+    gone = weakref.ref(doc)
+    del doc
+    gc.collect()
+    assert gone() is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise, product
 
 import numpy as np
@@ -79,9 +80,9 @@ def test_rules_allow_exactly_the_valid_sequences(scheme):
     tagging = Tagging.of(LABELS, scheme)
     for numbers in product(range(len(tagging.tags)), repeat=3):
         allowed = (
-            tagging.initial[numbers[0]]
-            and tagging.final[numbers[-1]]
-            and all(tagging.allowed[pair] for pair in pairwise(numbers))
+            not tagging.inside[numbers[0]]
+            and not tagging.must_close[numbers[-1]]
+            and all(tagging.may_follow(*map(np.array, pair)) for pair in pairwise(numbers))
         )
         assert allowed == is_valid([tagging.tags[number] for number in numbers], scheme)
 
@@ -183,7 +184,8 @@ def test_labels_added_later_keep_the_numbers_of_earlier_tags(scheme):
     n_tags = len(few.tags)
     assert more.tags[:n_tags] == few.tags
     assert more.label[:n_tags].tolist() == few.label.tolist()
-    assert np.array_equal(more.allowed[:n_tags, :n_tags], few.allowed)
+    pairs = np.array(list(product(range(n_tags), repeat=2))).T
+    assert np.array_equal(more.may_follow(*pairs), few.may_follow(*pairs))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -191,3 +193,17 @@ def test_without_labels_everything_is_outside(scheme):
     tagging = Tagging.of([], scheme)
     assert tagging.tags == ("O",)
     assert len(decode(np.zeros((3, 1), dtype=np.float32), np.array([3]), tagging).starts) == 0
+
+
+@pytest.mark.parametrize("scheme", ["bio", "biluo"])
+def test_the_search_takes_no_table_of_all_pairs_of_tags(scheme):
+    """With thousands of labels such a table for each text would take gigabytes."""
+    labels = [f"L{number}" for number in range(2000)]
+    tagging = Tagging.of(labels, scheme)
+    logits = np.random.default_rng(0).normal(size=(64, len(tagging.tags))).astype(np.float32)
+    tracemalloc.start()
+    tags = viterbi(logits, np.full(16, 4), tagging)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * len(tagging.tags) * 8 * 20  # some arrays of texts times tags
+    assert is_valid([tagging.tags[tag] for tag in tags[:4]], scheme)
