@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.encoder.weights_check import check_finite, check_weights, listed, may_be_left
 from spacy_bertft.engines.net import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
 
@@ -57,61 +58,85 @@ def find_folder(name: str) -> Path | None:
 
 
 def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
-    """Load an encoder from the folder of a saved pipeline.
+    """Load an encoder from the folder of a saved pipeline. An EncoderError unless its weights are all there.
 
-    One of the families that backends/net.py knows is loaded without transformers, which takes longer to import than
+    One of the families that engines/net.py knows is loaded without transformers, which takes longer to import than
     all the rest to load; its model is built when training asks for it.
     """
     if settings.backend == "torch" and (folder / WEIGHTS).is_file():
         checkpoint = read_checkpoint(folder)
         if checkpoint is not None and _is_known(checkpoint):
+            check_finite(str(folder), checkpoint.weights)
             return Encoder(checkpoint, settings)
-    return load_folder(folder, settings)
+    return load_folder(folder, settings, saved=True)
+
+
+class _Noted(dict[str, Tensor]):
+    """Weights that note which of them were asked for."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
 
 
 def _is_known(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is of a known family, with all of its weights and no others."""
     try:
         shape = read_shape(checkpoint.config)
     except json.JSONDecodeError:
         return False  # load_folder says what is wrong
-    return shape is not None and read_net(shape, checkpoint.weights) is not None
+    weights = _Noted(checkpoint.weights)
+    if shape is None or read_net(shape, weights) is None:
+        return False
+    return not [name for name in weights if name not in weights.asked and not may_be_left(name)]
 
 
-def load_folder(folder: Path, settings: EncoderSettings) -> Encoder:
-    """Load an encoder from a Hugging Face folder, without looking anywhere else."""
+def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False) -> Encoder:
+    """Load an encoder from a Hugging Face folder, without looking anywhere else.
+
+    saved: it is of a saved pipeline, so an encoder that lacks weights is an error.
+    """
     found = sorted(path.name for path in folder.iterdir())
     if CONFIG not in found:
         raise EncoderError(
-            f"The folder {folder} holds no config.json (found: {_listed(found)}). Expected a Hugging Face model "
+            f"The folder {folder} holds no config.json (found: {listed(found)}). Expected a Hugging Face model "
             "folder: config.json, model.safetensors and tokenizer files. Give its path as the encoder's name."
         )
     if settings.backend == "onnxruntime":
         if GRAPH not in found:
             raise EncoderError(
                 f'The encoder\'s backend is "onnxruntime", but the folder {folder} holds no {GRAPH} (found: '
-                f"{_listed(found)}). Expected an exported pipeline: make one with `bertft export PIPELINE OUT --engine "
+                f"{listed(found)}). Expected an exported pipeline: make one with `bertft export PIPELINE OUT --engine "
                 'onnx`, or set backend = "torch".'
             )
         return Encoder(read_graph(folder), settings)
     if not set(_WEIGHT_FILES) & set(found):
         graph = f' Its {GRAPH} runs with backend = "onnxruntime".' if GRAPH in found else ""
         raise EncoderError(
-            f"The encoder folder {folder} holds no weights (found: {_listed(found)}). Expected one of "
+            f"The encoder folder {folder} holds no weights (found: {listed(found)}). Expected one of "
             f"{', '.join(_WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
         )
     try:
-        return _by_transformers(str(folder), settings, local_files_only=True)
+        return _by_transformers(str(folder), settings, saved=saved, local_files_only=True)
     except BertftError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise of all kinds
         raise EncoderError(
-            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_listed(found)}). "
+            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {listed(found)}). "
             "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
             "Check that the copy is complete."
         ) from error
 
 
-def _by_transformers(source: str, settings: EncoderSettings, **where: Any) -> Encoder:
+def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = False, **where: Any) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
     with compat.quiet_transformers():
@@ -125,14 +150,11 @@ def _by_transformers(source: str, settings: EncoderSettings, **where: Any) -> En
             **where,
         )
         files = saved_files(tokenizer, model.config)
+    check_finite(source, model.state_dict())
     missing = sorted(report["missing_keys"])
-    absent = [key for key in missing if "pooler" not in key]
-    if absent:
-        warnings.warn(
-            f"The weights of {source!r} lack {len(absent)} parameters of {type(model).__name__}, which start at "
-            f"random: {_listed(absent)}. Expected a checkpoint of this family; check the encoder's name.",
-            stacklevel=2,
-        )
+    absent = [name for name in missing if not may_be_left(name)]
+    unknown = sorted(name for name in report["unexpected_keys"] if not may_be_left(name))
+    check_weights(source, model, absent, unknown, saved=saved)
     return Encoder(Checkpoint(files, trained_pooler=len(absent) == len(missing)), settings, model=model)
 
 
@@ -147,15 +169,10 @@ def _check_tokenizer(source: str, tokenizer: Any) -> None:
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"The encoder {source!r} has no vocabulary: its tokenizer knows only "
-            f"{_listed(sorted(tokenizer.get_vocab()))}. Expected the files of a fast tokenizer (tokenizer.json) beside "
+            f"{listed(sorted(tokenizer.get_vocab()))}. Expected the files of a fast tokenizer (tokenizer.json) beside "
             "the weights. Save the tokenizer there with save_pretrained, or copy its files."
         )
 
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "nothing"

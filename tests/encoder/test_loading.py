@@ -234,7 +234,9 @@ def test_an_unusual_config_is_left_to_transformers(tiny_bert, tmp_path, changes,
     encoder_of(tiny_bert).save(tmp_path)
     rewrite(tmp_path / "config.json", **changes)
     asked = []
-    monkeypatch.setattr("spacy_bertft.encoder.loading.load_folder", lambda folder, settings: asked.append(folder))
+    monkeypatch.setattr(
+        "spacy_bertft.encoder.loading.load_folder", lambda folder, settings, saved: asked.append(folder)
+    )
     load_saved(tmp_path, EncoderSettings(**CPU))
     assert asked == [tmp_path]
 
