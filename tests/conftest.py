@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
 import functools
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,8 @@ English.Defaults.tokenizer_exceptions = {
     if text.isspace() or text.endswith("n't")
 }
 catalogue.AVAILABLE_ENTRY_POINTS = SimpleNamespace(select=functools.cache(catalogue.AVAILABLE_ENTRY_POINTS.select))
+# What has been imported stays: collections of garbage, which some tests ask for, need not look through it.
+gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

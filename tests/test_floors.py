@@ -102,6 +102,7 @@ def test_no_file_is_long():
     assert not long, f"split them by what they answer: {long}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [

@@ -108,6 +108,8 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
         """Load the pretrained weights that the config names."""
+        if nlp is not None:
+            _check_name(nlp, self)
         self.set_encoder(load_named(self.model))
 
     # --- features for Docs
@@ -268,3 +270,14 @@ def _rebuild(
     pipe = EncoderPipe(vocab, encoder_model(attrs), name, **settings).from_bytes(content)
     pipe._guard_threads = guard
     return pipe
+
+
+def _check_name(nlp: Language, pipe: EncoderPipe) -> None:
+    """spaCy leaves a `name` among a component's settings out, with a warning that its own is not overridden."""
+    own = next((name for name, component in nlp.components if component is pipe), None)
+    found = None if own is None else nlp.get_pipe_config(own).get("name")
+    if found is not None:
+        raise ConfigError(
+            f"Found name = {found!r} in [components.{own}]. Expected the name of an encoder to load in "
+            f"[components.{own}.model]. On the command line: --components.{own}.model.name {found}"
+        )

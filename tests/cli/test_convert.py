@@ -124,6 +124,7 @@ def test_the_command_line_imports_nothing_heavy():
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
+@pytest.mark.slow
 def test_the_plugin_imports_no_more_than_spacy_does():
     code = (
         "import sys, spacy.cli; before = set(sys.modules); import spacy_bertft.cli.spacy_plugin; "
@@ -133,6 +134,7 @@ def test_the_plugin_imports_no_more_than_spacy_does():
     assert (done.stdout.strip(), done.returncode) == ("['spacy_bertft']", 0), done.stderr
 
 
+@pytest.mark.slow
 def test_as_a_command_of_spacy(good, tmp_path):
     done = python("-m", "spacy", "bertft", "convert", good, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pipelines import HEADS, TEXTS, annotations, blank, examples, initialized, t
 from spacy_bertft import compat
 from spacy_bertft.components import encoder_pipe, feature_store
 from spacy_bertft.errors import ConfigError
+
+CONFIG = Path(__file__).parents[2] / "configs/ner.cfg"
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -230,3 +233,12 @@ def test_few_frames_lie_between_the_pipe_and_a_product(tiny_bert, monkeypatch):
     list(pipe.pipe([nlp.make_doc(text) for text in TEXTS]))
     below = stacks[0][stacks[0].index("pipe") :]
     assert len(below) <= 9, below
+
+
+def test_the_name_of_an_encoder_in_the_wrong_place_is_an_error():
+    """As in `spacy train … --components.encoder.name bert-base-cased`, which trained the default encoder."""
+    config = spacy.util.load_config(CONFIG, overrides={"components.encoder.name": "bert-base-cased"})
+    with pytest.warns(UserWarning, match="W119"):
+        nlp = spacy.util.load_model_from_config(config)
+    with pytest.raises(ConfigError, match=r"line: --components\.encoder\.model\.name bert-base-cased"):
+        nlp.get_pipe("encoder").initialize(lambda: [], nlp=nlp)

@@ -105,6 +105,7 @@ def test_a_stream_gives_what_single_texts_give(folder, expected):
     assert list(nlp.pipe([])) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_processes_give_what_one_gives(folder, expected, used):
     """In a process of its own, with threads, which forked workers would wait for in vain."""

@@ -193,6 +193,7 @@ def test_pipe_takes_tuples(tiny_bert):
     assert [annotations(doc) for doc, _ in pairs] == _annotations(nlp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_give_the_same_annotations(tiny_bert, method, monkeypatch):
     nlp = trained(tiny_bert)
@@ -208,6 +209,7 @@ def count_threads(doc):
     return doc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_each_worker_process_computes_on_one_thread(tiny_bert, method, monkeypatch):
     nlp = trained(tiny_bert)
@@ -331,6 +333,7 @@ def test_spacy_train_with_a_frozen_encoder(tiny_bert, tmp_path, annotating):
     assert (second / "ner/model.safetensors").read_bytes() != (first / "ner/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ner", "textcat", "textcat_multilabel", "ner_textcat"])
 def test_what_each_config_trains_can_be_trained_on_and_its_data_looked_at(tiny_bert, tmp_path, name, capsys):
     nlp = spacy.load(_train(tmp_path, tiny_bert, "out", name))

@@ -270,6 +270,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ORDERS.values(), ids=list(ORDERS))
 def test_every_component_learns_beside_heads_in_any_order(tiny_bert, names):
     nlp = initialize(blank(tiny_bert, names))
@@ -285,6 +286,7 @@ def test_every_component_learns_beside_heads_in_any_order(tiny_bert, names):
         assert scores[score] > 0.7, score
 
 
+@pytest.mark.slow
 def test_what_every_component_says_survives_disk_and_bytes(tiny_bert, tmp_path):
     names = tuple(READERS)
     nlp = trained(tiny_bert, names)
@@ -468,6 +470,7 @@ def test_batches_of_any_size_give_the_same_annotations(tiny_bert, batch_size):
     assert said_of_all(nlp, batch_size=batch_size) == [said(nlp(text)) for text in TEXTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_give_the_same_annotations(tiny_bert, method, monkeypatch):
     nlp = trained(tiny_bert)
@@ -687,6 +690,7 @@ def test_a_replaced_listener_steps_as_the_shared_encoder_does(tiny_bert):
     assert (settings["pooling"], settings["grad_factor"]) == ("first", 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_replaced_listener_works_in_worker_processes(tiny_bert, method, monkeypatch):
     nlp = replaced(tiny_bert)
@@ -742,6 +746,7 @@ def train_spancat(folder, output, **overrides):
     return spacy.load(output / "model-last")
 
 
+@pytest.mark.slow
 def test_the_spancat_config_trains_nested_spans(tiny_bert, tmp_path):
     nlp = train_spancat(tiny_bert, tmp_path / "out")
     weights = encoder_weights(nlp)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from spacy_bertft.errors import ConfigError
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 HEADS = ("bertft_ner", "bertft_textcat", "bertft_textcat_multilabel", "bertft_pair", "bertft_qa")
 FACTORIES = (*HEADS, "bertft_encoder", "bertft_mlm")

@@ -37,6 +37,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "threads"),
     [
@@ -53,6 +54,7 @@ def test_a_worker_computes_on_one_thread(tmp_path, where, threads):
     assert int(done.stdout) == threads
 
 
+@pytest.mark.slow
 def test_a_copy_in_another_main_process_keeps_its_threads(tmp_path):
     make = tmp_path / "make.py"
     make.write_text(f"{START}    sys.stdout.buffer.write(pickle.dumps(guard))\n", encoding="utf-8")

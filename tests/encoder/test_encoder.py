@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 
 import numpy as np
 import pytest
@@ -210,10 +211,16 @@ def test_odd_texts_are_encoded_and_aligned(tiny_encoder, family):
     assert token_vectors(features, "mean").shape == (texts.token_counts.sum(), WIDTH)
 
 
+@pytest.fixture(scope="module")
+def once(tiny_encoder):
+    """`once(family)`: an encoder that is loaded once; it is only read."""
+    return cache(lambda family: encoder_of(tiny_encoder(family)))
+
+
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("family", ["bert-uncased", "roberta", "xlm-roberta", "deberta-v2"])
-def test_an_odd_text_alone_gives_what_it_gives_among_others(tiny_encoder, family, odd):
-    encoder = encoder_of(tiny_encoder(family))
+def test_an_odd_text_alone_gives_what_it_gives_among_others(once, family, odd):
+    encoder = once(family)
     with torch.no_grad():
         alone = encoder(texts_of([ODD[odd]]))
         among = encoder(texts_of(["a", ODD[odd], SENTENCE]))

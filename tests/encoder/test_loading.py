@@ -176,6 +176,7 @@ def hidden(encoder):
     return encoder(texts_of([SENTENCE, "a"])).hidden
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_is_loaded_and_used_without_transformers(tiny_bert, tmp_path):
     trained(tiny_bert).to_disk(tmp_path / "model")
     code = f"""

@@ -201,6 +201,7 @@ def test_it_survives_disk_bytes_and_copies(folder, tmp_path):
     assert torch.equal(rows_of(twin, MIXED), rows_of(nlp.get_pipe("encoder").encoder, MIXED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_have_sessions_of_their_own(folder, method, monkeypatch):
     path, expected = folder

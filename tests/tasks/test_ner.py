@@ -37,6 +37,7 @@ def _learn(nlp, steps=60):
     return nlp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["bio", "biluo", "io"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_every_scheme_and_pooling_learns_the_examples(tiny_bert, scheme, pooling):

@@ -129,6 +129,7 @@ def test_answers_survive_docbin(tiny_bert):
     assert again.spans["answers"][0]._.score == pytest.approx(doc.spans["answers"][0]._.score)
 
 
+@pytest.mark.slow
 def test_long_contexts_are_answered_from_any_window(tiny_bert):
     nlp = configured(tiny_bert)
     filler = "Nothing happened at home. " * 20

@@ -57,6 +57,7 @@ def trained(tiny_bert):
     return learned(tiny_bert)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_numbers_are_learned(tiny_bert, pooling):
     nlp = learned(tiny_bert, pooling=pooling, steps=120)

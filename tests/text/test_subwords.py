@@ -7,6 +7,7 @@ import pytest
 from encoders import LONG, MIXED, ODD
 from tiny import FAMILIES
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
 
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.text.subwords import Splitter, Texts, align_texts, shortened
@@ -117,15 +118,17 @@ def test_another_process_than_the_one_it_was_made_in_starts_no_threads(splitter,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_special_subwords_are_those_around_a_text_and_between_two(splitter, family):
-    split = splitter(family)
-    ids = split.specials.prefix, split.specials.middle, split.specials.suffix
-    found = [[split.tokenizer.id_to_token(number) for number in part.tolist()] for part in ids]
-    roberta = family in ("roberta", "xlm-roberta", "camembert")
-    opening, closing = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
-    between = [closing] * (2 if roberta else 1)
-    assert found == [[opening], between, [closing]]
-    assert (split.specials.count(paired=False), split.specials.count(paired=True)) == (2, 2 + len(between))
+def test_special_subwords_are_those_that_transformers_adds(splitter, tiny_encoder, family):
+    specials = splitter(family).specials
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder(family))
+    alone, pair = (tokenizer(*texts)["input_ids"] for texts in (["a"], ["a", "a"]))
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    prefix, middle, suffix = (part.tolist() for part in (specials.prefix, specials.middle, specials.suffix))
+    assert prefix + text + suffix == alone
+    assert prefix + text + middle + text + suffix == pair
+    assert len(prefix) == len(suffix) == 1
+    assert middle
+    assert (specials.count(paired=False), specials.count(paired=True)) == (2, 2 + len(middle))
 
 
 def test_a_tokenizer_may_have_none():

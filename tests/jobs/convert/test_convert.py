@@ -228,6 +228,7 @@ def data(*parts: str) -> list[Path]:
     return sorted(Path(root, *parts[:-1]).glob(parts[-1]))
 
 
+@pytest.mark.slow
 def test_real_entities(tmp_path):
     paths = data("ner", "wnut17", "*.iob")
     assert len(paths) == 3
@@ -242,6 +243,7 @@ def test_real_entities(tmp_path):
         assert (file.counts.misaligned, file.counts.repaired, file.counts.skipped) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_real_categories(tmp_path):
     import json
 

@@ -181,6 +181,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(corpus, encoder, tmp_p
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_goes_on(corpus, encoder, tmp_path):
     """Killed by SIGKILL in the middle of writing its second checkpoint."""
     code = f"""
@@ -220,6 +221,7 @@ def _free_port():
         return opened.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [{}, {"next_sentence": True}])
 def test_two_processes_take_the_steps_of_one(corpus, encoder, tmp_path, objective):
     still = tmp_path / "still"

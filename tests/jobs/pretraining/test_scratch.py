@@ -77,6 +77,7 @@ def test_the_order_of_texts_changes_nothing(messages):
     assert learn_vocabulary(messages[::-1], 500) == learn_vocabulary(messages, 500)
 
 
+@pytest.mark.slow
 def test_every_process_learns_the_same_vocabulary(messages):
     """Which those that torchrun starts and a run that goes on rely on; hash maps are ordered anew in each."""
     code = f"""
@@ -104,6 +105,7 @@ def test_a_vocabulary_too_small_for_the_characters_is_refused():
         learn_vocabulary(["abcdefghijklmnopqrstuvwxyz"], 50)
 
 
+@pytest.mark.slow
 def test_rare_characters_beyond_the_first_thousand_are_unknown(tmp_path):
     common = [chr(number) for number in range(0x4E00, 0x4E00 + 1000)]  # each of them a word
     texts = [" ".join(common * 1001), "berlin " * 100, "\u8000"]  # once in more than a million
