@@ -63,7 +63,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
-        self.cfg.update(cfg or {})
+        self.cfg.update({"labels_given": False, **(cfg or {})})
 
     # --- labels
 
@@ -157,7 +157,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return self._output(self.model.predict(features), features)
 
     def _output(self, logits: Tensor, features: Features) -> HeadOutput:
-        return HeadOutput(logits, features, self.labels, self.cfg["statistics"])
+        return HeadOutput(logits, features, self.labels, self.cfg["statistics"], self.cfg["labels_given"])
 
     def set_annotations(self, docs: Iterable[Doc], output: HeadOutput) -> None:
         """Set what it means, and let the features go."""
@@ -184,6 +184,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         width, pooler = self._start(nlp)
         examples = all_examples(get_examples)
         self._check_segments([eg.predicted for eg in examples])
+        self.cfg["labels_given"] = labels is not None
         labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
         self.task.check(labels)
         self.cfg["labels"] = []
@@ -270,7 +271,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
     def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
         # Settings of the config win over those saved: the config may have been edited on purpose.
         self.cfg.update({key: cfg[key] for key in ("labels", "width", "targets_per_doc")})
-        self.cfg["statistics"] = cfg.get("statistics", {})  # which the first edition had not
+        self.cfg.update(statistics=cfg.get("statistics", {}), labels_given=cfg.get("labels_given", False))
         for label in self.labels:
             self.vocab.strings.add(label)
         if weights:

@@ -24,6 +24,7 @@ class HeadOutput:
     features: Features  # what they were computed from
     labels: tuple[str, ...]
     statistics: Mapping[str, Any] = field(default_factory=dict)  # what `Task.prepare` found in the training data
+    labels_given: bool = False  # by the user: gold labels beside them are another head's
 
 
 class Head(nn.Module):

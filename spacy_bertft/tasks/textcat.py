@@ -120,22 +120,28 @@ class CategoryTask:
         A text of the unknown category is as much of one category as of any other (Hendrycks et al., 2019, Deep anomaly
         detection with outlier exposure).
         """
-        found = torch.from_numpy(self._targets(examples, output.labels)).to(output.logits.device)  # (B, L)
+        found = torch.from_numpy(self._targets(examples, output)).to(output.logits.device)  # (B, L)
         values = found.nan_to_num(0.0)
         if self.exclusive:
             # A label that is not mentioned beside the true one is false; without a true one nothing is known.
             return Targets("exclusive", values, values.sum(dim=1) > 0)
         return Targets("independent", values, ~found.isnan(), scale=1 / len(output.labels))
 
-    def _targets(self, examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _targets(self, examples: Sequence[Example], output: HeadOutput) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The gold values (B, L), NaN where there is none."""
-        place = {label: number for number, label in enumerate(labels)}
-        targets = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
+        place = {label: number for number, label in enumerate(output.labels)}
+        targets = np.full((len(examples), len(place)), np.nan, dtype=np.float32)
         for row, eg in zip(targets, examples, strict=True):
-            cats = eg.reference.cats
-            unknown = sorted(set(cats) - {*place, self.unknown_label})
-            if unknown:
-                raise not_learned("category", unknown[0], labels)
+            cats = {label: value for label, value in eg.reference.cats.items() if label in (*place, self.unknown_label)}
+            others = sorted(set(eg.reference.cats) - set(cats))
+            if others and not output.labels_given:
+                raise not_learned("category", others[0], output.labels)
+            wrong = [label for label, value in cats.items() if not 0 <= value <= 1]
+            if wrong:
+                raise DataError(
+                    f"The gold category {wrong[0]!r} of a text is {cats[wrong[0]]:g} ({eg.reference.text[:60]!r}). "
+                    "Expected 0 to 1. Correct the annotation."
+                )
             if self.exclusive and sum(cats.values()) > 1.001:
                 raise DataError(
                     f"A text has several exclusive categories: {dict(cats)} ({eg.reference.text[:60]!r}). Expected "
@@ -145,7 +151,7 @@ class CategoryTask:
                 if label in place:
                     row[place[label]] = value
             if cats.get(self.unknown_label or "", 0.0) > 0.5:
-                row[:] = 1 / len(labels)
+                row[:] = 1 / len(place)
         return targets
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
