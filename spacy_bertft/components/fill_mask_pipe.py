@@ -13,6 +13,7 @@ from spacy.training import Example
 
 from spacy_bertft import files
 from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
+from spacy_bertft.components.extensions import register
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.settings import Device, EncoderSettings
@@ -120,5 +121,4 @@ def make_fill_mask(nlp: Language, name: str, model: str, top: int, spans_key: st
     return FillMaskPipe(model, name, top=top, spans_key=spans_key, device=device)
 
 
-if not Span.has_extension("candidates"):
-    Span.set_extension("candidates", getter=_span_candidates)
+register(Span, "candidates", _span_candidates)

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from spacy.tokens import Doc, Span, SpanGroup
 
+from spacy_bertft.components.extensions import register
+
 
 def set_scored_spans(doc: Doc, key: str, spans: Sequence[Span], scores: Sequence[float], **attrs: Any) -> None:
     """Set doc.spans[key]. scores: one a span, in [0, 1]; attrs: more to say of the whole group."""
@@ -60,5 +62,4 @@ def _span_score(span: Span) -> float | None:
     return index.scores.get((span.start, span.end, span.label))
 
 
-if not Span.has_extension("score"):
-    Span.set_extension("score", getter=_span_score)
+register(Span, "score", _span_score)

@@ -11,6 +11,7 @@ from numbers import Real
 
 from spacy.tokens import Doc, SpanGroup
 
+from spacy_bertft.components.extensions import register
 from spacy_bertft.errors import DataError
 
 VALUE_KEY = "value"
@@ -46,5 +47,4 @@ def value_of(doc: Doc) -> float | None:
     return None if value is None else float(value)
 
 
-if not Doc.has_extension(VALUE_KEY):
-    Doc.set_extension(VALUE_KEY, getter=value_of, setter=set_value)
+register(Doc, "value", value_of, set_value)
