@@ -18,7 +18,7 @@ pytestmark = pytest.mark.touches_transformers
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = {
-    re.sub(r"\W+", " ", README[: found.start()].rsplit("\n## ", 1)[1].split("\n", 1)[0]): found[1]
+    re.sub(r"\W+", " ", re.split(r"^##? ", README[: found.start()], flags=re.MULTILINE)[-1].split("\n", 1)[0]): found[1]
     for found in re.finditer(r"```python\n(.*?)```", README, re.DOTALL)
 }
 
@@ -41,6 +41,7 @@ def rated(encoder):
 
 
 PIPELINES = {
+    "spacy bertft": trained,
     "Train on your own data": None,
     "Use the result": trained,
     "Sentence pairs": lambda encoder: two_segments(encoder, "bertft_pair"),
@@ -75,7 +76,7 @@ def commands():
         if "-m spacy train configs/" in line:
             config, *options = shlex.split(line.split("-m spacy train ", 1)[1])
             yield pytest.param(config, options, id=line.strip()[:60])
-    for option in re.findall(r"`(--(?:corpora|components|training)\.[^`]+)`", README):
+    for option in re.findall(r"`(--(?:corpora|components|training|nlp)\.[^`]+)`", README):
         yield pytest.param("configs/pair.cfg" if "pair" in option or "both" in option else "configs/ner.cfg",
                            shlex.split(option), id=option[:60])  # fmt: skip
 
