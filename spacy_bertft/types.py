@@ -24,7 +24,7 @@ class Subwords:
 
     ids: Ints  # (S,) row of each subword in the vocabulary
     starts: Ints  # (S,) first character in its own text
-    ends: Ints  # (S,) character behind the last in its own text
+    ends: Ints  # (S,) character after the last in its own text
     counts: Ints  # (B,) subwords of each text
     firsts: Ints | None = (
         None  # (B,) how many belong to the first of two segments, -1: no segments; None: no text has any
@@ -57,9 +57,9 @@ class Pieces:
     """One stretch of subwords for each of W windows, and the part of it that is read from there."""
 
     starts: Ints  # (W,) first subword
-    ends: Ints  # (W,) subword behind the last
+    ends: Ints  # (W,) subword after the last
     keep_starts: Ints  # (W,) first subword that is read from this window
-    keep_ends: Ints  # (W,) subword behind the last that is read from this window
+    keep_ends: Ints  # (W,) subword after the last that is read from this window
 
 
 @dataclass(frozen=True, slots=True)

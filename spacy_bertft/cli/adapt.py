@@ -27,7 +27,7 @@ def adapt_command(
 ) -> None:
     """Continue the masked-word training of an encoder on the texts of a domain, or pretrain one from scratch.
 
-    Settings of the config can be given behind the others: --training.steps 2000 --encoder.name roberta-base
+    Settings of the config can be given as further options: --training.steps 2000 --encoder.name roberta-base
     """
     overrides = _overrides(context.args)
     from spacy_bertft.jobs.pretraining.adapt import adapt
@@ -64,7 +64,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
             )
         if not given:
             if not rest or rest[0].startswith("--"):
-                raise typer.BadParameter(f"found no value for {option}; expected one behind it")
+                raise typer.BadParameter(f"found no value for {option}; expected one after it")
             value = rest.pop(0)
         try:
             found[option.removeprefix("--")] = json.loads(value)

@@ -90,5 +90,5 @@ def check_tokens(head: str, docs: Sequence[Doc], features: Features) -> None:
             raise ConfigError(
                 f"The head {head!r} got a Doc of {len(doc)} tokens that had {n_tokens} when it was encoded: "
                 "a component between the encoder and this head changes the tokens. Move that component before the "
-                "encoder or behind the head."
+                "encoder or after the head."
             )

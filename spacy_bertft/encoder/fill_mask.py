@@ -27,7 +27,7 @@ class Filled:
     """One mask of a text."""
 
     start: int  # first character
-    end: int  # character behind the last
+    end: int  # character after the last
     candidates: tuple[Candidate, ...]  # the likeliest first
 
 

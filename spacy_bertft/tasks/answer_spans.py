@@ -15,7 +15,7 @@ class Candidates(NamedTuple):
     """The spans that could answer one question."""
 
     starts: Ints  # (C,) tokens
-    ends: Ints  # (C,) token behind the last
+    ends: Ints  # (C,) token after the last
     scores: np.ndarray[Any, np.dtype[np.float64]]  # (C,) logits, best first
     no_answer: float  # logit
     log_total: float  # log of the sum over all spans and no answer

@@ -63,7 +63,7 @@ class Entities:
 
     sequence: Ints  # (E,)
     starts: Ints  # (E,) first token in its sequence
-    ends: Ints  # (E,) token behind the last
+    ends: Ints  # (E,) token after the last
     labels: Ints  # (E,)
     scores: Floats  # (E,) in [0, 1]
 

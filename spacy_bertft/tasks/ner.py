@@ -1,4 +1,4 @@
-"""`bertft_ner`: entities by a tag for each token, read off the best valid sequence of tags."""
+"""`bertft_ner`: entities by a tag for each token, decoded as the highest-scoring valid sequence of tags."""
 
 from __future__ import annotations
 
