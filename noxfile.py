@@ -1,4 +1,4 @@
-"""All checks: `nox` runs every session, `nox -s lint types` some; CONTRIBUTING.md says what each is for.
+"""All checks: `nox` runs every task, `nox -s lint types` some; CONTRIBUTING.md says what each is for.
 
 lint, types, tests and project share one environment, made as the README says, for it takes a gigabyte and a minute.
 """

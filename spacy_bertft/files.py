@@ -1,36 +1,78 @@
-"""Files and folders that are whole or not there at all, and folders in one bytestring."""
+"""Atomic writes: files and folders appear whole, or not at all; and folders in one bytestring."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+from urllib.parse import quote
+from uuid import uuid4
 
 import srsly
+from safetensors import SafetensorError
 
 from spacy_bertft.errors import ConfigError
 
 _T = TypeVar("_T")
+_NEW, _OLD = "new", "old"  # in the holder of a staged folder
 PIPELINE = "config.cfg"  # in the folder of every pipeline
+PART = ".part"  # behind the name of a file that is not whole yet
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then put it in its place: the old file may be mapped into memory, here or elsewhere."""
-    part = path.with_name(f"{path.name}.part")
+    _replace({path: write})
+
+
+def replace_files(folder: Path, writes: Mapping[str, Callable[[Path], object]]) -> None:
+    """Write files of a folder that is ours alone, then put them in their places, in this order.
+
+    If one of them can't be written, all stay as they were. What a save that was killed left is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"*{PART}"):
+        left.unlink()
+    _replace({folder / name: write for name, write in writes.items()})
+
+
+def _replace(writes: Mapping[Path, Callable[[Path], object]]) -> None:
+    parts = {path: path.with_name(path.name + PART) for path in writes}
     try:
-        part.touch()
-        mode = part.stat().st_mode
-        write(part)
-        part.chmod(mode)  # safetensors makes files that only their owner can read
-        os.replace(part, path)
+        for path, write in writes.items():
+            _write(parts[path], write)
+        for path, part in parts.items():
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _write(part: Path, write: Callable[[Path], object]) -> None:
+    part.touch()
+    mode = part.stat().st_mode
+    write(part)
+    part.chmod(mode)  # safetensors makes files that only their owner can read
+
+
+@contextmanager
+def saving(what: str, folder: Path) -> Iterator[None]:
+    """Turn the errors of a block that saves something to a folder into one ConfigError. what: for the message."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"The {what} can't be saved in {str(folder)!r}: {error} Expected a folder to write to, with enough free "
+            "space. Check the path, its permissions and the disk, and save again. A pipeline that was saved there "
+            "before may be half replaced; loading it says so."
+        ) from error
 
 
 def to_bytes(write: Callable[[Path], object]) -> bytes:
@@ -82,13 +124,17 @@ def _check_name(name: object) -> None:
         )
 
 
+# --- staged: made beside their target, and moved there when they are whole
+
+
 @contextmanager
 def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
     """Paths to write files to, which are moved to `targets` if the block succeeds and deleted if it does not."""
-    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    temporary = [target.with_name(f"{_staging_prefix()}{uuid4().hex[:8]}.tmp") for target in targets]
     try:
-        for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        for folder in {target.parent for target in targets}:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_left(folder)
         yield temporary
         for name, target in zip(temporary, targets, strict=True):
             os.replace(name, target)
@@ -107,17 +153,60 @@ def staged_folder(target: Path, unwritable: Callable[[OSError], Exception]) -> I
     # On the same disk, and in a folder that is there: one made for a block that fails would remain.
     there = next(parent for parent in target.absolute().parents if parent.exists())
     try:
-        holder = Path(tempfile.mkdtemp(prefix=".bertft-", dir=there))
+        _remove_left(there)
+        holder = Path(tempfile.mkdtemp(prefix=_staging_prefix(), dir=there))
     except OSError as error:
         raise unwritable(error) from error
     try:
-        yield holder / "new"
+        yield holder / _NEW
         try:
-            _replace_folder(holder / "new", target, old=holder / "old")
+            _replace_folder(holder / _NEW, target, old=holder / _OLD)
         except OSError as error:
             raise unwritable(error) from error
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        _discard(holder)
+
+
+def _staging_prefix(pid: int | None = None) -> str:
+    """What the names of all that this process stages begin with: they say who made it. pid: of another process."""
+    # Without hyphens inside, so that no host's name can pass for another's with a process id.
+    host = quote(socket.gethostname(), safe="").replace("-", "%2D")
+    return f".bertft-{host}-{os.getpid() if pid is None else pid}-"
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what processes of this machine staged in a folder and left there when they were killed."""
+    if os.name != "posix":  # elsewhere there is no asking whether a process is there without harm
+        return
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # it can be written without being read
+        return
+    for path in paths:
+        made_by = re.match(r"\.bertft-[^-]+-(\d{1,9})-", path.name)
+        if made_by and path.name.startswith(_staging_prefix(int(made_by[1]))) and _is_gone(int(made_by[1])):
+            _discard(path)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
+
+
+def _discard(path: Path) -> None:
+    """Delete what was staged."""
+    if (path / _OLD).exists() and (path / _NEW).exists():  # stopped between two moves: this is the only copy
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:

@@ -1,8 +1,11 @@
-"""Files and folders that are whole or not there at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,16 @@ import srsly
 from pipelines import blank, initialized
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.files import from_bytes, replace_file, staged_files, staged_folder, staged_pipeline, to_bytes
+from spacy_bertft.files import (
+    from_bytes,
+    replace_file,
+    replace_files,
+    saving,
+    staged_files,
+    staged_folder,
+    staged_pipeline,
+    to_bytes,
+)
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -143,6 +155,148 @@ def test_a_file_is_replaced_or_stays(tmp_path):
     assert (names(tmp_path), path.read_text()) == (["a"], "old")
     replace_file(path, lambda part: part.write_text("new"))
     assert (names(tmp_path), path.read_text()) == (["a"], "new")
+
+
+def test_files_of_a_folder_are_replaced_together_or_stay(tmp_path):
+    make(tmp_path, a="old", b="old")
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        replace_files(tmp_path, {"a": lambda part: part.write_text("new"), "b": fail})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    replace_files(tmp_path, {"a": lambda part: part.write_text("new"), "b": lambda part: part.write_text("new")})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_parts_that_a_killed_save_left_go_with_the_next(tmp_path):
+    make(tmp_path, **{"a.part": "half", "gone.txt.part": "half"})
+    replace_files(tmp_path, {"a": lambda part: part.write_text("new")})
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_cannot_be_saved_is_one_error_with_path_and_cause(tmp_path):
+    with (
+        pytest.raises(ConfigError, match=r"The head 'ner' can't be saved in '.*': .*No space left.* Expected .* Check"),
+        saving("head 'ner'", tmp_path),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+# --- what is left of processes that were killed
+
+
+STAGING = """
+import sys, time
+from pathlib import Path
+from spacy_bertft.files import staged_files, staged_folder
+with staged_folder(Path(sys.argv[1], "target"), RuntimeError) as folder, staged_files([Path(sys.argv[1], "x")]) as (x,):
+    folder.mkdir()
+    (folder / "big").write_text("1")
+    x.write_text("1")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def staging(tmp_path):
+    """A process that stages a folder and a file in tmp_path/place, and the names that it made there."""
+    place = make(tmp_path / "place")
+    process = subprocess.Popen([sys.executable, "-c", STAGING, str(place)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    yield place, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def stage(place, how):
+    if how == "folder":
+        with staged(place / how) as folder:
+            make(folder, a="1")
+    else:
+        with staged_files([place / how]) as (temporary,):
+            temporary.write_text("1")
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="only there is it known who is alive")
+
+
+@posix
+@pytest.mark.parametrize("how", ["folder", "files"])
+def test_what_a_killed_process_staged_is_removed(staging, how):
+    place, process = staging
+    kill(process)
+    assert len(names(place)) == 2
+    stage(place, how)
+    assert names(place) == [how]
+
+
+@posix
+def test_what_a_living_process_staged_stays(staging):
+    place, _ = staging
+    before = names(place)
+    stage(place, "folder")
+    stage(place, "files")
+    assert names(place) == [*before, "files", "folder"]
+
+
+@posix
+def test_what_another_host_staged_stays(staging):
+    place, process = staging
+    kill(process)
+    for path in list(place.iterdir()):
+        path.rename(path.with_name(re.sub(r"^\.bertft-[^-]+-", ".bertft-elsewhere-", path.name)))
+    make(place / ".bertft-abcdefgh", old="1")  # of a version that did not say who made it
+    before = names(place)
+    stage(place, "folder")
+    assert names(place) == [*before, "folder"]
+
+
+@posix
+def test_the_only_copy_of_a_folder_is_not_removed(staging):
+    """Killed between the move of the old folder and that of the new one."""
+    place, process = staging
+    kill(process)
+    (holder,) = (path for path in place.iterdir() if path.is_dir())
+    make(holder / "old", a="1")
+    stage(place, "folder")
+    assert names(place) == [holder.name, "folder"]
+    (holder / "new/big").unlink()
+    (holder / "new").rmdir()  # it was moved: what it replaced is left
+    stage(place, "files")
+    assert names(place) == ["files", "folder"]
+
+
+@posix
+def test_a_folder_that_cannot_be_read_may_be_written(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    stage(tmp_path, "files")
+    stage(tmp_path, "folder")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["files", "folder"]
+
+
+@posix
+def test_a_host_whose_name_goes_on_is_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [f".bertft-node%2D1-{gone.pid}-a.tmp", f".bertft-node-1-{gone.pid}-a.tmp", f".bertft-node-{gone.pid}-a.tmp"]
+    make(tmp_path, **dict.fromkeys(left, "1"))
+    stage(tmp_path, "files")
+    assert names(tmp_path) == sorted([*left[1:], "files"])
 
 
 def test_a_folder_in_bytes(tmp_path):

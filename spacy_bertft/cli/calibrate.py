@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
+from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, import_code, show, table
 from spacy_bertft.cli.evaluate import shown
 from spacy_bertft.components.score_kinds import titled
 
@@ -31,12 +31,10 @@ def calibrate_command(
     For bertft_qa the threshold from which a question counts as answerable; for bertft_textcat and bertft_pair the
     temperature of the scores, and with unknown_label the threshold of the unknown category.
     """
-    from spacy.cli._util import import_code
-
     from spacy_bertft.jobs.calibrate import calibrate
 
-    import_code(code)
     with clean_errors():
+        import_code(code)
         done = calibrate(pipeline, data, output=output, component=component, dry_run=dry_run)
     rows = [(one.component, one.setting, f"{one.before:g}", f"{one.after:g}") for one in done.fitted]
     if not rows:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.errors import BertftError
+from spacy_bertft.errors import BertftError, ConfigError
 
 Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
 Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
@@ -25,6 +25,27 @@ def clean_errors() -> Iterator[None]:
     except BertftError as err:
         show(f"✘ {err}", error=True)
         raise typer.Exit(1) from None
+
+
+def import_code(path: Path | None) -> None:
+    """Run a Python file that registers functions, as spaCy's commands do."""
+    from spacy.util import import_file
+
+    if path is None:
+        return
+    if path.suffix != ".py" or not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file" if not path.exists() else "something else"
+        raise ConfigError(
+            f"{path}: found {found}; expected a file of Python code that ends in .py; fix: correct the path (--code)"
+        )
+    try:
+        import_file("python_code", path)
+    except Exception as error:  # whatever is in the file
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: found code that fails ({type(error).__name__}: {said}); expected code that registers functions "
+            "of the pipeline; fix: correct it there"
+        ) from error
 
 
 def show(text: str, *, error: bool = False) -> None:

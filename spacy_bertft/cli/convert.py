@@ -117,6 +117,7 @@ def _value_rows(report: Report) -> list[tuple[object, ...]]:
 
 def _show_notes(total: Counts) -> None:
     notes = {
+        "answers were skipped: rejected or ignored in Prodigy, or left without a choice": total.rejected,
         "lines without a text were skipped (blank, comment or -DOCSTART-)": total.skipped,
         "entities or answers lost white space at their edges": total.trimmed,
         "tags did not fit the one before and were read as the start of a new entity": total.repaired,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, show, table
+from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, import_code, show, table
 from spacy_bertft.components.score_kinds import titled
 from spacy_bertft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spacy_bertft.jobs.evaluate import Scores
 
 _Output = Annotated[Path | None, typer.Option("--output", help="JSON file for all scores.")]
 _Displacy = Annotated[
@@ -29,23 +32,28 @@ def evaluate_command(
     code: Code = None,
 ) -> None:
     """Score a trained pipeline on annotated texts, with every score that its components have."""
-    from spacy.cli._util import import_code
-
     from spacy_bertft.jobs.evaluate import evaluate
 
-    import_code(code)
     with clean_errors():
+        import_code(code)
         if output is not None and output.is_dir():
             raise ConfigError(f"{output}: found a folder; expected a JSON file to write; fix: name a file in it")
         if displacy is not None and displacy.exists() and not displacy.is_dir():
             raise ConfigError(f"{displacy}: found a file; expected a folder to write to; fix: name another")
         scores = evaluate(pipeline, data, displacy=displacy)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({**scores.overall, **scores.of_labels}, indent=1) + "\n", encoding="utf-8")
+        if output is not None:
+            _write(output, scores)
     show(_score_table(scores.overall))
     if labels and scores.of_labels:
         show("\n" + _score_table(scores.of_labels))
+
+
+def _write(path: Path, scores: Scores) -> None:
+    from spacy_bertft.jobs.writing import writing
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**scores.overall, **scores.of_labels}, indent=1) + "\n", encoding="utf-8")
 
 
 def _score_table(scores: Mapping[str, float]) -> str:

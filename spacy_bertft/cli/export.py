@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spacy_bertft.cli.console import Code, Pipeline, clean_errors, show, table
+from spacy_bertft.cli.console import Code, Pipeline, clean_errors, import_code, show, table
 from spacy_bertft.components.score_kinds import titled
 
 if TYPE_CHECKING:
@@ -46,12 +46,10 @@ def export_command(
     code: Code = None,
 ) -> None:
     """Write a trained pipeline with its encoder for fast prediction on a CPU, and say what that changes."""
-    from spacy.cli._util import import_code
-
     from spacy_bertft.export import DroppedError, export
 
-    import_code(code)
     with clean_errors():
+        import_code(code)
         try:
             report = export(
                 pipeline,

@@ -17,8 +17,10 @@ def fill_mask_command(model: _Model, text: _Text, top: _Top = 5) -> None:
     """Show what may stand in the place of each [MASK] of a text, with probabilities."""
     from spacy_bertft.encoder.fill_mask import FillMask
     from spacy_bertft.errors import DataError
+    from spacy_bertft.jobs.text_files import check_model
 
     with clean_errors():
+        check_model(model)
         fill_mask = FillMask.load(model)
         (masks,) = fill_mask.fill([text], top=top)
         if not masks:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.cli.console import Code, clean_errors, show
+from spacy_bertft.cli.console import Code, clean_errors, import_code, show
 
 _Old = Annotated[Path, typer.Argument(help="Folder of a pipeline trained with spacy-transformers.")]
 _New = Annotated[Path, typer.Argument(help="Folder to write the new pipeline to.")]
@@ -16,12 +16,10 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipel
 
 def migrate_command(old: _Old, new: _New, overwrite: _Overwrite = False, code: Code = None) -> None:
     """Put a trained spacy-transformers pipeline on a bertft_encoder: the same weights, components and annotations."""
-    from spacy.cli._util import import_code
-
     from spacy_bertft.jobs.migrate import migrate
 
-    import_code(code)
     with clean_errors():
+        import_code(code)
         done = migrate(old, new, overwrite=overwrite)
     show(f"✔ {new}: the encoder {', '.join(done.encoders)}, read by {', '.join(done.readers) or 'no component'}")
     for window in done.windows:

@@ -23,6 +23,7 @@ from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_model import encoder_model, load_named
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.workers import ThreadGuard
+from spacy_bertft.encoder.checkpoint import read_save_id
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather
 from spacy_bertft.encoder.loading import load_saved
@@ -65,12 +66,14 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         self.model = model
         shim_of(model).rate_factor = learn_rate_factor
         shim_of(model).tuning = tuning or FullTuning()
+        shim_of(model).name = name
         self.name = name
         self.cfg: dict[str, Any] = {}
         self.keep_features = keep_features
         self.set_tensor = set_tensor
         self.listener_map: dict[str, list[FeatureReader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
+        self.save_id: str | None = None  # tells the weights of the last save, or those loaded, from others
         self._boundary: Boundary | None = None
         self._owed: StepSettings | None = None
         self._guard_threads = ThreadGuard()
@@ -101,7 +104,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def set_encoder(self, encoder: Encoder) -> None:
         """Take another encoder, with weights."""
-        self._boundary = self._owed = None
+        self._boundary = self._owed = self.save_id = None
         shim_of(self.model).module = encoder
         for reader in self.listeners:
             reader.link(self)
@@ -230,23 +233,34 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     # --- disk and bytes: an ordinary Hugging Face folder
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write the encoder as a Hugging Face folder, path/encoder."""
+        """Write the encoder as a Hugging Face folder, path/encoder. The heads that are saved next note its save id."""
         self.settle()
-        Path(path).mkdir(parents=True, exist_ok=True)
         module = shim_of(self.model).module
-        if isinstance(module, Encoder):
-            module.save(Path(path) / ENCODER_FOLDER)
+        # A digest, no random number: one that was not trained stays the encoder that other heads belong to.
+        save_id = module.at_rest().digest() if isinstance(module, Encoder) else None
+        self._write(Path(path), save_id)
+        self.save_id = save_id
+
+    def _write(self, folder: Path, save_id: str | None) -> None:
+        self.settle()
+        module = shim_of(self.model).module
+        with files.saving(f"encoder {self.name!r}", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(module, Encoder):
+                module.at_rest().write(folder / ENCODER_FOLDER, save_id=save_id)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> EncoderPipe:
         """Load the encoder from path/encoder; nothing is looked up anywhere else."""
         folder = Path(path) / ENCODER_FOLDER
         if folder.is_dir():
-            self.set_encoder(load_saved(folder, self.model.attrs["settings"]))
+            encoder = load_saved(folder, self.model.attrs["settings"])
+            self.set_encoder(encoder)
+            self.save_id = read_save_id(folder) if encoder.trainable else None
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """The files that to_disk writes, in one bytestring."""
-        return files.to_bytes(self.to_disk)
+        """The files that to_disk writes, in one bytestring. It is whole or not there: the save id stays as it is."""
+        return files.to_bytes(lambda folder: self._write(folder, self.save_id))
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> EncoderPipe:
         """Load what to_bytes gave."""

@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import math
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import srsly
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
+from spacy_bertft.encoder.weights_check import listed, not_finite
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import replace_files, saving
 
-_CFG, WEIGHTS = "cfg", "model.safetensors"
+_CFG, _WEIGHTS = "cfg", "model.safetensors"
+# In the cfg beside its own keys: which save of the encoder the head belongs to, and which weights.
+SAVE_ID, _CHECKSUM = "save_id", "weights_crc32"
+_AGAIN = "Copy the pipeline again, or train it anew."
 
 
-def write_head(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
-    """Write both to a folder; no weights are no file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    srsly.write_json(folder / _CFG, cfg)
-    if weights:
-        (folder / WEIGHTS).write_bytes(weights)
-    else:
-        (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier save
+# --- folders and bytes
+
+
+def write_head(folder: Path, cfg: dict[str, Any], weights: bytes, *, head: str) -> None:
+    """Write both to a folder; no weights are no file. A ConfigError if one can't be written: then both stay.
+
+    head: its name.
+    """
+    cfg = {**cfg, _CHECKSUM: zlib.crc32(weights) if weights else None}
+    writes = {_WEIGHTS: partial(Path.write_bytes, data=weights)} if weights else {}
+    with saving(f"head {head!r}", folder):
+        # The weights first: the cfg that is not theirs tells of a save that went no further.
+        replace_files(folder, {**writes, _CFG: lambda part: srsly.write_json(part, cfg)})
+        if not weights:
+            (folder / _WEIGHTS).unlink(missing_ok=True)  # of an earlier save
 
 
 def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """What `write_head` wrote."""
-    weights = folder / WEIGHTS
-    return srsly.read_json(folder / _CFG), weights.read_bytes() if weights.exists() else b""
+    """What `write_head` wrote. A ConfigError if it is something else."""
+    if not (folder / _CFG).is_file():
+        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        raise ConfigError(
+            f"The folder {str(folder)!r} of a saved head holds no {_CFG} (found: {listed(found)}). Expected the folder "
+            f"that was saved with the pipeline. {_AGAIN}"
+        )
+    cfg = _read_cfg(folder / _CFG)
+    weights = (folder / _WEIGHTS).read_bytes() if (folder / _WEIGHTS).is_file() else b""
+    checksum = cfg.pop(_CHECKSUM, None)  # which the first edition had not
+    if weights and checksum is not None and checksum != zlib.crc32(weights):
+        raise ConfigError(
+            f"The file {str(folder / _WEIGHTS)!r} does not hold the weights that {_CFG} beside it belongs to: one of "
+            "them was changed, or is from another save, most likely an interrupted one. Expected both as they were "
+            f'saved together. {_AGAIN} If you changed the weights on purpose, set "{_CHECKSUM}" in {_CFG} to null.'
+        )
+    return cfg, weights
+
+
+def _read_cfg(path: Path) -> dict[str, Any]:
+    try:
+        cfg = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"The file {str(path)!r} is not JSON: {error}. Expected a saved head's. {_AGAIN}") from error
+    if not isinstance(cfg, dict):
+        raise ConfigError(
+            f"The file {str(path)!r} holds a JSON {type(cfg).__name__}. Expected an object, with a head's labels and "
+            f"settings. {_AGAIN}"
+        )
+    return cfg
 
 
 def pack_head(cfg: dict[str, Any], weights: bytes) -> bytes:
@@ -37,15 +81,109 @@ def pack_head(cfg: dict[str, Any], weights: bytes) -> bytes:
 
 
 def unpack_head(packed: bytes) -> tuple[dict[str, Any], bytes]:
-    """What `pack_head` packed."""
-    content = srsly.msgpack_loads(packed)
-    return content["cfg"], content["model"]
+    """What `pack_head` packed. A ConfigError if it is something else."""
+    try:
+        content = srsly.msgpack_loads(packed)
+        cfg, weights = content["cfg"], content["model"]
+    except Exception as error:  # msgpack raises of all kinds
+        raise ConfigError(
+            f"Found bytes that hold no head ({type(error).__name__}); expected what to_bytes() gave. Make them again."
+        ) from error
+    if not isinstance(cfg, dict) or not isinstance(weights, bytes):
+        raise ConfigError("Found bytes that hold no head; expected what to_bytes() gave. Make them again.")
+    return cfg, weights
 
 
-def load_weights(module: nn.Module, weights: bytes, *, head: str, settings: str) -> None:
+# --- what is read is checked before it is used
+
+
+def checked(cfg: dict[str, Any], weights: bytes, *, head: str, save_id: str | None) -> dict[str, Tensor]:
+    """The tensors of what was read, none if there are none. A ConfigError unless all of it fits together.
+
+    head: its name; save_id: that of its encoder as it was loaded.
+    """
+    _check_cfg(cfg, head)
+    _check_save_id(cfg, head, save_id)
+    if (cfg["width"] is None) is not (not weights):
+        found, expected = ("weights", "none: its cfg has no width") if weights else ("no weights", "their file")
+        raise ConfigError(
+            f"The head {head!r} was saved with {found} ({_WEIGHTS}). Expected {expected}. The copy is not complete, or "
+            f"a save was interrupted. {_AGAIN}"
+        )
+    return _read_weights(weights, head, cfg["width"]) if weights else {}
+
+
+def _check_cfg(cfg: dict[str, Any], head: str) -> None:
+    rules = (
+        ("labels", _are_labels(cfg.get("labels")), "a list of texts, all different"),
+        ("width", cfg.get("width", 0) is None or _is_count(cfg.get("width")), "a whole number above 0, or null"),
+        ("targets_per_doc", _is_positive(cfg.get("targets_per_doc")), "a number above 0"),
+        ("labels_given", isinstance(cfg.get("labels_given", False), bool), "true or false"),
+        ("statistics", isinstance(cfg.get("statistics", {}), dict), "an object"),
+        (SAVE_ID, isinstance(cfg.get(SAVE_ID), str | None), "a text, or null"),
+    )
+    for key, fits, expected in rules:
+        if not fits:
+            found = repr(cfg[key])[:80] if key in cfg else "nothing"
+            raise ConfigError(
+                f"The saved {_CFG} of the head {head!r} has {found} as {key!r}. Expected {expected}. Undo the change, "
+                "or train the pipeline anew."
+            )
+
+
+def _are_labels(found: Any) -> bool:
+    are_texts = isinstance(found, list) and all(isinstance(one, str) and one for one in found)
+    return are_texts and len(set(found)) == len(found)
+
+
+def _is_count(found: Any) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and found > 0
+
+
+def _is_positive(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool) and 0 < found < math.inf
+
+
+def _check_save_id(cfg: dict[str, Any], head: str, encoder: str | None) -> None:
+    found = cfg.get(SAVE_ID)
+    if None not in (found, encoder) and found != encoder:
+        raise ConfigError(
+            f"The head {head!r} and its encoder are from different saves ({found} and {encoder}): most likely a save "
+            "was interrupted, and one of them is older than the other. Expected both from one save. Take a whole copy "
+            "of the pipeline, such as the other one of model-best and model-last, or train it anew. If they belong "
+            f'together all the same, set "{SAVE_ID}" in the {_CFG} of the head to null.'
+        )
+
+
+def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load(weights)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+        raise ConfigError(
+            f"The saved weights of the head {head!r} ({_WEIGHTS}) can't be read: {error} Expected a whole file, as it "
+            f"was saved. {_AGAIN}"
+        ) from error
+    broken = not_finite(tensors)
+    if broken:
+        raise ConfigError(
+            f"The saved weights of the head {head!r} ({_WEIGHTS}) hold NaN or infinite numbers, in {listed(broken)}. "
+            "Expected finite ones: its training diverged, or the file is damaged. Take an earlier copy, or train with "
+            "a lower learning rate."
+        )
+    # A module of this width is made before they are loaded: better none of a billion columns.
+    if not any(size >= width for tensor in tensors.values() for size in tensor.shape):
+        shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()]
+        raise ConfigError(
+            f"The saved weights of the head {head!r} ({_WEIGHTS}) are {listed(shapes)}. Expected matrices with {width} "
+            f"columns, the width in its {_CFG}. {_AGAIN}"
+        )
+    return tensors
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], *, head: str, settings: str) -> None:
     """Put weights into a module. A ConfigError if they don't fit. head: its name; settings: what it was made from."""
     try:
-        module.load_state_dict(safetensors.torch.load(weights))
+        module.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(
             f"The saved weights of the head {head!r} don't fit its settings ({settings}): "

@@ -1,7 +1,6 @@
 """`HeadPipe`: the one trainable head. What it predicts, and how it learns it, is its Task's business."""
 
 # No postponed annotations here: spaCy validates [initialize] settings by those of `HeadPipe.initialize`.
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,9 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from torch import Tensor, nn
 
-from spacy_bertft.components import feature_store
+from spacy_bertft.components import feature_store, head_files
 from spacy_bertft.components.encoder_pipe import EncoderPipe
-from spacy_bertft.components.head_files import load_weights, pack_head, read_head, unpack_head, write_head
+from spacy_bertft.components.finite import check_logits, check_loss
 from spacy_bertft.components.pairs import need_segments
 from spacy_bertft.components.source import EncoderSource, Source, check_tokens
 from spacy_bertft.components.task import Head, HeadOutput, Task
@@ -59,7 +58,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self._encoder = EncoderSource(self, upstream)
         self._transformer = TransformerSource.find(upstream)  # read where no encoder of ours is linked
         layers = [] if self._transformer is None else [self._transformer.node]
-        shim = TorchShim(rate_factor=learn_rate_factor)
+        shim = TorchShim(rate_factor=learn_rate_factor, name=name)
         shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
@@ -154,7 +153,9 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
     def predict(self, docs: Iterable[Doc]) -> HeadOutput:
         """What the head says of Docs."""
         features = self._read(list(docs))
-        return self._output(self.model.predict(features), features)
+        logits = self.model.predict(features)
+        check_logits(self.name, logits)
+        return self._output(logits, features)
 
     def _output(self, logits: Tensor, features: Features) -> HeadOutput:
         return HeadOutput(logits, features, self.labels, self.cfg["statistics"], self.cfg["labels_given"])
@@ -188,7 +189,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
         self.task.check(labels)
         self.cfg["labels"] = []
-        shim_of(self.model).module = None
+        self.cfg["width"] = shim_of(self.model).module = None
         for label in labels:
             self.add_label(label)
         statistics = self.task.prepare(examples)
@@ -222,11 +223,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         targets = self.task.targets(self._output(logits, features), examples)
         loss = self.loss(logits, targets) / self.cfg["targets_per_doc"]
         value = float(loss.detach()) / len(examples)  # sync
-        if not math.isfinite(value):
-            raise DataError(
-                f"The loss of {self.name!r} is {value}: training has diverged. Expected a finite number. Lower the "
-                "learning rate in [training.optimizer] (2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
-            )
+        check_loss(self.name, value)
         if loss.requires_grad:
             loss.backward()
         send()
@@ -251,32 +248,35 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write cfg and model.safetensors."""
-        write_head(Path(path), self.cfg, self._weights())
+        head_files.write_head(Path(path), *self._at_rest(), head=self.name)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "HeadPipe":
         """Load what to_disk wrote."""
-        return self._load(*read_head(Path(path)))
+        return self._load(*head_files.read_head(Path(path)))
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """cfg and weights in one bytestring."""
-        return pack_head(self.cfg, self._weights())
+        return head_files.pack_head(*self._at_rest())
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "HeadPipe":
         """Load what to_bytes gave."""
-        return self._load(*unpack_head(bytes_data))
+        return self._load(*head_files.unpack_head(bytes_data))
 
-    def _weights(self) -> bytes:
-        return b"" if shim_of(self.model).module is None else shim_of(self.model).to_bytes()
+    def _at_rest(self) -> tuple[dict[str, Any], bytes]:
+        shim, save_id = shim_of(self.model), getattr(self._encoder.encoder, "save_id", None)
+        return {**self.cfg, head_files.SAVE_ID: save_id}, b"" if shim.module is None else shim.to_bytes()
 
     def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
-        # Settings of the config win over those saved: the config may have been edited on purpose.
+        save_id = getattr(self._encoder.encoder, "save_id", None)
+        tensors = head_files.checked(cfg, weights, head=self.name, save_id=save_id)
+        # Settings of the config win: it may have been edited on purpose.
         self.cfg.update({key: cfg[key] for key in ("labels", "width", "targets_per_doc")})
         self.cfg.update(statistics=cfg.get("statistics", {}), labels_given=cfg.get("labels_given", False))
         for label in self.labels:
             self.vocab.strings.add(label)
-        if weights:
+        if tensors:
             settings = f"{self.task!r}, {len(self.labels)} labels"
-            load_weights(self._build(), weights, head=self.name, settings=settings)
+            head_files.load_weights(self._build(), tensors, head=self.name, settings=settings)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

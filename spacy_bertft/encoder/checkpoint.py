@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Form
-from spacy_bertft.files import replace_file
+from spacy_bertft.errors import EncoderError
+from spacy_bertft.files import PART, replace_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
+_SAVE_ID = "save_id"  # in the metadata of the weights
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ class Checkpoint:
 
     def tokenizer(self) -> Tokenizer:
         """The fast tokenizer, which neither cuts off nor pads."""
-        tokenizer = Tokenizer.from_buffer(self.files[_TOKENIZER])
+        try:
+            tokenizer = Tokenizer.from_buffer(self.files[TOKENIZER])
+        except Exception as error:  # a plain one, that does not say of what
+            raise EncoderError(
+                f"The {TOKENIZER} of the encoder is no tokenizer: {error} Expected the file as it was saved. Copy it "
+                "again."
+            ) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -59,7 +68,7 @@ class Checkpoint:
     @property
     def tokenizer_limit(self) -> float | None:
         """The longest text that the tokenizer allows, in subwords; checkpoints without a limit say 1e30."""
-        limit: float | None = json.loads(self.files.get(_TOKENIZER_CONFIG, b"{}")).get("model_max_length")
+        limit: float | None = json.loads(self.files.get(TOKENIZER_CONFIG, b"{}")).get("model_max_length")
         return limit
 
     def model(self) -> PreTrainedModel:
@@ -76,18 +85,48 @@ class Checkpoint:
             )
         return model
 
-    def write(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder, each file whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            replace_file(folder / name, partial(Path.write_bytes, data=content))
+    def digest(self) -> str | None:
+        """What tells its weights from others; None for a graph."""
         if self.graph is not None:
-            replace_file(folder / GRAPH, self.graph.tofile)
+            return None
+        digest = blake2b(digest_size=16)
+        for name, tensor in sorted(self._weights_to_save().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _weights_to_save(self) -> dict[str, Tensor]:
+        # An untrained pooler would pass for a trained one when it is loaded again.
+        kept = (name for name in self.weights if self.trained_pooler or "pooler" not in name)
+        return {name: self.weights[name].contiguous() for name in kept}
+
+    def write(self, folder: Path, *, save_id: str | None = None) -> None:
+        """Write a plain Hugging Face folder, each file whole or not at all; all stay if one can't be written.
+
+        save_id: kept with the weights, in their file, so that neither is ever there without the other.
+        """
+        small = {name: partial(Path.write_bytes, data=content) for name, content in self.files.items()}
+        if self.graph is not None:
+            replace_files(folder, {GRAPH: self.graph.tofile, **small})
             return
-        weights = {name: tensor.contiguous() for name, tensor in self.weights.items()}
-        if not self.trained_pooler:  # or it would pass for trained when it is loaded again
-            weights = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
-        replace_file(folder / WEIGHTS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
+        # The weights first: with their save id, they tell of a save that went no further.
+        replace_files(folder, {WEIGHTS: partial(_write_weights, self._weights_to_save(), save_id), **small})
+
+
+def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) -> None:
+    if save_id is None:
+        save_file(weights, path, metadata={"format": "pt"})
+        return
+    save_file(weights, path, metadata={"format": "pt", _SAVE_ID: save_id})
+    # safetensors puts two entries in any order; the same weights should make the same file.
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(content) == size:
+            file.seek(8)
+            file.write(content)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -95,13 +134,29 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
     The weights stay on disk, mapped into memory, until they are used.
     """
-    if not all((folder / name).is_file() for name in (CONFIG, _TOKENIZER, WEIGHTS)):
+    if not all((folder / name).is_file() for name in (CONFIG, TOKENIZER, WEIGHTS)):
         return None
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        found = load_file(folder / WEIGHTS)
     except SafetensorError:
         return None
+    whole = [name for name, tensor in found.items() if not (tensor.is_floating_point() or "position_ids" in name)]
+    if whole:
+        raise EncoderError(
+            f"The file {folder / WEIGHTS} holds whole numbers, in {', '.join(whole[:8])}. Expected weights, which have "
+            "fractions: the file is damaged. Copy it again."
+        )
+    weights = {name: tensor.float() for name, tensor in found.items()}
     return Checkpoint(_read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
+
+
+def read_save_id(folder: Path) -> str | None:
+    """The id that the weights of a folder were saved with; None if they were saved without."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        save_id: str | None = (weights.metadata() or {}).get(_SAVE_ID)
+    return save_id
 
 
 def read_graph(folder: Path) -> Checkpoint:
@@ -112,10 +167,11 @@ def read_graph(folder: Path) -> Checkpoint:
 def _read_files(folder: Path) -> dict[str, bytes]:
     """Everything in a Hugging Face folder but weights."""
     heavy = (".safetensors", ".bin", ".onnx", ".index.json", ".h5", ".msgpack", ".ot")
+    left_out = (*heavy, PART)  # a save that was killed leaves parts
     return {
         path.name: path.read_bytes()
         for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.endswith(heavy)
+        if path.is_file() and not path.name.endswith(left_out)
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ import torch
 from torch import Tensor
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.checkpoint import CONFIG, GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
+from spacy_bertft.encoder.checkpoint import (
+    CONFIG,
+    GRAPH,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    Checkpoint,
+    read_checkpoint,
+    read_graph,
+    saved_files,
+)
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.encoder.weights_check import check_finite, check_weights, listed, may_be_left
+from spacy_bertft.encoder.weights_check import check_finite, check_sizes, check_weights, listed, may_be_left
 from spacy_bertft.engines.net import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
 
@@ -63,12 +74,67 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     One of the families that engines/net.py knows is loaded without transformers, which takes longer to import than
     all the rest to load; its model is built when training asks for it.
     """
-    if settings.backend == "torch" and (folder / WEIGHTS).is_file():
-        checkpoint = read_checkpoint(folder)
-        if checkpoint is not None and _is_known(checkpoint):
-            check_finite(str(folder), checkpoint.weights)
-            return Encoder(checkpoint, settings)
-    return load_folder(folder, settings, saved=True)
+    with _told(folder):
+        config = _check_files(folder)
+        if settings.backend == "torch" and (folder / WEIGHTS).is_file():
+            checkpoint = read_checkpoint(folder)
+            if checkpoint is not None:
+                check_sizes(str(folder), config, checkpoint.weights)
+            if checkpoint is not None and _is_known(checkpoint):
+                check_finite(str(folder), checkpoint.weights)
+                return Encoder(checkpoint, settings)
+        return load_folder(folder, settings, saved=True)
+
+
+def _check_files(folder: Path) -> dict[str, Any]:
+    """The config of a saved encoder. An EncoderError if one of its small files is not there, or something else."""
+    for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG):
+        if not (folder / name).is_file():
+            raise EncoderError(
+                f"The folder {folder} of a saved encoder holds no {name} (found: {_found(folder)}). Expected all files "
+                "that were saved with the pipeline. Copy it again."
+            )
+    limit = _read_object(folder / TOKENIZER_CONFIG).get("model_max_length")
+    if isinstance(limit, bool) or not isinstance(limit, int | float | None):
+        raise EncoderError(
+            f"The file {folder / TOKENIZER_CONFIG} has {repr(limit)[:80]} as model_max_length. Expected a number. Copy "
+            "the file that was saved again."
+        )
+    return _read_object(folder / CONFIG)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise EncoderError(
+            f"The file {path} is not JSON: {error}. Expected it as it was saved. Copy it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise EncoderError(
+            f"The file {path} holds a JSON {type(content).__name__}. Expected an object of settings, as it was saved. "
+            "Copy it again."
+        )
+    return content
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn what transformers, tokenizers and safetensors raise, which is of all kinds, into one error."""
+    try:
+        yield
+    except BertftError:
+        raise
+    except Exception as error:
+        raise EncoderError(
+            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_found(folder)}). "
+            "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
+            "Check that the copy is complete."
+        ) from error
+
+
+def _found(folder: Path) -> str:
+    return listed(sorted(path.name for path in folder.iterdir()))
 
 
 class _Noted(dict[str, Tensor]):
@@ -89,10 +155,7 @@ class _Noted(dict[str, Tensor]):
 
 def _is_known(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint is of a known family, with all of its weights and no others."""
-    try:
-        shape = read_shape(checkpoint.config)
-    except json.JSONDecodeError:
-        return False  # load_folder says what is wrong
+    shape = read_shape(checkpoint.config)
     weights = _Noted(checkpoint.weights)
     if shape is None or read_net(shape, weights) is None:
         return False
@@ -124,16 +187,8 @@ def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False)
             f"The encoder folder {folder} holds no weights (found: {listed(found)}). Expected one of "
             f"{', '.join(_WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
         )
-    try:
+    with _told(folder):
         return _by_transformers(str(folder), settings, saved=saved, local_files_only=True)
-    except BertftError:
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise of all kinds
-        raise EncoderError(
-            f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {listed(found)}). "
-            "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
-            "Check that the copy is complete."
-        ) from error
 
 
 def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = False, **where: Any) -> Encoder:

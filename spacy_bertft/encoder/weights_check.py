@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spacy_bertft.engines.net import FAMILIES, is_size, misfit, read_shape, size_settings
 from spacy_bertft.errors import EncoderError
 
 # What transformers calls its models with a head that was trained for a task.
 _FINE_TUNED = ("ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice")
+
+# What configs call sizes that some matrix of the encoder has, and its layers.
+_WIDTHS = ("hidden_size", "dim", "embedding_size", "intermediate_size", "hidden_dim")
+_SIZES = (*_WIDTHS, "vocab_size", "num_attention_heads", "n_heads")
+_LAYERS, _MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
 
 
 def check_weights(source: str, model: Any, absent: list[str], unknown: list[str], *, saved: bool) -> None:
@@ -49,14 +55,43 @@ def check_weights(source: str, model: Any, absent: list[str], unknown: list[str]
 
 def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
     """An EncoderError for weights that are no numbers."""
-    # A sum takes one pass, and is no number if one of its parts is none.
-    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
+    broken = not_finite(weights)
     if broken:
         raise EncoderError(
             f"The weights of {source!r} hold NaN or infinite numbers, in {listed(broken)}. Expected finite ones: "
             "its training diverged, or the file is damaged. Take an earlier checkpoint, or train with a lower learning "
             "rate."
         )
+
+
+def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """An EncoderError for a saved config whose sizes are none, or not those of the weights.
+
+    Before a model is built by it: one of a million layers, or of a billion positions, takes all time or memory.
+    """
+    known = size_settings(config["model_type"]) if config.get("model_type") in FAMILIES else ()
+    largest = max((size for tensor in weights.values() for size in tensor.shape), default=0)
+    problems = [f"{key} is {config.get(key)!r:.40}" for key in known if not is_size(config.get(key))]
+    for key, most in {**dict.fromkeys(_SIZES, largest), **dict.fromkeys(_LAYERS, _MOST_LAYERS)}.items():
+        if is_size(config.get(key)) and config[key] > most:
+            problems.append(f"{key} is {config[key]}, too large for these weights")
+    eps = config.get("layer_norm_eps", 1e-12)
+    if known and not (isinstance(eps, float) and 0 < eps < 1):
+        problems.append(f"layer_norm_eps is {eps!r:.40}, no number between 0 and 1")
+    shape = None if problems else read_shape(config)
+    if shape is not None:
+        problems = [problem for problem in (misfit(shape, weights),) if problem]
+    if problems:
+        raise EncoderError(
+            f"The config.json of the saved encoder {source!r} does not fit its weights: {'; '.join(problems)}. "
+            "Expected both as they were saved with the pipeline. Undo the change in config.json, or copy both again."
+        )
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of weights that hold NaN or infinite numbers."""
+    # A sum takes one pass, and is no number if one of its parts is none.
+    return [name for name, tensor in weights.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
 
 
 def may_be_left(name: str) -> bool:

@@ -5,8 +5,9 @@ The engines of ours work on this form: one place knows the families' names, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -82,6 +83,10 @@ FAMILIES: Mapping[str, _Names] = {
     "electra": _BERT,
     "distilbert": _DISTILBERT,
 }
+_WORD_ROWS, _POSITION_ROWS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
+_SEGMENT_ROWS = "embeddings.token_type_embeddings.weight"
+# Settings that all families call alike: subwords in the vocabulary, and positions.
+_WORDS, _POSITIONS = "vocab_size", "max_position_embeddings"
 # Families whose positions count from behind the padding's.
 _POSITIONS_BEHIND_PADDING = frozenset({"roberta", "camembert", "xlm-roberta"})
 
@@ -95,6 +100,9 @@ class Shape:
     inner: int  # F, the width between `up` and `down`
     layers: int
     heads: int  # H
+    words: int  # V, subwords in the vocabulary
+    positions: int
+    segments: int | None  # kinds of them; None if the config does not say
     activation: Activation
     eps: float  # of the norms
     first_position: int  # of a window's first subword
@@ -159,22 +167,37 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         and not config.get("is_decoder")
         and not config.get("sinusoidal_pos_embds")
     )
-    sizes: list[Any] = [config.get(names.settings[name]) for name in ("width", "inner", "layers", "heads")]
+    sizes: list[Any] = [config.get(name) for name in size_settings(str(family))]
     padding: Any = config.get("pad_token_id")
     behind = family in _POSITIONS_BEHIND_PADDING
-    if not usual or not all(isinstance(size, int) for size in sizes) or (behind and not isinstance(padding, int)):
+    if not usual or not all(map(is_size, sizes)) or (behind and not isinstance(padding, int)):
         return None
-    width, inner, layers, heads = sizes
+    width, inner, layers, heads, words, positions = sizes
+    segments = config.get("type_vocab_size")
     return Shape(
         family=str(family),
         width=width,
         inner=inner,
         layers=layers,
         heads=heads,
+        words=words,
+        positions=positions,
+        segments=segments if is_size(segments) else None,
         activation=activation,
         eps=float(config.get("layer_norm_eps", 1e-12)),
         first_position=padding + 1 if behind else 0,
     )
+
+
+def size_settings(family: str) -> tuple[str, ...]:
+    """The settings of a config that say how large the matrices of one of these families are."""
+    names = FAMILIES[family].settings
+    return (*(names[name] for name in ("width", "inner", "layers", "heads")), _WORDS, _POSITIONS)
+
+
+def is_size(found: object) -> bool:
+    """Whether it is a whole number above 0."""
+    return isinstance(found, int) and not isinstance(found, bool) and found > 0
 
 
 def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
@@ -200,34 +223,61 @@ def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
             down_norm=norm(f"{inside}.{names.down_norm}"),
         )
 
-    try:
-        segments = weights.get("embeddings.token_type_embeddings.weight")
-        positions = weights["embeddings.position_embeddings.weight"]
-        net = Net(
-            shape=shape,
-            words=weights["embeddings.word_embeddings.weight"],
-            positions=positions[None] if segments is None else positions + segments[:2, None],
-            norm=norm("embeddings.LayerNorm"),
-            project=linear("embeddings_project") if "embeddings_project.weight" in weights else None,
-            layers=tuple(map(layer, range(shape.layers))),
-        )
-    except (KeyError, RuntimeError):  # a name that is not there, sizes that don't fit each other
+    if shape.width % shape.heads or any(_size(weights, name) != size for name, size in _sizes(shape, weights)):
         return None
-    return net if _fits(net) else None
-
-
-def _fits(net: Net) -> bool:
-    """Whether the weights have the sizes that the config says."""
-    wide, inner = net.shape.width, net.shape.inner
-    embedded = wide if net.project is None else int(net.project.weight.shape[1])
-    return (
-        wide % net.shape.heads == 0
-        and net.words.shape[1:] == net.positions.shape[2:] == net.norm.weight.shape == (embedded,)
-        and (net.project is None or net.project.weight.shape[0] == wide)
-        and all(
-            all(one.weight.shape == (wide, wide) for one in (layer.query, layer.key, layer.value, layer.out))
-            and layer.up.weight.shape == (inner, wide)
-            and layer.down.weight.shape == (wide, inner)
-            for layer in net.layers
-        )
+    positions, segments = weights[_POSITION_ROWS], weights.get(_SEGMENT_ROWS)
+    return Net(
+        shape=shape,
+        words=weights[_WORD_ROWS],
+        positions=positions[None] if segments is None else positions + segments[:2, None],
+        norm=norm("embeddings.LayerNorm"),
+        project=linear("embeddings_project") if "embeddings_project.weight" in weights else None,
+        layers=tuple(map(layer, range(shape.layers))),
     )
+
+
+def misfit(shape: Shape, weights: Mapping[str, Tensor]) -> str | None:
+    """A weight that is there, but not of the size that the config says, for a message; None if there is none."""
+    for name, size in islice(_sizes(shape, weights), 2 * len(weights)):  # there may be a million layers to come
+        found = _size(weights, name)
+        if found not in (None, size):
+            return f"{name} is {found}, by config.json it should be {size}"
+    return None
+
+
+def _size(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None
+
+
+def _sizes(shape: Shape, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names of a net's weights, one after the other, and the sizes they should have."""
+    names, wide, inner = FAMILIES[shape.family], shape.width, shape.inner
+    project = _size(weights, "embeddings_project.weight")
+    embedded = wide if project is None else project[-1]  # free where it is projected
+    yield _WORD_ROWS, (shape.words, embedded)
+    yield _POSITION_ROWS, (shape.positions, embedded)
+    if shape.segments is not None and names is _BERT:
+        yield _SEGMENT_ROWS, (shape.segments, embedded)
+    elif _SEGMENT_ROWS in weights:
+        yield _SEGMENT_ROWS, (len(weights[_SEGMENT_ROWS]), embedded)
+    yield from _norm_sizes("embeddings.LayerNorm", embedded)
+    if project is not None:
+        yield from _linear_sizes("embeddings_project", wide, embedded)
+    for number in range(shape.layers):
+        inside = f"{names.layer}.{number}"
+        for name in (names.query, names.key, names.value, names.out):
+            yield from _linear_sizes(f"{inside}.{name}", wide, wide)
+        yield from _norm_sizes(f"{inside}.{names.out_norm}", wide)
+        yield from _linear_sizes(f"{inside}.{names.up}", inner, wide)
+        yield from _linear_sizes(f"{inside}.{names.down}", wide, inner)
+        yield from _norm_sizes(f"{inside}.{names.down_norm}", wide)
+
+
+def _linear_sizes(name: str, out: int, into: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (out, into)
+    yield f"{name}.bias", (out,)
+
+
+def _norm_sizes(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)

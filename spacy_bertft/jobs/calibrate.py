@@ -21,6 +21,7 @@ from spacy_bertft.components.task import Calibrated
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.files import PIPELINE, replace_file, staged_pipeline
 from spacy_bertft.jobs.evaluate import Scores, load_pipeline, read_examples, score
+from spacy_bertft.jobs.writing import writing
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def calibrate(
         fitted = [one for name, head in heads.items() for one in _fit(nlp, name, head, examples)]
         after = score(nlp, examples)
         if not dry_run:
-            if folder is not None:
-                shutil.copytree(pipeline, folder, dirs_exist_ok=True)
-            _set(fitted, (folder or pipeline) / PIPELINE)
+            with writing(output or pipeline):
+                if folder is not None:
+                    shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+                _set(fitted, (folder or pipeline) / PIPELINE)
     return Calibration(tuple(fitted), before, after)
 
 

@@ -18,6 +18,8 @@ from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.text_files import check_plain
+from spacy_bertft.jobs.writing import writing
 
 _SHOWN = 25  # texts
 
@@ -47,8 +49,8 @@ def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Sco
 def _render(docs: list[Doc], folder: Path, title: str) -> None:
     from spacy.cli.evaluate import render_parses
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         warnings.filterwarnings("ignore", r"\[W(005|006|117)\]")  # a text may have nothing to show
         render_parses(
             docs,
@@ -90,7 +92,9 @@ def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> La
 
 
 def check_pipeline(pipeline: Path) -> None:
-    """An error if there is no saved pipeline in a folder."""
+    """An error if there is no saved pipeline in a folder, or something that can't be read to its end."""
+    if (pipeline / PIPELINE).exists():
+        check_plain(pipeline)
     if not (pipeline / PIPELINE).is_file():
         found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
         what = f"has no {PIPELINE}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"

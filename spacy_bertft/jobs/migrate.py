@@ -35,6 +35,8 @@ from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.pooling import TokenPooling
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE, staged_pipeline
+from spacy_bertft.jobs.text_files import check_plain
+from spacy_bertft.jobs.writing import writing
 
 _THEIRS = "spacy-transformers."
 _OLD_LISTENER, _STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
@@ -56,6 +58,8 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
 
     overwrite: replace a pipeline that `new` holds.
     """
+    if (old / PIPELINE).exists():
+        check_plain(old)
     if not (old / PIPELINE).is_file():
         raise ConfigError(
             f"{old}: found no config.cfg; expected the folder of a saved pipeline; fix: correct the path, for an "
@@ -105,7 +109,8 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> list[st
             if isinstance(model, Model):
                 for node in [node for node in model.walk() if _REPLACEMENT in node.attrs]:
                     replace_model_node(model, node, node.attrs[_REPLACEMENT])
-        nlp.to_disk(between)
+        with writing(Path(between)):
+            nlp.to_disk(between)
         found = load_model_from_config(_with(config, _listener_block))
         found.from_disk(between, exclude=encoders)
     readers: list[str] = []
@@ -119,7 +124,8 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> list[st
     found.meta["requirements"] = [line for line in found.meta.get("requirements", []) if not _is_theirs(line)]
     for name in ("spacy_version", "spacy_git_version"):  # spaCy notes its own
         found.meta.pop(name, None)
-    found.to_disk(new)
+    with writing(new):
+        found.to_disk(new)
     return readers
 
 
@@ -225,12 +231,13 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
     state = torch.load(BytesIO(saved["state"]), map_location="cpu", weights_only=True)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for file, content in saved["tokenizer"].items():
-            if isinstance(content, bytes):  # beside them stand arguments of the tokenizer
-                (folder / Path(file).name).write_bytes(content)
-        (folder / "config.json").write_text(json.dumps(saved["config"]), encoding="utf-8")
         weights = {key: tensor.contiguous().clone() for key, tensor in state.items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with writing(folder):
+            for file, content in saved["tokenizer"].items():
+                if isinstance(content, bytes):  # beside them stand arguments of the tokenizer
+                    (folder / Path(file).name).write_bytes(content)
+            (folder / "config.json").write_text(json.dumps(saved["config"]), encoding="utf-8")
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "The weights of .* lack")
             return load_folder(folder, pipe.model.attrs["settings"])

@@ -35,6 +35,35 @@ def check_input(path: Path) -> None:
         raise no_records(path)
 
 
+def check_plain(folder: Path, pattern: str = "*") -> None:
+    """Raise DataError if something in a folder is neither file nor folder: to read a FIFO is to wait for ever.
+
+    pattern: of the names to look at.
+    """
+    odd = (path for path in sorted(folder.rglob(pattern)) if path.exists() and not (path.is_file() or path.is_dir()))
+    for path in odd:
+        raise data_error(
+            str(path),
+            found="something that is no plain file",
+            expected="files and folders alone",
+            fix="save it to a file, or move it elsewhere",
+        )
+
+
+def check_model(name: str) -> None:
+    """Raise DataError if the name of an encoder is that of a file, or of a folder that can't be read."""
+    path = Path(name)
+    if path.is_dir():
+        check_plain(path)
+    elif path.exists():
+        raise data_error(
+            name,
+            found="a file",
+            expected="the folder of an encoder, or a name on the Hugging Face hub",
+            fix="name the folder that holds its config.json",
+        )
+
+
 def no_records(path: Path) -> DataError:
     """The error for a file without any record."""
     return data_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
+from spacy_bertft.errors import DataError
 from spacy_bertft.learning.tuning import FullTuning, ParameterGroup, Tuning
 
 
@@ -30,11 +32,14 @@ class ModuleOptimizer:
     so that a batch gives the same step whole or in parts.
     """
 
-    def __init__(self, module: nn.Module, *, tuning: Tuning | None = None, rate_factor: float = 1.0) -> None:
-        """rate_factor: the module's learning rate, as a multiple of the one in StepSettings."""
+    def __init__(
+        self, module: nn.Module, *, tuning: Tuning | None = None, rate_factor: float = 1.0, name: str = ""
+    ) -> None:
+        """rate_factor: the module's learning rate, as a multiple of the one in StepSettings; name: for messages."""
         self.module = module
         self.tuning = tuning or FullTuning()
         self.rate_factor = rate_factor
+        self.name = name
         self.examples = 0  # whose gradients are, or will be, summed into the next step
 
     def count(self, n_examples: int) -> None:
@@ -42,19 +47,28 @@ class ModuleOptimizer:
         self.examples += n_examples
 
     def step(self, settings: StepSettings) -> None:
-        """Take a step if there are gradients."""
+        """Take a step if there are gradients. A DataError, and no step, if they are no numbers."""
         with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
+            gradients = [p.grad for p in with_gradient if p.grad is not None]
             if self.examples > 1:  # dividing by 1 would read and write every gradient for nothing
-                gradients = [p.grad for p in with_gradient if p.grad is not None]
                 torch._foreach_div_(gradients, float(self.examples))
-            if settings.clip:
-                nn.utils.clip_grad_norm_(with_gradient, settings.clip)
+            norm = nn.utils.clip_grad_norm_(with_gradient, settings.clip) if settings.clip else _norm(gradients)
+            self._check(float(norm))  # sync
             self._step(settings)
             for parameter in with_gradient:  # which a fused step leaves out; engines that copy weights look at it
                 increment_version(parameter)
             self.module.zero_grad(set_to_none=True)
         self.examples = 0
+
+    def _check(self, norm: float) -> None:
+        """An error for a norm that tells of gradients that are no numbers. These are dropped."""
+        if math.isfinite(norm):
+            return
+        self.module.zero_grad(set_to_none=True)
+        self.examples = 0
+        name = repr(self.name) if self.name else "the model"
+        raise diverged(f"The norm of the gradients of {name} is {norm}, and its weights were left as they are")
 
     @cached_property
     def groups(self) -> list[ParameterGroup]:
@@ -81,3 +95,17 @@ class ModuleOptimizer:
             group["eps"] = settings.eps
             group["weight_decay"] = settings.weight_decay if group["decays"] else 0.0
         self.adamw.step()
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    norms = [norm.to(gradients[0].device) for norm in torch._foreach_norm(gradients)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+def diverged(found: str) -> DataError:
+    """The error for a loss or a gradient that is no number. found: which, and what it is."""
+    return DataError(
+        f"{found}: training has diverged. Expected a finite number. Lower the learning rate in [training.optimizer] "
+        "(2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
+    )

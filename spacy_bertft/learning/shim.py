@@ -24,10 +24,15 @@ class TorchShim(Shim):
     """
 
     def __init__(
-        self, *, rate_factor: float = 1.0, backward_from: Callable[[Any], Tensor] = lambda output: output
+        self,
+        *,
+        rate_factor: float = 1.0,
+        backward_from: Callable[[Any], Tensor] = lambda output: output,
+        name: str = "",
     ) -> None:
-        """backward_from: finds the tensor in the module's output."""
+        """backward_from: finds the tensor in the module's output; name: of the component, for messages."""
         super().__init__(None)
+        self.name = name
         self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
         self.rate_factor = rate_factor
         self.tuning: Tuning = FullTuning()
@@ -46,7 +51,7 @@ class TorchShim(Shim):
         self.optimizer = None if module is None else self._new_optimizer(module)
 
     def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer:
-        return ModuleOptimizer(module, tuning=self.tuning, rate_factor=self.rate_factor)
+        return ModuleOptimizer(module, tuning=self.tuning, rate_factor=self.rate_factor, name=self.name)
 
     def __call__(self, inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
         """Run the module; in training, the second value takes the gradient of the output backwards."""
@@ -84,7 +89,7 @@ class TorchShim(Shim):
 
     def copy(self) -> TorchShim:
         """A copy with weights of its own and a fresh optimizer."""
-        twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from)
+        twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from, name=self.name)
         twin.tuning = self.tuning
         twin.module = copy.deepcopy(self.module)
         return twin

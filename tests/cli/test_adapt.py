@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tiny import make_encoder
 from typer.testing import CliRunner
 
@@ -211,3 +212,40 @@ def test_other_processes_of_torchrun_are_silent(adapt, monkeypatch):
     result = adapt()
     assert result.exit_code == 0, result.output
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def full_disk(*args, **kwargs):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("function", "raising", "said"),
+    [
+        (
+            "spacy_bertft.encoder.masked_lm.saved_files",
+            full,
+            "/encoder' could not be read or stored: [Errno 28] No space",
+        ),
+        ("spacy_bertft.encoder.masked_lm.MaskedModel.save", full, "/out could not be written: [Errno 28] No space"),
+        ("spacy_bertft.encoder.masked_lm.MaskedModel.save", full_disk, "/out could not be written: Error while serial"),
+    ],
+    ids=["read", "written", "weights"],
+)
+def test_a_full_disk_is_one_message(adapt, monkeypatch, function, raising, said):
+    monkeypatch.setattr(function, raising)
+    result = adapt(training__steps=1)
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("✘ The ")
+    assert said in last
+    assert "a hub name" not in last
+
+
+def test_a_file_is_no_encoder(adapt, given):
+    result = adapt(encoder__name=given / "texts.txt")
+    assert result.exit_code == 1
+    assert "texts.txt: found a file; expected the folder of an encoder" in result.stderr

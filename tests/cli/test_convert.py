@@ -100,6 +100,16 @@ def test_texts_without_annotation_are_warned_about(tmp_path):
     assert "1 lines without a text were skipped" in result.stderr
 
 
+def test_rejected_answers_are_shown(tmp_path):
+    path = tmp_path / "a.jsonl"
+    answers = ("accept", "reject", "ignore")
+    path.write_text("".join(f'{{"text": "a", "label": "x", "answer": "{answer}"}}\n' for answer in answers), "utf-8")
+    result = run("convert", path, "--output", tmp_path)
+    assert result.exit_code == 0
+    assert "2 answers were skipped: rejected or ignored in Prodigy" in result.stderr
+    assert "keys that are not used" not in result.stderr
+
+
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path, good):
     good.write_text(GOOD.replace('"a"', '"é✓"'), "utf-8")
     result = CliRunner(charset="ascii").invoke(app, ["convert", str(good), "--output", str(tmp_path)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -162,3 +163,69 @@ def test_entities_can_be_looked_at(pipeline, dev, tmp_path):
     failed = run("evaluate", pipeline, dev, "--displacy", dev)
     assert failed.exit_code == 1
     assert "found a file; expected a folder to write to; fix: name another" in failed.stderr
+
+
+def refused(result, *said):
+    """One message and code 1."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("✘ ")
+    assert result.stderr.count("\n") == 1
+    for words in said:
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.py", None, "found no such file"),
+        ("folder", None, "found a folder"),
+        ("code.txt", "x = 1", "found something else"),
+        ("code.py", "1 / 0", "found code that fails (ZeroDivisionError: division by zero)"),
+        ("code.py", "def", "found code that fails (SyntaxError: "),
+    ],
+)
+def test_code_that_cannot_be_run_is_one_message(tmp_path, name, content, said):
+    (tmp_path / "folder").mkdir()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    for command in (("evaluate", "p", "d"), ("calibrate", "p", "d"), ("export", "p", "o"), ("migrate", "p", "o")):
+        refused(run(*command, "--code", tmp_path / name), f"{name}: {said}", "; expected ", "; fix: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_nothing_waits_for_a_fifo(pipeline, dev, tmp_path):
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    for name in ("config.cfg", "meta.json"):
+        odd = shutil.copytree(pipeline, tmp_path / name)
+        (odd / name).unlink()
+        os.mkfifo(odd / name)
+        for command in (("evaluate", odd, dev), ("calibrate", odd, dev), ("export", odd, tmp_path / "o"),
+                        ("migrate", odd, tmp_path / "o")):  # fmt: skip
+            refused(run(*command), f"{name}: found something that is no plain file")
+    for command in (("evaluate", pipeline), ("calibrate", pipeline), ("export", pipeline, tmp_path / "o", "--dev")):
+        refused(run(*command, tmp_path / "fifo.jsonl"), "fifo.jsonl: found something that is no plain file")
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "a.spacy")
+    refused(run("evaluate", pipeline, tmp_path / "data"), "a.spacy: found something that is no plain file")
+
+
+@pytest.mark.parametrize("option", ["--output", "--displacy"])
+def test_results_that_cannot_be_written_are_one_message(pipeline, dev, option):
+    refused(run("evaluate", pipeline, dev, option, dev / "in a file"), "in a file' could not be written: ")
+
+
+def test_a_full_disk_is_one_message(pipeline, dev, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    before = {path: path.read_bytes() for path in pipeline.rglob("*") if path.is_file()}
+    monkeypatch.setattr("shutil.copytree", full)
+    for command in (("export", pipeline, tmp_path / "out"), ("calibrate", pipeline, dev, "--output", tmp_path / "out")):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert f"✘ The output '{tmp_path / 'out'}' could not be written: [Errno 28] No space left" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert before == {path: path.read_bytes() for path in pipeline.rglob("*") if path.is_file()}

@@ -73,3 +73,10 @@ def test_a_model_that_can_not_be_loaded_is_one_message(tmp_path):
 def test_wrong_use_is_code_2(folder):
     for words in ([], [folder], [folder, "a [MASK]", "--top", 0], [folder, "a [MASK]", "--top", "many"]):
         assert run("fill-mask", *words).exit_code == 2
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.bin").write_text("a")
+    result = run("fill-mask", tmp_path / "model.bin", "a [MASK]")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"✘ {tmp_path / 'model.bin'}: found a file; expected the folder of an encoder")

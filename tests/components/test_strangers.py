@@ -90,7 +90,7 @@ def saved(factory, models, tmp_path_factory):
     docs = gold(nlp)
     optimizer = nlp.initialize(lambda: [Example(nlp.make_doc(doc.text), doc) for doc in docs])
     optimizer.learn_rate = 3e-3
-    for _ in range(30 if factory in HEADS else 0):
+    for _ in range(60 if factory in HEADS else 0):
         nlp.update([Example(nlp.make_doc(doc.text), doc) for doc in docs], sgd=optimizer)
     folder = tmp_path_factory.mktemp(factory) / "model"
     nlp.to_disk(folder)

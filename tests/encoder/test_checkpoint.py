@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,16 @@ from tiny import FAMILIES
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
-from spacy_bertft.encoder.checkpoint import GRAPH, WEIGHTS, Checkpoint, read_checkpoint, read_graph, saved_files
+from spacy_bertft.encoder.checkpoint import (
+    GRAPH,
+    WEIGHTS,
+    Checkpoint,
+    read_checkpoint,
+    read_graph,
+    read_save_id,
+    saved_files,
+)
+from spacy_bertft.errors import EncoderError
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -125,6 +135,84 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(folder, monkeypa
     with pytest.raises(OSError, match="No space left"):
         read_checkpoint(folder).write(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_none_of_the_files_is_replaced_if_one_cannot_be_written(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = Checkpoint({**FILES, "zz.txt": b"new"}, weights_of("other"))
+    write = Path.write_bytes
+
+    def full(path, data):
+        if path.name == "zz.txt.part":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        other.write(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_parts_are_no_files_of_an_encoder(folder):
+    before = read_checkpoint(folder).files
+    (folder / "vocab.txt.part").write_bytes(b"half")
+    assert read_checkpoint(folder).files == before
+    read_checkpoint(folder).write(folder)
+    assert not list(folder.glob("*.part"))
+
+
+def test_weights_that_are_whole_numbers_are_none(folder):
+    weights = load_file(folder / WEIGHTS)
+    ids = {"embeddings.position_ids": torch.arange(4)}  # which older checkpoints have beside their weights
+    save_file({**weights, **ids}, folder / WEIGHTS, {"format": "pt"})
+    assert read_checkpoint(folder) is not None
+    name = min(weights)
+    save_file({**weights, name: weights[name].int()}, folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(EncoderError, match=rf"holds whole numbers, in {name}\. Expected weights"):
+        read_checkpoint(folder)
+
+
+def test_a_tokenizer_that_is_none_is_named():
+    with pytest.raises(EncoderError, match=r"The tokenizer\.json of the encoder is no tokenizer: .*Copy it again"):
+        Checkpoint(FILES).tokenizer()
+
+
+# --- which weights they are
+
+
+def test_a_save_id_is_kept_with_the_weights(tmp_path):
+    checkpoint = Checkpoint(FILES, weights_of("embeddings"))
+    assert read_save_id(tmp_path) is None
+    checkpoint.write(tmp_path)
+    assert read_save_id(tmp_path) is None
+    checkpoint.write(tmp_path, save_id="abc")
+    assert read_save_id(tmp_path) == "abc"
+    assert torch.equal(load_file(tmp_path / WEIGHTS)["embeddings"], checkpoint.weights["embeddings"])
+    with safe_open(tmp_path / WEIGHTS, framework="pt") as weights:
+        assert weights.metadata() == {"format": "pt", "save_id": "abc"}
+
+
+def test_the_same_weights_and_id_make_the_same_file(tmp_path):
+    """safetensors alone puts its metadata in any order."""
+    written = set()
+    for number in range(8):
+        Checkpoint(FILES, weights_of("a", "ß")).write(tmp_path / str(number), save_id="abc")
+        written.add((tmp_path / str(number) / WEIGHTS).read_bytes())
+    assert len(written) == 1
+
+
+def test_a_digest_tells_weights_from_others():
+    weights = weights_of("one", "pooler")
+    digest = Checkpoint(FILES, weights).digest()
+    assert Checkpoint({}, dict(reversed(weights.items()))).digest() == digest
+    changed = weights["one"].clone()
+    changed[2, 3] += 1e-6
+    assert Checkpoint(FILES, {**weights, "one": changed}).digest() != digest
+    assert Checkpoint(FILES, {"two": weights["one"], "pooler": weights["pooler"]}).digest() != digest
+    assert Checkpoint(FILES, {"one": weights["one"].T, "pooler": weights["pooler"]}).digest() != digest
+    untrained = replace(Checkpoint(FILES, weights), trained_pooler=False)
+    assert untrained.digest() == Checkpoint(FILES, {"one": weights["one"]}).digest()
+    assert Checkpoint(FILES, graph=np.zeros(3, dtype=np.uint8)).digest() is None
 
 
 # --- a graph

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from spacy_bertft.compat import quiet_transformers
 from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER
-from spacy_bertft.encoder.weights_check import listed
+from spacy_bertft.encoder.weights_check import check_sizes, listed, not_finite
 from spacy_bertft.errors import EncoderError
 
 pytestmark = pytest.mark.touches_transformers
@@ -132,3 +132,26 @@ def test_long_lists_of_names_are_cut():
     assert listed([]) == "nothing"
     assert listed(["a", "b"]) == "a, b"
     assert listed([str(number) for number in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize("family", ["albert", "modernbert", "deberta-v2", "bert-uncased", "roberta", "electra"])
+def test_sizes_as_they_were_saved_pass(tiny_encoder, family):
+    checkpoint = encoder_of(tiny_encoder(family)).at_rest()
+    check_sizes("here", checkpoint.config, checkpoint.weights)
+
+
+@pytest.mark.parametrize("family", ["albert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "intermediate_size", "num_hidden_layers"])
+def test_sizes_that_no_weight_has_are_refused_for_all_families(tiny_encoder, family, key):
+    checkpoint = encoder_of(tiny_encoder(family)).at_rest()
+    said = rf"config\.json of the saved encoder 'here' does not fit its weights: {key} is 1000000.*Expected .*Undo"
+    with pytest.raises(EncoderError, match=said):
+        check_sizes("here", {**checkpoint.config, key: 10**6}, checkpoint.weights)
+
+
+def test_numbers_that_are_none_are_named():
+    numbers = {"fine": torch.ones(3), "broken": torch.tensor([1.0, float("nan")]), "large": torch.full((9,), 3e38)}
+    assert not_finite(numbers) == ["broken"]

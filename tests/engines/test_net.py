@@ -11,7 +11,7 @@ from tiny import FAMILIES as TINY
 from tiny import LAYERS, LIMIT, WIDTH
 
 from spacy_bertft import compat
-from spacy_bertft.engines.net import FAMILIES, read_net, read_shape
+from spacy_bertft.engines.net import FAMILIES, is_size, misfit, read_net, read_shape, size_settings
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -127,7 +127,7 @@ def test_positions_have_the_segments_added(parts, family):
 def test_of_more_segments_than_two_the_first_two_are_read(parts):
     _, shape, weights = parts("bert-uncased")
     more = torch.cat([weights[SEGMENTS], torch.ones(3, WIDTH)])
-    net = read_net(shape, weights | {SEGMENTS: more})
+    net = read_net(replace(shape, segments=len(more)), weights | {SEGMENTS: more})
     assert net.positions.shape == (2, LIMIT, WIDTH)
     assert torch.equal(net.positions, read_net(shape, weights).positions)
 
@@ -155,19 +155,50 @@ def test_a_net_needs_all_its_weights(parts, family):
 @pytest.mark.parametrize("family", KNOWN)
 def test_matrices_of_other_sizes_are_refused(parts, family):
     _, shape, weights = parts(family)
-    free = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight")  # any number of rows
     for name, tensor in weights.items():
+        if "pooler" not in name and name != "embeddings.position_ids":
+            longer = torch.cat([tensor, tensor[:1]])
+            assert read_net(shape, weights | {name: longer}) is None, f"{name}, one row or number more"
+            assert read_net(shape, weights | {name: tensor[:-1]}) is None, f"{name}, one row or number less"
+            assert name in misfit(shape, weights | {name: longer})
         if tensor.dim() == 2 and "pooler" not in name:
             wider = torch.cat([tensor, tensor[:, :1]], dim=1)
             assert read_net(shape, weights | {name: wider}) is None, f"{name}, one column more"
-            if name not in (*free, SEGMENTS):
-                longer = torch.cat([tensor, tensor[:1]])
-                assert read_net(shape, weights | {name: longer}) is None, f"{name}, one row more"
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_weights_that_fit_or_are_missing_are_no_misfit(parts, family):
+    _, shape, weights = parts(family)
+    assert misfit(shape, weights) is None
+    assert misfit(shape, dict(list(weights.items())[:-5])) is None
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_the_sizes_of_a_family_are_whole_numbers_in_its_config(parts, family):
+    config, shape, _ = parts(family)
+    names = size_settings(shape.family)
+    assert len(names) == 6
+    for name in names:
+        assert is_size(config[name])
+        for found in (0, -1, None, "8", 8.0, True, [8]):
+            assert not is_size(found)
+            assert read_shape(config | {name: found}) is None
+
+
+def test_a_million_layers_are_refused_at_once(parts):
+    _, shape, weights = parts("bert-uncased")
+    assert read_net(replace(shape, layers=10**9), weights) is None
+    assert misfit(replace(shape, layers=10**9), weights) is None
 
 
 @pytest.mark.parametrize(
-    "changes", [{"width": 2 * WIDTH}, {"inner": WIDTH}, {"layers": LAYERS + 1}, {"heads": 5}], ids=str
-)
+    "changes",
+    [
+        {"width": 2 * WIDTH}, {"inner": WIDTH}, {"layers": LAYERS + 1}, {"heads": 5}, {"words": 10}, {"positions": 10},
+        {"segments": 3},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_shape_that_the_weights_do_not_have_is_refused(parts, changes):
     _, shape, weights = parts("bert-uncased")
     assert read_net(shape, weights) is not None

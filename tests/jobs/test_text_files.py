@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from spacy_bertft.errors import DataError
-from spacy_bertft.jobs.text_files import decode, lines, parse_json, without_mark
+from spacy_bertft.jobs.text_files import check_model, check_plain, decode, lines, parse_json, without_mark
 
 
 def test_lines_keep_their_ends_and_lose_the_byte_order_mark(tmp_path):
@@ -39,3 +41,24 @@ def test_what_is_no_json_is_said(text):
     message = str(caught.value)
     assert message.startswith("a:1: found invalid JSON (")
     assert message.endswith("); expected one object; fix: write one")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_in_a_folder_is_refused_before_anyone_waits_for_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("a")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for check in (check_plain, lambda folder: check_model(str(folder))):
+        check(tmp_path)
+    os.mkfifo(tmp_path / "in" / "b.txt")
+    for check in (check_plain, lambda folder: check_model(str(folder))):
+        with pytest.raises(DataError, match=r"b\.txt: found something that is no plain file; expected .*; fix: "):
+            check(tmp_path)
+    check_plain(tmp_path, "*.spacy")
+
+
+def test_a_model_is_no_file(tmp_path):
+    (tmp_path / "model.bin").write_text("a")
+    with pytest.raises(DataError, match=r"model\.bin: found a file; expected the folder of an encoder"):
+        check_model(str(tmp_path / "model.bin"))
+    check_model("a/name-on-the-hub")

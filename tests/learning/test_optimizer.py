@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from spacy_bertft.errors import DataError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.tuning import FrozenTuning, ParameterGroup
 
@@ -233,3 +234,34 @@ def test_a_frozen_module_takes_no_step():
     optimizer.step(replace(SETTINGS, weight_decay=0.5))
     assert module.matrix.flatten().tolist() == [1.0, 2.0]
     assert optimizer.examples == 0
+
+
+# --- gradients that are no numbers
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_changes_no_weight(number, clip):
+    module = Weights(matrix=(1.0, 2.0), vector=(3.0, 4.0))
+    optimizer = ModuleOptimizer(module, name="ner")
+    module.backward(matrix=(1.0, 1.0), vector=(0.0, number))
+    optimizer.count(2)
+    said = r"norm of the gradients of 'ner' is (nan|inf), and its weights were left as they are: .*diverged.*Lower the"
+    with pytest.raises(DataError, match=said):
+        optimizer.step(replace(SETTINGS, clip=clip))
+    assert module.matrix.flatten().tolist() == [1.0, 2.0]
+    assert module.vector.tolist() == [3.0, 4.0]
+    assert not optimizer.moments(module.vector)
+
+
+def test_after_it_the_next_step_is_taken_as_if_it_had_not_been():
+    module = Weights()
+    optimizer = ModuleOptimizer(module)
+    module.backward(vector=(float("nan"), 1.0))
+    optimizer.count(3)
+    with pytest.raises(DataError, match="gradients of the model is nan, and"):
+        optimizer.step(SETTINGS)
+    module.backward(vector=(2.0, -1.0))
+    optimizer.count(2)
+    optimizer.step(SETTINGS)
+    assert_moved(module.vector, first_step(1.0, -0.5))

@@ -275,3 +275,10 @@ def test_it_moves_to_a_device_by_thincs_names():
 def test_a_shim_starts_with_all_weights_learning():
     assert TorchShim().tuning == FullTuning()
     assert TorchShim().rate_factor == 1.0
+
+
+def test_an_error_in_a_step_names_the_component():
+    shim = TorchShim(name="ner")
+    shim.module = nn.Linear(2, 1)
+    assert shim.optimizer.name == "ner"
+    assert shim.copy().optimizer.name == "ner"

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from spacy.language import Language
 from spacy.tokens import DocBin
 
-from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.errors import ConfigError, DataError, data_error
 from spacy_bertft.files import staged_files
 from spacy_bertft.jobs.convert import conll, csv_tsv, jsonl, squad
 from spacy_bertft.jobs.convert.docs import annotate, blank, split
@@ -42,6 +42,7 @@ _SUFFIXES = {
     ".bio": "conll",
     ".json": "squad",
 }
+_MAX_CHARACTERS = 10_000_000  # of a text; spaCy's tokens of that many take up to a gigabyte
 
 
 class Progress(Protocol):
@@ -201,8 +202,9 @@ def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
     counts: dict[Path, int] = {}
     forms: dict[str, str] = {}  # label, labels or cats -> where it was first seen
     for job in jobs:
-        count = 0
-        for record in wrap(job.read(job.source, options, Tally()), desc=f"read {job.source.name}", total=None):
+        count, tally = 0, Tally()
+        for record in wrap(job.read(job.source, options, tally), desc=f"read {job.source.name}", total=None):
+            _check_length(record)
             count += 1
             labels.update(record.chosen)
             if record.form is not None:
@@ -216,6 +218,30 @@ def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
                     fix="write all records in the same form, or convert the files in separate calls",
                 )
         if count == 0:
-            raise no_records(job.source)
+            raise _none_accepted(job.source, tally.rejected) if tally.rejected else no_records(job.source)
         counts[job.source] = count
     return Survey(tuple(sorted(labels)), counts)
+
+
+def _check_length(record: Record) -> None:
+    """Raise DataError for a text whose tokens would take gigabytes."""
+    words = sum(map(len, record.words)) + len(record.words) - 1
+    found = max(len(record.text), len(record.second or ""), words)
+    if found > _MAX_CHARACTERS:
+        raise data_error(
+            record.where,
+            found=f"a text of {found:,} characters",
+            expected=f"at most {_MAX_CHARACTERS:,}",
+            fix="split it into texts of some pages, or lower merge_sentences (--merge-sentences)"
+            if record.words
+            else "split it into texts of some pages",
+        )
+
+
+def _none_accepted(path: Path, rejected: int) -> DataError:
+    return data_error(
+        str(path),
+        found=f"no accepted answer among {rejected:,}",
+        expected="at least one",
+        fix="annotate more in Prodigy, or leave the file out",
+    )

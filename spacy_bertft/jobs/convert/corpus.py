@@ -15,7 +15,7 @@ from spacy_bertft.jobs.convert.convert import Format, Job, no_progress, reader_o
 from spacy_bertft.jobs.convert.docs import annotate, split
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.tally import Tally
-from spacy_bertft.jobs.text_files import check_input
+from spacy_bertft.jobs.text_files import check_input, check_plain
 from spacy_bertft.signatures import with_settings
 
 _Augmenter = Callable[[Language, Example], Iterable[Example]]
@@ -61,6 +61,8 @@ def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> 
         )
     if not path.is_dir():
         check_input(path)
+    if path.is_dir():
+        check_plain(path, "*.spacy")
     if path.suffix == ".spacy" or path.is_dir():
         yield from Corpus(path)(nlp)
         return

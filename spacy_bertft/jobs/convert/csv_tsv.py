@@ -1,12 +1,17 @@
-"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label, labels or value."""
+"""CSV and TSV with a header line: a column for the text or two for a pair, and one for the label, labels or value.
+
+With columns for start and end the labels are those of entities.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert import foreign, span_rows
 from spacy_bertft.jobs.convert.options import Options, has_value, is_pair
 from spacy_bertft.jobs.convert.records import Record, brief, finite
 from spacy_bertft.jobs.convert.tally import Tally
@@ -17,10 +22,26 @@ _QUOTES_FIX = "double each quote inside a quoted field, or, if quotes mean nothi
 
 
 def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Iterator[Record]:
-    """Yield a Record for each row; labels and numbers lose white space at their edges, the text is kept as it is."""
-    rows = _rows(path, options, delimiter)
+    """Yield a Record for each row; labels and numbers lose white space at their edges, the text is kept as it is.
+
+    In a table of entities a text may have several rows, and makes one Record.
+    """
+    table = _table(path, options, tally, delimiter)
+    first = next(table, None)
+    if first is None:
+        return
+    rows = chain([first], table)
+    bounds = span_rows.bounds_of(first[1], options)
+    if bounds:
+        yield from span_rows.read(rows, bounds, options, tally)
+    else:
+        yield from (_record(row, where, options, tally) for where, row in rows)
+
+
+def _table(path: Path, options: Options, tally: Tally, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows behind the header: where each is, and its cells by column."""
     header: list[str] | None = None
-    for number, row in rows:
+    for number, row in _rows(path, options, delimiter):
         where = f"{path}:{number}"
         if not row:
             tally.skipped += 1
@@ -34,7 +55,10 @@ def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Itera
                     expected=f"{len(header)}, as in the header",
                     fix="put fields that contain the separator in double quotes",
                 )
-            yield _record(dict(zip(header, row, strict=True)), where, options, tally)
+            cells = dict(zip(header, row, strict=True))
+            if not all(cells[key].strip() for key in _text_keys(header, options)):
+                raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
+            yield where, cells
 
 
 def _rows(path: Path, options: Options, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -97,6 +121,7 @@ def _header(row: list[str], where: str, options: Options) -> list[str]:
         )
     if len(set(columns)) < len(columns):
         raise data_error(where, found=found, expected="different names", fix="rename the columns that share a name")
+    span_rows.check_columns(columns, where, options)
     return columns
 
 
@@ -109,24 +134,24 @@ def _record(row: dict[str, str], where: str, options: Options, tally: Tally) -> 
     used = {*keys, options.label_key, options.labels_key, *([options.value_key] if has_value(row, options) else ())}
     tally.ignored.update(name for name in row if name not in used)
     texts = [row[key] for key in keys]
-    if not all(text.strip() for text in texts):
-        raise data_error(where, found="an empty text", expected="some characters", fix="delete this row")
     return Record(
         where,
         text=texts[0],
         second=texts[1] if len(texts) > 1 else None,
         label=_label(row[options.label_key], where) if options.label_key in row else None,
-        labels=_labels(row[options.labels_key], options) if options.labels_key in row else None,
+        labels=_labels(row[options.labels_key], where, options) if options.labels_key in row else None,
         value=_value(row[options.value_key], where, options.value_key) if has_value(row, options) else None,
     )
 
 
-def _labels(cell: str, options: Options) -> tuple[str, ...]:
+def _labels(cell: str, where: str, options: Options) -> tuple[str, ...]:
+    foreign.check_cell(cell, where)
     names = (name.strip() for name in cell.split(options.label_separator))
     return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _label(cell: str, where: str) -> str:
+    foreign.check_cell(cell, where)
     label = cell.strip()
     if not label:
         raise data_error(where, found="an empty label", expected="a category", fix="fill it in, or delete this row")

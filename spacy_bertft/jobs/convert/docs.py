@@ -40,7 +40,7 @@ def split(record: Record, nlp: Language) -> Doc:
 def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> Doc:
     """The Doc with the record's annotations; `labels` are all categories of all inputs."""
     if record.spans is not None:
-        _set_entities(doc, record.spans, record.where, tally)
+        _set_entities(doc, record.spans, record, tally)
     if record.answers is not None:
         _set_answers(doc, record.answers, tally)
     if record.form == "cats":
@@ -96,7 +96,7 @@ def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
     tally.widened += any(span.text != one.text for span, one in zip(spans, answers, strict=True))
 
 
-def _set_entities(doc: Doc, entities: Sequence[Entity], where: str, tally: Tally) -> None:
+def _set_entities(doc: Doc, entities: Sequence[Entity], record: Record, tally: Tally) -> None:
     """Set doc.ents; tokens that a misaligned entity touches become missing annotation, for they aren't O."""
     aligned: list[Span] = []
     missing: set[int] = set()
@@ -111,5 +111,6 @@ def _set_entities(doc: Doc, entities: Sequence[Entity], where: str, tally: Tally
         tally.misaligned += 1
         if len(tally.examples) < MAX_EXAMPLES:
             piece = doc.text[entity.start : entity.end]
-            tally.examples.append(Misaligned(where, piece, entity.label, tuple(token.text for token in touched)))
-    doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(missing)], default="outside")
+            tally.examples.append(Misaligned(record.where, piece, entity.label, tuple(token.text for token in touched)))
+    others = "missing" if record.partial else "outside"
+    doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(missing)], default=others)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert import foreign
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.records import Answer, Record, brief, encodable
 from spacy_bertft.jobs.convert.tally import Tally
@@ -32,6 +33,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         expected="one JSON object in the form of SQuAD",
         fix="check that the file is complete; for one object a line (JSON Lines), set format (--format) to jsonl",
     )
+    foreign.check_json(content, str(path), options)
     if not isinstance(content, dict):
         raise data_error(
             str(path),

@@ -34,6 +34,7 @@ class Counts:
                     ends inside a token
     valued          Docs with a value; `value_sum`, `lowest` and `highest` are of their values
     repaired        tags that can't follow the one before, read as the start of a new entity
+    rejected        answers of Prodigy that are no gold: rejected, ignored, or a choice without an option
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
     ignored         key or column that isn't used -> records that have it
     """
@@ -53,6 +54,7 @@ class Counts:
     lowest: float = math.inf
     highest: float = -math.inf
     repaired: int = 0
+    rejected: int = 0
     skipped: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
 
@@ -100,6 +102,7 @@ class Tally:
     lowest: float = math.inf
     highest: float = -math.inf
     repaired: int = 0
+    rejected: int = 0
     skipped: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -127,6 +130,7 @@ class Tally:
         self.lowest = min(self.lowest, counts.lowest)
         self.highest = max(self.highest, counts.highest)
         self.repaired += counts.repaired
+        self.rejected += counts.rejected
         self.skipped += counts.skipped
         self.ignored.update(counts.ignored)
 
@@ -148,6 +152,7 @@ class Tally:
             lowest=self.lowest,
             highest=self.highest,
             repaired=self.repaired,
+            rejected=self.rejected,
             skipped=self.skipped,
             ignored=dict(sorted(self.ignored.items())),
         )

@@ -17,6 +17,7 @@ from spacy_bertft.jobs.evaluate import Scores, check_pipeline, load_pipeline, re
 from spacy_bertft.jobs.export import compare
 from spacy_bertft.jobs.export.report import Change, DroppedError, ExportReport
 from spacy_bertft.jobs.export.write import write
+from spacy_bertft.jobs.writing import writing
 
 _DEFAULT_TOLERANCE = 0.5  # points
 _Note = Callable[[str], None]
@@ -71,7 +72,8 @@ def _export(
     before = _load(pipeline, names)
     examples = None if dev is None else read_examples(before, dev)
     note(f"writing the graph of {', '.join(names)}")
-    write(before, pipeline, folder, names, int8=int8)
+    with writing(out):
+        write(before, pipeline, folder, names, int8=int8)
     after = _load(folder, names)
     docs = compare.sample(before, examples)
     note("comparing hidden states")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from spacy_bertft.encoder.checkpoint import CONFIG
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.pretraining.config import Settings
@@ -36,7 +38,7 @@ def adapt(
     try:
         output.mkdir(parents=True, exist_ok=True)
         return Run(settings, output, note=note).train_on(resume=resume, progress=progress)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(
             f"The output {output} could not be written: {error}. Expected a folder to write to, with room for the "
             "model and its checkpoints. Check the path, its permissions and the free space."

@@ -16,6 +16,8 @@ from spacy_bertft.jobs.pretraining.masking import Draw
 from spacy_bertft.jobs.pretraining.scratch import Size
 from spacy_bertft.jobs.pretraining.texts import text_files
 
+_SAID = 500  # characters of an error that are shown: the config may be something else, in one long line
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,7 +78,7 @@ class TrainingSettings(_Section):
     eps: float = Field(default=1e-6, gt=0)
     grad_clip: float = Field(default=1.0, ge=0)
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: as in the encoder's config
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Device = "auto"
     precision: Precision = "auto"
     batch_subwords: int | None = Field(default=None, ge=1)  # in one forward; None: by device
@@ -97,14 +99,14 @@ class Settings(_Section):
 def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a config file. overrides: "training.steps" -> value, …"""
     if not path.is_file():
-        raise ConfigError(
-            f"{path}: found no such file; expected a config like configs/adapt.cfg; fix: correct the path"
-        )
+        found = "something that is no plain file" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: found {found}; expected a config like configs/adapt.cfg; fix: correct the path")
     try:
         content = Config().from_disk(path, overrides=dict(overrides or {}), interpolate=True)
     except Exception as error:  # of configparser and confection
+        said = " ".join(str(error)[:_SAID].split())
         raise ConfigError(
-            f"{path}: found a config that can't be read ({' '.join(str(error).split())}); expected the form of "
+            f"{path}: found a config that can't be read ({said}); expected the form of "
             "configs/adapt.cfg; fix: correct it there"
         ) from error
     return check_settings(content, str(path))

@@ -8,9 +8,12 @@ import torch
 
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
 from spacy_bertft.jobs.pretraining.scratch import learn_vocabulary, new_model, tokenizer_files
 from spacy_bertft.jobs.pretraining.texts import read_documents
+from spacy_bertft.jobs.text_files import check_model
+from spacy_bertft.jobs.writing import disk_error
 
 
 def starting_model(settings: Settings, note: Callable[[str], None]) -> MaskedModel:
@@ -35,13 +38,23 @@ def _encoder_settings(training: TrainingSettings) -> EncoderSettings:
 def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None]) -> MaskedModel:
     wanted = settings.encoder
     assert wanted.name is not None
-    model = load_masked(
-        wanted.name,
-        how,
-        revision=wanted.revision,
-        next_sentence=settings.objective.next_sentence,
-        dropout=settings.training.dropout,
-    )
+    check_model(wanted.name)
+    try:
+        model = load_masked(
+            wanted.name,
+            how,
+            revision=wanted.revision,
+            next_sentence=settings.objective.next_sentence,
+            dropout=settings.training.dropout,
+        )
+    except EncoderError as error:
+        if (cause := disk_error(error)) is None:
+            raise
+        raise ConfigError(
+            f"The encoder {wanted.name!r} could not be read or stored: {cause}. Expected to read its files, and room "
+            "for them in the cache of the Hugging Face hub and among temporary files. Check the permissions and the "
+            "free space."
+        ) from error
     if model.missing:
         names = ", ".join(model.missing[:4])
         note(f"{wanted.name} lacks {len(model.missing)} weights, which start at random: {names}")

@@ -256,3 +256,25 @@ def test_real_categories(tmp_path):
         assert [doc.text for doc in docs] == [record["text"] for record in records]
         assert [max(doc.cats, key=doc.cats.get) for doc in docs] == [record["label"] for record in records]
         assert file.counts.categories == Counter(record["label"] for record in records)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", jsonl({"text": "1234567890"}, {"text": "12345 67890"})),
+        ("a.jsonl", jsonl({"text": "a"}, {"first": "short", "second": "12345 67890"})),
+        ("a.csv", "text,label\n12345 67890,x\n"),
+        ("a.conll", "\n12345 O\n67890 O\n"),
+    ],
+    ids=["jsonl", "pair", "csv", "conll"],
+)
+def test_a_text_beyond_the_limit_is_refused_before_it_is_tokenised(made, monkeypatch, name, content):
+    monkeypatch.setattr("spacy_bertft.jobs.convert.convert.split", None)
+    monkeypatch.setattr("spacy_bertft.jobs.convert.convert._MAX_CHARACTERS", 10)
+    with pytest.raises(DataError, match=r":2: found a text of 11 characters; expected at most 10; fix: .*split"):
+        made(name, content)
+
+
+def test_fifty_megabytes_in_one_text(made):
+    with pytest.raises(DataError, match="found a text of 50,000,000 characters; expected at most 10,000,000; fix: "):
+        made("a.jsonl", jsonl({"text": "word " * 10_000_000}))

@@ -143,7 +143,7 @@ BAD = {
     "surrogate": ('{"text": "a\\ud83d"}', "half a surrogate pair", "both halves"),
     "surrogate label": ('{"text": "a", "label": "\\ud83d"}', "half a surrogate pair", "both halves"),
     "label type": ('{"text": "a", "label": 1.5}', "'label': 1.5", '{"label": "NAME"}'),
-    "label list": ('{"text": "a", "label": ["b"]}', "'label': ['b']", '{"label": "NAME"}'),
+    "label object": ('{"text": "a", "label": {"b": 1}}', "'label': {'b': 1}", '{"label": "NAME"}'),
     "empty label": ('{"text": "a", "label": " "}', "'label': ' '", '{"label": "NAME"}'),
     "labels type": ('{"text": "a", "labels": "b"}', "'labels': 'b'", "--label-key"),
     "labels item": ('{"text": "a", "labels": [null]}', "'labels': None", "NAME"),

@@ -204,7 +204,7 @@ def bad_answer(text, start):
 BAD = {
     "cut off": (squad(QUESTION)[:-5], "a.json", "invalid JSON", "complete"),
     "jsonl": (jsonl({"text": "a"}, {"text": "b"}), "a.json", "invalid JSON (Extra data", "--format) to jsonl"),
-    "one line of jsonl": (jsonl({"text": "a"}), "a.json", "no 'data'", "JSON Lines"),
+    "one line of jsonl": (jsonl({"text": "a"}), "a.json", "one record", "JSON Lines"),
     "deep": ("[" * 100_000, "a.json", "invalid JSON", "complete"),
     "blank": (" \n", "a.json", "invalid JSON", "complete"),
     "list": (json.dumps([QUESTION]), "a.json", "a JSON list", "JSON Lines"),

@@ -335,14 +335,21 @@ def test_a_pipeline_that_was_exported_already(report, tmp_path):
         export(report.out, tmp_path / "out")
 
 
-@pytest.mark.parametrize("damage", ["config", "head"])
-def test_a_damaged_pipeline(pipeline, tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("config", r"could not be loaded: .* Expected one that spacy\.load\(\) takes.*--code"),
+        ("head", r"ner/cfg' is not JSON: .* Expected a saved head's"),
+    ],
+    ids=["config", "head"],
+)
+def test_a_damaged_pipeline(pipeline, tmp_path, damage, said):
     source = shutil.copytree(pipeline, tmp_path / "source")
     if damage == "config":
         (source / "config.cfg").write_text("[nlp\n", "utf-8")
     else:
         (source / "ner/cfg").write_text("{", "utf-8")
-    with pytest.raises(ConfigError, match=r"could not be loaded: .* Expected one that spacy\.load\(\) takes.*--code"):
+    with pytest.raises(ConfigError, match=said):
         export(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -358,3 +358,14 @@ def test_overrides_reach_the_settings():
     one = read_settings(ROOT / "configs/adapt.cfg", {"corpus.paths": "a.txt"})
     assert [path.name for path in one.corpus.paths] == ["a.txt"]
     assert [path.name for path in found.corpus.paths] == ["a.txt", "b.txt"]
+
+
+def test_something_else_in_place_of_a_config(tmp_path):
+    (tmp_path / "a.cfg").write_text("word " * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"a\.cfg: found a config that can't be read \(.*word") as caught:
+        read_settings(tmp_path / "a.cfg")
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(ConfigError, match="found something that is no plain file; expected a config"):
+        read_settings(tmp_path)
+    with pytest.raises(ConfigError, match=f"found training.seed = {10**20}"):
+        read_settings(ROOT / "configs/adapt.cfg", {"training.seed": 10**20})
