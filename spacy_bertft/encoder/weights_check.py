@@ -81,6 +81,8 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
     shape = None if problems else read_shape(config)
     if shape is not None:
         problems = [problem for problem in (misfit(shape, weights),) if problem]
+        if not 0 <= shape.first_position < shape.positions:
+            problems.append(f"pad_token_id is {config.get('pad_token_id')}, behind the last position")
     if problems:
         raise EncoderError(
             f"The config.json of the saved encoder {source!r} does not fit its weights: {'; '.join(problems)}. "

@@ -152,6 +152,13 @@ def test_sizes_that_no_weight_has_are_refused_for_all_families(tiny_encoder, fam
         check_sizes("here", {**checkpoint.config, key: 10**6}, checkpoint.weights)
 
 
+@pytest.mark.parametrize("found", [-2, 10**3, 10**9])
+def test_a_padding_behind_the_last_position_is_refused(tiny_encoder, found):
+    checkpoint = encoder_of(tiny_encoder("roberta")).at_rest()
+    with pytest.raises(EncoderError, match=rf"pad_token_id is {found}, behind the last position"):
+        check_sizes("here", {**checkpoint.config, "pad_token_id": found}, checkpoint.weights)
+
+
 def test_numbers_that_are_none_are_named():
     numbers = {"fine": torch.ones(3), "broken": torch.tensor([1.0, float("nan")]), "large": torch.full((9,), 3e38)}
     assert not_finite(numbers) == ["broken"]
