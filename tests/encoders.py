@@ -15,10 +15,10 @@ from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.engines.family_weights import FAMILIES, read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.graph import build
-from spacy_bertft.engines.net import FAMILIES, read_net
-from spacy_bertft.engines.outliers import find_outliers
+from spacy_bertft.engines.int8_outliers import find_outliers
+from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.text.subwords import Texts
 
 TRANSFORMERS_5 = compat.transformers_version().major >= 5

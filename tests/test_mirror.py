@@ -35,7 +35,7 @@ ELSEWHERE = {
     "cli/__init__.py": "cli/test_convert.py",
     "cli/console.py": "cli/test_adapt.py",
     "cli/migrate.py": "jobs/test_migrate.py",
-    "cli/spacy_plugin.py": "cli/test_convert.py",
+    "cli/spacy_command.py": "cli/test_convert.py",
 }
 
 # What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.

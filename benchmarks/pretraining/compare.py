@@ -33,8 +33,8 @@ from transformers import (
 from spacy_bertft.encoder.loading import find_folder
 from spacy_bertft.jobs.pretraining.adapt import Run
 from spacy_bertft.jobs.pretraining.config import Settings
+from spacy_bertft.jobs.pretraining.from_scratch import SIZES, new_model
 from spacy_bertft.jobs.pretraining.sampling import batches
-from spacy_bertft.jobs.pretraining.scratch import SIZES, new_model
 from spacy_bertft.jobs.pretraining.texts import read_documents
 
 OURS, FILLED, LINES, BLOCKS = "ours", "ours, filled", "run_mlm, lines", "run_mlm, blocks"

@@ -154,7 +154,7 @@ def make_classifier(job: Job) -> None:
     import safetensors.torch
     from transformers import AutoModelForTokenClassification
 
-    from spacy_bertft.tasks.decode import Tagging
+    from spacy_bertft.tasks.entity_spans import Tagging
 
     source = Path(job["source"])
     labels = json.loads((source / "ner/cfg").read_text(encoding="utf-8"))["labels"]

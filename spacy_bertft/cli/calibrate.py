@@ -9,7 +9,7 @@ import typer
 
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, import_code, show, table
 from spacy_bertft.cli.evaluate import shown
-from spacy_bertft.components.score_kinds import titled
+from spacy_bertft.components.metric_kinds import titled
 
 _Out = Annotated[
     Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")

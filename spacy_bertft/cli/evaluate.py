@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacy_bertft.cli.console import Code, Data, Pipeline, clean_errors, import_code, show, table
-from spacy_bertft.components.score_kinds import titled
+from spacy_bertft.components.metric_kinds import titled
 from spacy_bertft.errors import ConfigError
 
 if TYPE_CHECKING:

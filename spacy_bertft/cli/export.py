@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacy_bertft.cli.console import Code, Pipeline, clean_errors, import_code, show, table
-from spacy_bertft.components.score_kinds import titled
+from spacy_bertft.components.metric_kinds import titled
 
 if TYPE_CHECKING:
     from spacy_bertft.export import Change, ExportReport

@@ -20,7 +20,7 @@ from spacy_bertft.components import feature_store
 from spacy_bertft.components.boundary import Boundary
 from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import n_characters, texts_of
-from spacy_bertft.components.encoder_model import encoder_model, load_named
+from spacy_bertft.components.encoder_architecture import encoder_model, load_named
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import read_save_id

@@ -10,7 +10,7 @@ from typing import Any
 from spacy.language import Language
 
 from spacy_bertft.components.head_pipe import HeadPipe
-from spacy_bertft.components.score_kinds import ScoreKind, declare_scores
+from spacy_bertft.components.metric_kinds import ScoreKind, declare_scores
 from spacy_bertft.components.task import Task
 from spacy_bertft.learning.losses import Loss
 from spacy_bertft.signatures import with_settings
@@ -37,7 +37,7 @@ def head_factory(
     task: makes the Task from them; for most heads the same dataclass.
     assigns, scorer, score_weights: as in Language.factory; scorer is a registered name.
     scored_by: the settings that the scorer and `spacy find-threshold` read.
-    score_kinds: what those of its scores mean that are no shares; see components/score_kinds.py.
+    score_kinds: what those of its scores mean that are no shares; see components/metric_kinds.py.
     loss: the registered name of the default.
 
     All heads have these settings too:

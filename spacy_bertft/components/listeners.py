@@ -14,7 +14,7 @@ from thinc.types import Floats2d
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import texts_of
-from spacy_bertft.components.encoder_model import load_named
+from spacy_bertft.components.encoder_architecture import load_named
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors

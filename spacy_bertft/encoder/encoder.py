@@ -20,7 +20,7 @@ from spacy_bertft.engines.attention import packed_attention
 from spacy_bertft.engines.base import Engine, Form
 from spacy_bertft.engines.choose import Engines
 from spacy_bertft.engines.dropout import use_dropout
-from spacy_bertft.engines.net import read_shape
+from spacy_bertft.engines.family_weights import read_shape
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.text.subwords import Splitter, Texts, align_texts, shortened

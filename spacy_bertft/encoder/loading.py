@@ -27,7 +27,7 @@ from spacy_bertft.encoder.checkpoint import (
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.encoder.weights_check import check_finite, check_sizes, check_weights, listed, may_be_left
-from spacy_bertft.engines.net import read_net, read_shape
+from spacy_bertft.engines.family_weights import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
 
 _WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -71,7 +71,7 @@ def find_folder(name: str) -> Path | None:
 def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     """Load an encoder from the folder of a saved pipeline. An EncoderError unless its weights are all there.
 
-    One of the families that engines/net.py knows is loaded without transformers, which takes longer to import than
+    One of the families that engines/family_weights.py knows is loaded without transformers, which takes longer to import than
     all the rest to load; its model is built when training asks for it.
     """
     with _told(folder):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spacy_bertft.engines.net import FAMILIES, is_size, misfit, read_shape, size_settings
+from spacy_bertft.engines.family_weights import FAMILIES, is_size, misfit, read_shape, size_settings
 from spacy_bertft.errors import EncoderError
 
 # What transformers calls its models with a head that was trained for a task.

@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from spacy_bertft import compat
 from spacy_bertft.engines.attention import runs_of
-from spacy_bertft.engines.net import Linear, Net, Norm
+from spacy_bertft.engines.family_weights import Linear, Net, Norm
 from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Ints, Packed
 

@@ -13,7 +13,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from spacy_bertft.components.score_kinds import kind_of
+from spacy_bertft.components.metric_kinds import kind_of
 from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
@@ -26,7 +26,7 @@ _SHOWN = 25  # texts
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores as they are shown: in points, 0 to 100, or what else components/score_kinds.py says of them."""
+    """Scores as they are shown: in points, 0 to 100, or what else components/metric_kinds.py says of them."""
 
     overall: dict[str, float]
     of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …

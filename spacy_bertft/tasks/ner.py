@@ -20,7 +20,7 @@ from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learn
 from spacy_bertft.encoder.features import group_sums
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
 from spacy_bertft.learning.losses import Targets
-from spacy_bertft.tasks.decode import PREFIXES, Scheme, Tagging, decode
+from spacy_bertft.tasks.entity_spans import PREFIXES, Scheme, Tagging, decode
 from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features
 

@@ -14,10 +14,10 @@ from spacy.training import Example
 from spacy.util import registry
 from torch import nn
 
+from spacy_bertft.components.doc_values import set_value, value_of
 from spacy_bertft.components.head_factory import head_factory
-from spacy_bertft.components.score_kinds import ERROR
+from spacy_bertft.components.metric_kinds import ERROR
 from spacy_bertft.components.task import HeadOutput
-from spacy_bertft.components.values import set_value, value_of
 from spacy_bertft.encoder.pooling import DocPooling
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.losses import Targets

@@ -137,7 +137,7 @@ def test_the_command_line_imports_nothing_heavy():
 @pytest.mark.slow
 def test_the_plugin_imports_no_more_than_spacy_does():
     code = (
-        "import sys, spacy.cli; before = set(sys.modules); import spacy_bertft.cli.spacy_plugin; "
+        "import sys, spacy.cli; before = set(sys.modules); import spacy_bertft.cli.spacy_command; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; print(sorted(new))"
     )
     done = python("-c", code)

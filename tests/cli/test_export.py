@@ -7,7 +7,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.engines import graph
+from spacy_bertft.engines import onnx_graph as graph
 from spacy_bertft.jobs.export import compare
 
 pytestmark = pytest.mark.touches_transformers

@@ -18,8 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft.encoder.loading import find_folder, load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.engines.family_weights import FAMILIES as FUSED
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.net import FAMILIES as FUSED
 from spacy_bertft.errors import EncoderError
 
 pytestmark = pytest.mark.touches_transformers
@@ -227,7 +227,7 @@ def test_a_missing_pooler_stays_missing(without_pooler, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"hidden_act": "silu"},  # engines/net.py knows no such shape
+        {"hidden_act": "silu"},  # engines/family_weights.py knows no such shape
         {"num_hidden_layers": 3},  # nor these weights
     ],
 )

@@ -19,7 +19,7 @@ from spacy_bertft.encoder.weights_check import check_sizes, listed, not_finite
 from spacy_bertft.errors import EncoderError
 
 pytestmark = pytest.mark.touches_transformers
-FAMILIES = ["bert-uncased", "albert"]  # one that engines/net.py knows, and one that it doesn't
+FAMILIES = ["bert-uncased", "albert"]  # one that engines/family_weights.py knows, and one that it doesn't
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ from spacy_bertft import pair_doc
 from spacy_bertft.components.encoder_pipe import texts_of as pipe_texts
 from spacy_bertft.encoder.loading import load, load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.engines.graph import build
 from spacy_bertft.engines.onnx import OnnxEngine
+from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
 

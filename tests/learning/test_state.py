@@ -12,7 +12,7 @@ from pipelines import blank, examples
 from thinc.api import Optimizer
 from torch import nn
 
-from spacy_bertft.components.values import set_value
+from spacy_bertft.components.doc_values import set_value
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import (
     Resumable,

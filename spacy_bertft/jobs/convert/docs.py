@@ -8,8 +8,8 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 
+from spacy_bertft.components.doc_values import set_value
 from spacy_bertft.components.pairs import SEGMENTS_KEY, SEPARATOR, pair_doc
-from spacy_bertft.components.values import set_value
 from spacy_bertft.errors import ConfigError, data_error
 from spacy_bertft.jobs.convert.records import Answer, Entity, Record, brief
 from spacy_bertft.jobs.convert.tally import MAX_EXAMPLES, Misaligned, Tally

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spacy_bertft.components.score_kinds import kind_of
+from spacy_bertft.components.metric_kinds import kind_of
 from spacy_bertft.errors import BertftError
 
 # Scores that differ by rounding alone have not dropped.

@@ -16,10 +16,10 @@ from spacy_bertft import __version__
 from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.engines.family_weights import FAMILIES, read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.graph import build
-from spacy_bertft.engines.net import FAMILIES, read_net
-from spacy_bertft.engines.outliers import find_outliers
+from spacy_bertft.engines.int8_outliers import find_outliers
+from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.export.compare import OWN_TEXTS

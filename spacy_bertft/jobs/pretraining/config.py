@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from spacy_bertft.encoder.settings import Device
 from spacy_bertft.engines.base import Precision
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.pretraining.from_scratch import Size
 from spacy_bertft.jobs.pretraining.masking import Draw
-from spacy_bertft.jobs.pretraining.scratch import Size
 from spacy_bertft.jobs.pretraining.texts import text_files
 
 _SAID = 500  # characters of an error that are shown: the config may be something else, in one long line

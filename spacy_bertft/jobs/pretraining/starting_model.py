@@ -10,7 +10,7 @@ from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
-from spacy_bertft.jobs.pretraining.scratch import learn_vocabulary, new_model, tokenizer_files
+from spacy_bertft.jobs.pretraining.from_scratch import learn_vocabulary, new_model, tokenizer_files
 from spacy_bertft.jobs.pretraining.texts import read_documents
 from spacy_bertft.jobs.text_files import check_model
 from spacy_bertft.jobs.writing import disk_error

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spacy.tokens import DocBin
 
-from spacy_bertft.components.values import value_of
+from spacy_bertft.components.doc_values import value_of
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import DataError
 from spacy_bertft.jobs.convert.corpus import create_corpus

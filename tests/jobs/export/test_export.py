@@ -23,7 +23,7 @@ from spacy.util import load_config
 
 from spacy_bertft import pair_doc
 from spacy_bertft.components.doc_texts import texts_of
-from spacy_bertft.engines import graph
+from spacy_bertft.engines import onnx_graph as graph
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
 from spacy_bertft.export import Change, DroppedError, export
 from spacy_bertft.jobs.evaluate import read_examples

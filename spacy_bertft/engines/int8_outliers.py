@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from spacy_bertft.engines.family_weights import Net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.net import Net
 from spacy_bertft.types import Ints, Packed
 
 # Kept apart of each product's inputs. With MiniLM four of `up` and four of `down` halve the error of int8; more of

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacy_bertft.engines.net import Activation, Layer, Linear, Net, Norm
+from spacy_bertft.engines.family_weights import Activation, Layer, Linear, Net, Norm
+from spacy_bertft.engines.int8_outliers import Outliers
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
-from spacy_bertft.engines.outliers import Outliers
 from spacy_bertft.errors import EncoderError
 
 # Operators of ONNX, and of ONNX Runtime's own set; both are older than any ONNX Runtime that we support.

@@ -11,7 +11,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
 from spacy_bertft.jobs.pretraining.cache import build_cache
 from spacy_bertft.jobs.pretraining.config import check_settings
-from spacy_bertft.jobs.pretraining.windows import BatchMaker, split_windows
+from spacy_bertft.jobs.pretraining.corpus_windows import BatchMaker, split_windows
 
 pytestmark = pytest.mark.touches_transformers
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from spacy_bertft.encoder.masked_lm import MaskedModel
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import DataError
-from spacy_bertft.jobs.pretraining.scratch import SIZES, SPECIAL, learn_vocabulary, new_model, tokenizer_files
+from spacy_bertft.jobs.pretraining.from_scratch import SIZES, SPECIAL, learn_vocabulary, new_model, tokenizer_files
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -82,7 +82,7 @@ def test_every_process_learns_the_same_vocabulary(messages):
     """Which those that torchrun starts and a run that goes on rely on; hash maps are ordered anew in each."""
     code = f"""
 import hashlib, json, sys
-from spacy_bertft.jobs.pretraining.scratch import learn_vocabulary
+from spacy_bertft.jobs.pretraining.from_scratch import learn_vocabulary
 texts = [json.loads(line)["text"] for line in open({str(MESSAGES)!r}, encoding="utf-8")]
 print(hashlib.sha256(chr(10).join(learn_vocabulary(texts, 1500)).encode()).hexdigest())
 """

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_bertft.tasks import decode as module
-from spacy_bertft.tasks.decode import Tagging, decode, viterbi
+from spacy_bertft.tasks import entity_spans as module
+from spacy_bertft.tasks.entity_spans import Tagging, decode, viterbi
 
 SCHEMES = ["bio", "biluo", "io"]
 LABELS = ["PERSON", "CITY"]

@@ -8,8 +8,8 @@ import pytest
 from encoders import KNOWN, encoder_of, net_of, outliers_of
 from tiny import WIDTH
 
-from spacy_bertft.engines import graph as graph_module
-from spacy_bertft.engines.graph import EMBEDDING_LIMIT, WEIGHT_LIMIT, build, quantise
+from spacy_bertft.engines import onnx_graph as graph_module
+from spacy_bertft.engines.onnx_graph import EMBEDDING_LIMIT, WEIGHT_LIMIT, build, quantise
 from spacy_bertft.errors import EncoderError
 
 pytestmark = pytest.mark.touches_transformers

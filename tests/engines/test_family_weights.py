@@ -11,7 +11,7 @@ from tiny import FAMILIES as TINY
 from tiny import LAYERS, LIMIT, WIDTH
 
 from spacy_bertft import compat
-from spacy_bertft.engines.net import FAMILIES, is_size, misfit, read_net, read_shape, size_settings
+from spacy_bertft.engines.family_weights import FAMILIES, is_size, misfit, read_net, read_shape, size_settings
 
 pytestmark = pytest.mark.touches_transformers
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from encoders import SENTENCE, encoder_of, net_of, outliers_of
 
-from spacy_bertft.engines.graph import build
+from spacy_bertft.engines.int8_outliers import CHANNELS, find_outliers
 from spacy_bertft.engines.onnx import OnnxEngine
-from spacy_bertft.engines.outliers import CHANNELS, find_outliers
+from spacy_bertft.engines.onnx_graph import build
 
 pytestmark = pytest.mark.touches_transformers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spacy_bertft.components import score_kinds
-from spacy_bertft.components.score_kinds import ERROR, POINTS, ScoreKind, declare_scores, kind_of, titled
+from spacy_bertft.components import metric_kinds as score_kinds
+from spacy_bertft.components.metric_kinds import ERROR, POINTS, ScoreKind, declare_scores, kind_of, titled
 
 
 @pytest.fixture(autouse=True)

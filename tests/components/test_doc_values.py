@@ -11,7 +11,7 @@ import spacy
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
-from spacy_bertft.components.values import VALUE_KEY, set_value, value_of
+from spacy_bertft.components.doc_values import VALUE_KEY, set_value, value_of
 from spacy_bertft.errors import DataError
 
 NLP = spacy.blank("en")

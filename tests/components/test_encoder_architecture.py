@@ -15,7 +15,7 @@ from encoders import MIXED, texts_of
 from spacy.util import registry
 from thinc.api import Optimizer
 
-from spacy_bertft.components.encoder_model import EncoderShim, build_encoder, load_named
+from spacy_bertft.components.encoder_architecture import EncoderShim, build_encoder, load_named
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
