@@ -71,8 +71,8 @@ def find_folder(name: str) -> Path | None:
 def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     """Load an encoder from the folder of a saved pipeline. An EncoderError unless its weights are all there.
 
-    One of the families that engines/family_weights.py knows is loaded without transformers, which takes longer to import than
-    all the rest to load; its model is built when training asks for it.
+    One of the families that engines/family_weights.py knows is loaded without transformers, which takes longer to
+    import than all the rest to load; its model is built when training asks for it.
     """
     with _told(folder):
         config = _check_files(folder)

@@ -24,7 +24,7 @@ _inherited: list[Any] = []
 
 
 class OnnxEngine:
-    """Runs a graph that backends/graph.py built."""
+    """Runs a graph that engines/onnx_graph.py built."""
 
     padded = True
     budget = 512
