@@ -1,7 +1,7 @@
 """Channels that run far beyond all others, which one scale for all can't serve.
 
 A few channels of a trained encoder take values ten times as large as the rest (Dettmers et al., 2022, LLM.int8()). In
-8 bits with one scale they would leave little for the others, so onnx_graph.py keeps them apart. Which ones they are is a
+8 bits with one scale they would leave little for the others, so onnx_graph.py keeps them apart. Which they are is a
 matter of the encoder, much more than of the texts.
 """
 
