@@ -20,16 +20,19 @@ from tiny import make_encoder
 torch.set_num_threads(1)
 
 # The tests make and load some thousand pipelines. Two things that spaCy does for each would take half of their time:
-# it reads English's 1,347 exceptions to the tokenizer's rules three times, for which those of white space and negation
-# stand here; and catalogue looks through all entry points for each function that a config names.
+# it reads English's 1,347 exceptions to the tokenizer's rules three times, for which white space and two words stand
+# here; and catalogue looks through all entry points for each function that a config names.
 English.Defaults.tokenizer_exceptions = {
     text: tokens
     for text, tokens in English.Defaults.tokenizer_exceptions.items()
-    if text.isspace() or text.endswith("n't")
+    if text.isspace() or text in ("don't", "doesn't")
 }
 catalogue.AVAILABLE_ENTRY_POINTS = SimpleNamespace(select=functools.cache(catalogue.AVAILABLE_ENTRY_POINTS.select))
-# What has been imported stays: collections of garbage, which some tests ask for, need not look through it.
-gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: no search for garbage, which some tests ask for, looks through it."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

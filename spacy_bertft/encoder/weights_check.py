@@ -78,6 +78,10 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
     eps = config.get("layer_norm_eps", 1e-12)
     if known and not (isinstance(eps, float) and 0 < eps < 1):
         problems.append(f"layer_norm_eps is {eps!r:.40}, no number between 0 and 1")
+    # Old versions of transformers build a model by these that fails at its first text, or sees only the words before.
+    kinds = {"hidden_act": str, "activation": str, "is_decoder": bool}
+    wrong = [key for key, kind in kinds.items() if key in config and not isinstance(config[key], kind)]
+    problems += [f"{key} is {config[key]!r:.40}, no {kinds[key].__name__}" for key in wrong]
     shape = None if problems else read_shape(config)
     if shape is not None:
         problems = [problem for problem in (misfit(shape, weights),) if problem]
