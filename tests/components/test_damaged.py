@@ -92,6 +92,7 @@ def test_a_file_of_something_else(pipeline, saved, name, content):
     assert told or (name.endswith("tokenizer_config.json") and content == b"{}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("start", range(8))
 def test_a_byte_that_was_changed_in_a_header(pipeline, saved, name, start):

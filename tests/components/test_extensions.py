@@ -61,6 +61,7 @@ def test_scores_have_both_names():
     assert doc[0:1]._.score == doc[0:1]._.bertft_score == 0.5
 
 
+@pytest.mark.slow
 def test_the_package_warns_when_it_finds_its_names_taken():
     code = """
 import warnings

@@ -295,6 +295,7 @@ def _train(tmp_path, encoder, output, name="ner_textcat", **overrides):
     return tmp_path / output / "model-last"
 
 
+@pytest.mark.slow
 def test_two_runs_of_spacy_train_give_the_same_weights_bit_for_bit(tiny_bert, tmp_path):
     one, other = (_train(tmp_path, tiny_bert, output) for output in ("one", "other"))
     files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
@@ -309,6 +310,7 @@ def test_another_seed_gives_other_weights(tiny_bert, tmp_path):
     assert (one / "ner/model.safetensors").read_bytes() != (other / "ner/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_spacy_train_reports_losses_and_saves_what_it_scored(tiny_bert, tmp_path):
     settings = {"training.max_steps": 60, "training.optimizer.learn_rate.initial_rate": 3e-3}
     nlp = spacy.load(_train(tmp_path, tiny_bert, "out", **settings))
@@ -317,6 +319,7 @@ def test_spacy_train_reports_losses_and_saves_what_it_scored(tiny_bert, tmp_path
     assert nlp.meta["performance"]["encoder_loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("annotating", [[], ["encoder"]])
 def test_spacy_train_with_a_frozen_encoder(tiny_bert, tmp_path, annotating):
     first = _train(tmp_path, tiny_bert, "first")

@@ -163,6 +163,7 @@ def full(*args, error, **kwargs):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left")], ids=["os", "rust"]
 )

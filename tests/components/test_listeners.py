@@ -297,6 +297,7 @@ def test_what_every_component_says_survives_disk_and_bytes(tiny_bert, tmp_path):
     assert nlp.evaluate(examples(nlp))["dep_las"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_loaded_pipeline_trains_on(tiny_bert, tmp_path):
     trained(tiny_bert).to_disk(tmp_path / "model")
     nlp = spacy.load(tmp_path / "model")
@@ -504,6 +505,7 @@ def test_features_go_when_the_last_reader_has_read_them(tiny_bert):
         assert not held(nlp(TEXTS[0]))
 
 
+@pytest.mark.slow
 def test_a_linker_that_reads_copies_of_the_texts_is_not_waited_for(tiny_bert):
     nlp = trained(tiny_bert, ["senter", "names", "tagger", "linker"])
     assert not any(held(doc) for doc in nlp.pipe(TEXTS))

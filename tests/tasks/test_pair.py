@@ -156,6 +156,7 @@ def test_texts_with_a_tab_are_pairs_for_a_pipeline_with_the_tokenizer(tiny_bert,
     assert nlp.evaluate(list(Corpus(tmp_path / "dev.spacy")(nlp)))["cats_score"] == 1.0
 
 
+@pytest.mark.slow
 def test_entities_and_a_category_of_the_same_pairs(tiny_bert, tmp_path):
     nlp = blank(tiny_bert, {"ner": "bertft_ner", "pair": "bertft_pair"})
     learn(nlp, entities=True, steps=80)

@@ -82,6 +82,7 @@ def answer(doc):
 # --- the whole
 
 
+@pytest.mark.slow
 def test_answers_are_learned(tiny_bert):
     nlp = trained(tiny_bert)
     for question, context, expected in ANNOTATED:
@@ -362,6 +363,7 @@ def test_the_annotators_own_words_are_scored():
 # --- the threshold that fits
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(

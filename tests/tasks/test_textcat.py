@@ -30,6 +30,7 @@ def _loss(nlp, egs):
     return pipe.predict([eg.predicted for eg in egs]).logits, loss_of(pipe, egs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_exclusive_categories_are_learned_and_sum_to_one(tiny_bert, pooling):
     nlp = trained(tiny_bert, TEXTCAT) if pooling == "cls" else _learn(_configured(tiny_bert, pooling=pooling))

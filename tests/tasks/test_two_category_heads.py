@@ -48,6 +48,7 @@ def learn(nlp, texts=TEXTS, steps=60):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["bertft_textcat", "bertft_textcat_multilabel"])
 def test_two_heads_learn_their_own_categories_together(tiny_bert, second):
     nlp = initialized(tiny_bert, {"topic": "bertft_textcat", "mood": second})
