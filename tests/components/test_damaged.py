@@ -12,7 +12,7 @@ from pipelines import TEXTS, annotations, trained
 
 from spacy_bertft.errors import BertftError, ConfigError, EncoderError
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 HEAD, OTHER_HEAD, ENCODER = "ner", "textcat", "encoder/encoder"
 LONG = " ".join(TEXTS * 20)  # several windows
@@ -92,7 +92,6 @@ def test_a_file_of_something_else(pipeline, saved, name, content):
     assert told or (name.endswith("tokenizer_config.json") and content == b"{}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("start", range(8))
 def test_a_byte_that_was_changed_in_a_header(pipeline, saved, name, start):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from spacy_bertft.errors import BertftError, ConfigError
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 WEIGHTS, ENCODER = "model.safetensors", "encoder/encoder"
 
@@ -163,7 +163,6 @@ def full(*args, error, **kwargs):
     raise error
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left")], ids=["os", "rust"]
 )
@@ -213,7 +212,6 @@ while True:
 """
 
 
-@pytest.mark.slow
 def test_a_save_that_is_killed_leaves_a_whole_pipeline_or_says_that_it_does_not(two, tmp_path):
     """At eight moments: mixtures of an old and a new save would annotate, and wrongly."""
     old, new = two
@@ -237,7 +235,6 @@ def test_a_save_that_is_killed_leaves_a_whole_pipeline_or_says_that_it_does_not(
     assert set(found) <= {"old", "new", "told"}
 
 
-@pytest.mark.slow
 def test_a_save_that_is_killed_between_any_two_files(two, tmp_path):
     """Each order of what os.replace has done and what not: the states between its calls."""
     old, new = two
