@@ -29,7 +29,7 @@ from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.shim import shim_of
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 # Each tag's part of speech and morphology.

@@ -29,7 +29,7 @@ from spacy_bertft.export import Change, DroppedError, export
 from spacy_bertft.jobs.evaluate import read_examples
 from spacy_bertft.jobs.export import compare
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 GRAPH = "encoder/encoder/model.onnx"

@@ -27,7 +27,7 @@ from spacy_bertft.jobs.pretraining.config import TrainingSettings, check_setting
 from spacy_bertft.jobs.pretraining.resume import find_checkpoints
 from spacy_bertft.jobs.pretraining.training_loop import Run, learn_rate
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["anna", "bob", "berlin", "rome", "lives", "went", "garden", "house", "meeting", "long", "home", "old", "and"]
