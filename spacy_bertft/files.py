@@ -24,7 +24,7 @@ from spacy_bertft.errors import ConfigError
 _T = TypeVar("_T")
 _NEW, _OLD = "new", "old"  # in the holder of a staged folder
 PIPELINE = "config.cfg"  # in the folder of every pipeline
-PART = ".part"  # behind the name of a file that is not whole yet
+PART = ".part"  # ends the name of a file that is not complete yet
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -32,5 +32,5 @@ def content_of(doc: Doc) -> bytes:
 
 
 def n_characters(doc: Doc) -> int:
-    """The length of a Doc's text, but for white space at its end; `doc.text` would put it together first."""
+    """The length of a Doc's text without white space at its end; `doc.text` would put it together first."""
     return doc[-1].idx + len(doc[-1]) if len(doc) else 0

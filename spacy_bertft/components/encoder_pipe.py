@@ -23,7 +23,7 @@ from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_named
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.workers import ThreadGuard
-from spacy_bertft.encoder.checkpoint import read_save_id
+from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather
 from spacy_bertft.encoder.loading import load_saved
@@ -234,20 +234,23 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write the encoder as a Hugging Face folder, path/encoder. The heads that are saved next note its save id."""
-        self.settle()
-        module = shim_of(self.model).module
+        checkpoint = self._at_rest()
         # A digest, no random number: one that was not trained stays the encoder that other heads belong to.
-        save_id = module.at_rest().digest() if isinstance(module, Encoder) else None
-        self._write(Path(path), save_id)
+        save_id = checkpoint.digest() if checkpoint else None
+        self._write(checkpoint, Path(path), save_id)
         self.save_id = save_id
 
-    def _write(self, folder: Path, save_id: str | None) -> None:
+    def _at_rest(self) -> Checkpoint | None:
+        """The files and weights of the settled encoder; None if it has none yet."""
         self.settle()
         module = shim_of(self.model).module
+        return module.at_rest() if isinstance(module, Encoder) else None
+
+    def _write(self, checkpoint: Checkpoint | None, folder: Path, save_id: str | None) -> None:
         with files.saving(f"encoder {self.name!r}", folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(module, Encoder):
-                module.at_rest().write(folder / ENCODER_FOLDER, save_id=save_id)
+            if checkpoint:
+                checkpoint.write(folder / ENCODER_FOLDER, save_id=save_id)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> EncoderPipe:
         """Load the encoder from path/encoder; nothing is looked up anywhere else."""
@@ -260,7 +263,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """The files that to_disk writes, in one bytestring. It is whole or not there: the save id stays as it is."""
-        return files.to_bytes(lambda folder: self._write(folder, self.save_id))
+        return files.to_bytes(lambda folder: self._write(self._at_rest(), folder, self.save_id))
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> EncoderPipe:
         """Load what to_bytes gave."""

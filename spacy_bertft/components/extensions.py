@@ -1,4 +1,4 @@
-"""Attributes of ours behind `._.`, which other packages may have taken."""
+"""Our extension attributes (`doc._.name`), whose names other packages may have taken."""
 
 from __future__ import annotations
 

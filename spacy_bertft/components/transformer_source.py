@@ -34,7 +34,7 @@ class TransformerSource:
     @classmethod
     def find(cls, upstream: str | None) -> TransformerSource | None:
         """None where spacy-transformers is not in use."""
-        # A pipeline with such a component has imported its module before it makes the head behind it.
+        # A pipeline with such a component has imported its module before it makes a head that comes later.
         module = sys.modules.get(LISTENER)
         return None if module is None else cls(module.TransformerListener("*" if upstream is None else upstream))
 

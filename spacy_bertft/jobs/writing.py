@@ -33,7 +33,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """The error of a disk that is behind another error; None if there is none."""
+    """The disk error that caused another error; None if there is none."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _OF_DISKS:
             return error

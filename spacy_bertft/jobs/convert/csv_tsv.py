@@ -39,7 +39,7 @@ def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Itera
 
 
 def _table(path: Path, options: Options, tally: Tally, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows behind the header: where each is, and its cells by column."""
+    """The rows after the header: where each is, and its cells by column."""
     header: list[str] | None = None
     for number, row in _rows(path, options, delimiter):
         where = f"{path}:{number}"

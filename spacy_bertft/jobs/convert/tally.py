@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MAX_EXAMPLES = 5
+# How two files' numbers become one, where it is no sum.
+_COMBINE: dict[str, Callable[[Any, Any], Any]] = {"lowest": min, "highest": max}
 
 
 @dataclass(frozen=True)
@@ -115,44 +119,22 @@ class Tally:
 
     def add(self, counts: Counts) -> None:
         """Add the numbers of one file."""
-        self.records += counts.records
-        self.docs += counts.docs
-        self.entities.update(counts.entities)
-        self.categories.update(counts.categories)
-        self.misaligned += counts.misaligned
-        self.examples += counts.examples
-        self.trimmed += counts.trimmed
-        self.answered += counts.answered
-        self.unanswered += counts.unanswered
-        self.widened += counts.widened
-        self.valued += counts.valued
-        self.value_sum += counts.value_sum
-        self.lowest = min(self.lowest, counts.lowest)
-        self.highest = max(self.highest, counts.highest)
-        self.repaired += counts.repaired
-        self.rejected += counts.rejected
-        self.skipped += counts.skipped
-        self.ignored.update(counts.ignored)
+        for name, value in vars(counts).items():
+            total = getattr(self, name)
+            if isinstance(total, Counter):
+                total.update(value)  # keeps names that have a count of 0, which += would drop
+            else:
+                setattr(self, name, _COMBINE.get(name, operator.iadd)(total, value))
 
     def freeze(self) -> Counts:
         """The numbers as they are now, names sorted."""
-        return Counts(
-            records=self.records,
-            docs=self.docs,
-            entities=dict(sorted(self.entities.items())),
-            categories=dict(sorted(self.categories.items())),
-            misaligned=self.misaligned,
-            examples=tuple(self.examples[:MAX_EXAMPLES]),
-            trimmed=self.trimmed,
-            answered=self.answered,
-            unanswered=self.unanswered,
-            widened=self.widened,
-            valued=self.valued,
-            value_sum=self.value_sum,
-            lowest=self.lowest,
-            highest=self.highest,
-            repaired=self.repaired,
-            rejected=self.rejected,
-            skipped=self.skipped,
-            ignored=dict(sorted(self.ignored.items())),
-        )
+        return Counts(**{name: _frozen(value) for name, value in vars(self).items()})
+
+
+def _frozen(value: Any) -> Any:
+    match value:
+        case Counter():
+            return dict(sorted(value.items()))
+        case list():
+            return tuple(value[:MAX_EXAMPLES])
+    return value

@@ -187,7 +187,7 @@ class Run:
 
 
 def learn_rate(step: int, training: TrainingSettings) -> float:
-    """Warm-up from 0 to the highest rate, then a straight line to 0 behind the last step. step: from 1."""
+    """Warm-up from 0 to the highest rate, then a straight line to 0 just after the last step. step: from 1."""
     if step <= training.warmup_steps:
         return training.learn_rate * step / training.warmup_steps
     left = training.steps + 1 - step
