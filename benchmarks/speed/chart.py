@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from html import escape
 
 from measure import SETS, Results
-from report import Spread, limit_ratio, present, ratio
-from subjects import REFERENCES, Subject
+from report import Spread, limit_ratio, present, ratio, reference
+from subjects import Subject
 
 Bar = tuple[Subject, Spread]
 
@@ -35,18 +35,18 @@ STYLE = """
 
 
 def draw(title: str, results: Results) -> str | None:
-    """Speeds in ratio to spacy-transformers with as many heads, by set of texts; None where that was not measured."""
-    names = {subject.name for subject in present(results)}
-    if REFERENCES[1] not in names:
+    """Speeds in ratio to the reference with as many heads, by set of texts; None where none was measured."""
+    unit = reference(results, 1)
+    if unit is None:
         return None
     bars = {of_set: list(_bars(results, of_set)) for of_set in SETS}
-    bounds = {of_set: limit_ratio(results, of_set, REFERENCES[1]).median for of_set in SETS}
+    bounds = {of_set: limit_ratio(results, of_set, unit).median for of_set in SETS}
     longest = max(*bounds.values(), *(spread.high for of_set in SETS for _, spread in bars[of_set]))
     step = next(step for step in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if longest / step <= MOST_TICKS)
     scale = PLOT / longest
     parts = [f'<text class="title" x="12" y="24">{escape(title)}</text>']
     bottom = TOP + sum(GROUP + len(bars[of_set]) * (BAR + GAP) for of_set in SETS)
-    parts += _axis(longest, step, scale, bottom)
+    parts += _axis(unit, longest, step, scale, bottom)
     y = TOP
     for of_set in SETS:
         parts += _group(of_set, bars[of_set], bounds[of_set], scale, y)
@@ -62,17 +62,17 @@ def draw(title: str, results: Results) -> str | None:
 def _bars(results: Results, of_set: str) -> Iterator[Bar]:
     """Each subject whose reference was measured, with its ratio to it."""
     for subject in present(results):
-        reference = REFERENCES[subject.heads]
-        if reference not in results.absent:
-            yield subject, ratio(results, of_set, subject.name, reference)
+        unit = reference(results, subject.heads)
+        if unit is not None:
+            yield subject, ratio(results, of_set, subject.name, unit)
 
 
-def _axis(longest: float, step: float, scale: float, bottom: float) -> Iterator[str]:
+def _axis(unit: str, longest: float, step: float, scale: float, bottom: float) -> Iterator[str]:
     for tick in range(int(longest / step) + 1):
         x = LEFT + tick * step * scale
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
         yield f'<text class="faint middle" x="{x:.1f}" y="{bottom + 16}">{tick * step:g}</text>'
-    label = "words a second, in ratio to spacy-transformers with as many heads"
+    label = f"words a second, in ratio to {unit} with as many heads"
     yield f'<text class="faint middle" x="{LEFT + PLOT / 2}" y="{bottom + 38}">{label}</text>'
 
 

@@ -6,14 +6,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from environments import StepError, last_line
-from subjects import OURS, SUBJECTS, Subject
+from subjects import OURS, Subject
 from texts import n_words
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -25,6 +25,7 @@ WARM_UP = {"short": 4, "mixed": 8, "long": 8}  # every so many texts of a set
 class Plan:
     """What to measure, on what."""
 
+    subjects: Sequence[Subject]
     pythons: Mapping[str, Path]  # of each environment
     pipelines: Mapping[str, Path]  # by name
     failed: Mapping[str, str]  # pipelines that could not be made, and why
@@ -101,7 +102,7 @@ class Fleet:
         self.absent: dict[str, str] = {}
         self.workers: dict[str, Worker] = {}
         self.specs: dict[str, dict[str, Any]] = {}
-        for subject in SUBJECTS:
+        for subject in plan.subjects:
             self._start(subject, gpu)
 
     def _start(self, subject: Subject, gpu: bool) -> None:
@@ -134,7 +135,7 @@ class Fleet:
 
     def load_afresh(self, name: str) -> dict[str, float] | None:
         """Seconds of import and load in a new process; None if it failed."""
-        subject = next(one for one in SUBJECTS if one.name == name)
+        subject = next(one for one in self.plan.subjects if one.name == name)
         log = self.plan.logs / f"{name} (load).log"
         with log.open("w", encoding="utf-8") as errors:
             command = _command(self.plan.pythons[subject.environment], "load", self.specs[name])
@@ -172,7 +173,7 @@ def measure(plan: Plan) -> Results:
     fleet = Fleet(plan, gpu)
     results.versions = {
         subject.environment: fleet.workers[subject.name].ready["versions"]
-        for subject in SUBJECTS
+        for subject in plan.subjects
         if subject.name in fleet.workers
     }
     for name in fleet.names(0):

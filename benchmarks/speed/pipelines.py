@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from environments import StepError, call
-from subjects import COMPONENT, OURS, PEER, Size
+from subjects import BEFORE, COMPONENT, OURS, PEER, Size, Subject
 
 HERE = Path(__file__).parent
 
@@ -35,6 +35,8 @@ STEPS = (
     Step("peer", PEER, "peer"),
     Step("ours-2", OURS, "ours", categories=True),
     Step("peer-2", PEER, "peer", categories=True),
+    Step("before", BEFORE, "ours"),
+    Step("before-2", BEFORE, "ours", categories=True),
 )
 
 
@@ -55,12 +57,13 @@ class Kitchen:
             return self.encoder
         return self._once(size.name, Step("encoder", OURS, "encoder"), {"encoder": str(self.encoder)})
 
-    def pipelines_of(self, size: Size) -> tuple[dict[str, Path], dict[str, str]]:
-        """The folders of the pipelines by name, and why the others could not be made."""
+    def pipelines_of(self, size: Size, subjects: Iterable[Subject]) -> tuple[dict[str, Path], dict[str, str]]:
+        """The folders of the subjects' pipelines by name, and why the others could not be made."""
         folders: dict[str, Path] = {}
         failed: dict[str, str] = {}
         job = {"encoder": str(self.encoder_of(size)), "data": str(self.data), "updates": self.updates}
-        for step in STEPS:
+        wanted = {subject.pipeline for subject in subjects}
+        for step in (one for one in STEPS if one.name in wanted):
             if step.environment in self.failed:
                 failed[step.name] = self.failed[step.environment]
             elif step.source in failed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from measure import SETS, Results
-from subjects import REFERENCES, SUBJECTS, Subject
+from subjects import BESIDE_BEFORE, REFERENCES, SUBJECTS, Subject
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,14 @@ class Spread:
 
 def present(results: Results) -> list[Subject]:
     """The subjects that were measured to the end."""
-    return [subject for subject in SUBJECTS if subject.name not in results.absent]
+    every = dict.fromkeys((*SUBJECTS, *BESIDE_BEFORE))
+    return [one for one in every if one.name in results.load_seconds and one.name not in results.absent]
+
+
+def reference(results: Results, heads: int) -> str | None:
+    """The subject with as many heads whose speed counts as 1; None where none was measured."""
+    of = {subject.environment: subject.name for subject in present(results) if subject.heads == heads}
+    return next((of[environment] for environment in REFERENCES if environment in of), None)
 
 
 def ratio(results: Results, of_set: str, name: str, other: str) -> Spread:
@@ -116,12 +123,11 @@ def _latency(results: Results) -> str:
         rounds = results.latency_ms[one.name]
         spreads = (Spread.of(values[key] for values in rounds) for key in ("median", "p99"))
         times = []
-        if REFERENCES[one.heads] in results.latency_ms:
-            others = results.latency_ms[REFERENCES[one.heads]]
-            pairs = zip(others, rounds, strict=True)
+        if other_name := reference(results, one.heads):
+            pairs = zip(results.latency_ms[other_name], rounds, strict=True)
             times = [Spread.of(other["median"] / own["median"] for other, own in pairs).show(2)]
         rows.append([one.name, *(spread.show(1) for spread in spreads), *(times or ["–"])])
-    return table(["", "median, ms", "99th percentile, ms", "times as fast as spacy-transformers"], rows)
+    return table(["", "median, ms", "99th percentile, ms", f"times as fast as {reference(results, 1)}"], rows)
 
 
 def _loading(results: Results) -> str:

@@ -12,7 +12,8 @@ import argparse
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +22,19 @@ from environments import StepError, interpreter
 from measure import Plan, Results, measure
 from pipelines import Kitchen
 from report import markdown
-from subjects import ENVIRONMENTS, OURS, QUICK, SIZES, Size
+from subjects import (
+    BEFORE,
+    BESIDE_BEFORE,
+    ENVIRONMENTS,
+    OURS,
+    QUICK,
+    SIZES,
+    SUBJECTS,
+    Environment,
+    Size,
+    Subject,
+    before,
+)
 from texts import build, check_data
 
 HERE = Path(__file__).parent
@@ -34,15 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = check_data(options.data)
     work: Path = options.work.absolute()
     named = dict(pair.split("=", 1) for pair in options.env)
-    pythons, failed = make_environments(work / "environments", {name: Path(path) for name, path in named.items()})
+    environments, subjects = ENVIRONMENTS, SUBJECTS
+    if options.before:
+        environments = (ENVIRONMENTS[0], before(options.before.absolute()))
+        subjects = BESIDE_BEFORE
+    pythons, failed = make_environments(
+        environments, work / "environments", {name: Path(path) for name, path in named.items()}
+    )
+    if options.before:
+        work = work / BEFORE
+        shutil.rmtree(work, ignore_errors=True)  # pipelines of what either checkout was the last time
     if options.quick:
         work = work / "quick"
-    out = options.out or (work / "results" if options.quick else HERE / "results")
+    out = options.out or (work / "results" if options.quick or options.before else HERE / "results")
     kitchen = Kitchen(pythons, failed, encoder, data, work / "pipelines", updates=3 if options.quick else 60)
     for size in options.sizes or _sizes("minilm" if options.quick else ",".join(SIZES)):
         if options.quick:
             size = replace(size, amounts=QUICK)
-        results = run(size, kitchen, work, rounds=1 if options.quick else options.rounds)
+        results = run(size, kitchen, subjects, work, rounds=1 if options.quick else options.rounds)
         save(size, options.encoder, results, out)
 
 
@@ -55,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=data, help="folder of data (default: SPACY_BERTFT_DATA)")
     add("--rounds", type=int, default=5, help="rounds, and fresh processes for the load times (default: 5)")
     add("--sizes", type=_sizes, help="minilm (the encoder given), base, or both (default; with --quick minilm)")
+    add(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure this package beside another checkout of it, and nothing else (results stay in the work folder)",
+    )
     add("--quick", action="store_true", help="few texts and one round, to see that everything works")
     add("--work", type=Path, default=HERE / ".work", help="folder for environments and pipelines, kept for next time")
     add("--out", type=Path, help="folder for the results (default: results/ here; with --quick in the work folder)")
@@ -63,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=PYTHON",
-        help=f"use this interpreter for {', '.join(one.name for one in ENVIRONMENTS)}; may be repeated",
+        help=f"use this interpreter for {', '.join(one.name for one in ENVIRONMENTS)}, before; may be repeated",
     )
     return parser
 
@@ -90,11 +118,13 @@ def find_encoder(name: str) -> Path:
     return folder.absolute()
 
 
-def make_environments(folder: Path, named: dict[str, Path]) -> tuple[dict[str, Path], dict[str, str]]:
+def make_environments(
+    environments: Iterable[Environment], folder: Path, named: dict[str, Path]
+) -> tuple[dict[str, Path], dict[str, str]]:
     """The interpreter of each environment, and why the others could not be made. Ours has to be."""
     pythons: dict[str, Path] = {}
     failed: dict[str, str] = {}
-    for environment in ENVIRONMENTS:
+    for environment in environments:
         try:
             pythons[environment.name] = named.get(environment.name) or interpreter(environment, folder)
         except StepError as error:
@@ -108,14 +138,14 @@ def make_environments(folder: Path, named: dict[str, Path]) -> tuple[dict[str, P
     return pythons, failed
 
 
-def run(size: Size, kitchen: Kitchen, work: Path, rounds: int) -> Results:
+def run(size: Size, kitchen: Kitchen, subjects: Sequence[Subject], work: Path, rounds: int) -> Results:
     """Prepare and measure one size."""
     texts = work / f"texts-{size.name}.json"
     texts.parent.mkdir(parents=True, exist_ok=True)
     texts.write_text(json.dumps(build(kitchen.data, size.amounts), ensure_ascii=False), encoding="utf-8")
-    pipelines, failed = kitchen.pipelines_of(size)
+    pipelines, failed = kitchen.pipelines_of(size, subjects)
     encoder = kitchen.encoder_of(size)
-    plan = Plan(kitchen.pythons, pipelines, failed, encoder, texts, work / "logs", rounds, loads=rounds)
+    plan = Plan(subjects, kitchen.pythons, pipelines, failed, encoder, texts, work / "logs", rounds, loads=rounds)
     return measure(plan)
 
 

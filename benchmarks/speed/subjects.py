@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from texts import Amounts
 
 # Environments, each with its own interpreter.
 OURS, PEER, COMPONENT = "ours", "spacy-transformers", "spacy-huggingface-pipelines"
+BEFORE = "before"  # another checkout of this package
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ ENVIRONMENTS = (
         (("torch==2.13.0",), ("spacy-huggingface-pipelines==0.0.4", "spacy==3.8.18", "transformers==4.57.6")),
     ),
 )
+
+
+def before(checkout: Path) -> Environment:
+    """The environment of another checkout of this package."""
+    return Environment(BEFORE, (("torch==2.13.0",), ("-c", "constraints.txt", "-e", f"{checkout}[onnx]")))
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,13 @@ SUBJECTS = (
     Subject("spacy-bertft, 2 heads", OURS, "ours-2", heads=2),
     Subject("spacy-transformers, 2 heads", PEER, "peer-2", heads=2),
 )
-# By heads: the subject whose speed counts as 1.
-REFERENCES = {1: "spacy-transformers", 2: "spacy-transformers, 2 heads"}
+BESIDE_BEFORE = (
+    *(subject for subject in SUBJECTS if subject.pipeline in ("ours", "ours-2")),
+    Subject("before", BEFORE, "before"),
+    Subject("before, 2 heads", BEFORE, "before-2", heads=2),
+)
+# The environment whose speed counts as 1: the first of these that was measured.
+REFERENCES = (PEER, BEFORE)
 
 
 @dataclass(frozen=True)

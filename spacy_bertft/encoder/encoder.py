@@ -21,6 +21,7 @@ from spacy_bertft.engines.base import Engine, Form
 from spacy_bertft.engines.choose import Engines
 from spacy_bertft.engines.dropout import use_dropout
 from spacy_bertft.engines.family_weights import read_shape
+from spacy_bertft.engines.recompute import KEPT_SUBWORDS, RecomputingEngine
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import bucket, pack, subword_rows, window_lengths
 from spacy_bertft.text.subwords import Splitter, Texts, align_texts, shortened
@@ -221,6 +222,8 @@ class Encoder(nn.Module):
         first_rows = np.empty_like(order)
         first_rows[order] = np.cumsum(lengths[order]) - lengths[order]
         if torch.is_grad_enabled():
+            if lengths.sum() > KEPT_SUBWORDS:
+                run = RecomputingEngine(run, self.model)
             parts = [run(pack(ids, windows, group, self.specials)) for group in groups]
             return torch.cat([torch.empty(0, self.width, device=self.device), *parts]), first_rows
         # Without gradients the parts are not held: they would double the memory of a long text.
