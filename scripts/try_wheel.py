@@ -164,7 +164,7 @@ def main(
     tried = {"wheel": str(wheel), "requires": requirement, "texts": n_texts, "tolerance": TOLERANCE}
     output.write_text(json.dumps(tried, indent=2) + "\n", encoding="utf-8")
     show(f"\n{score_table(json.loads(scores.read_text(encoding='utf-8')))}\n")
-    show(f"{n_texts} texts: entities, categories and scores as before packaging.")
+    show(f"Checked the installed wheel on {n_texts} texts: same entities, categories and scores as before packaging.")
     show(f"The wheel: {wheel} ({wheel.stat().st_size / 1e6:.1f} MB, requires {requirement})")
 
 
