@@ -1,8 +1,8 @@
-"""Keep an encoder that `bertft adapt` has trained, small enough for a repository: its weights in half precision.
+"""Copy an encoder that `bertft adapt` trained, with half-precision weights to be small enough for a repository.
 
     python scripts/embed_encoder.py training/pretrained --output assets/encoder
 
-Loaded, the weights are float32 again, as config.json says.
+Once loaded, the weights are float32 again, as config.json says.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "curve.csv")
 
 
 def embed(source: Path, output: Path) -> float:
-    """Copy the encoder. Returns the largest difference between a weight and its half."""
+    """Copy the encoder. Returns the largest difference between a weight and its half-precision value."""
     import torch
     from safetensors.torch import load_file, save_file
 
     missing = [name for name in (*FILES, WEIGHTS) if not (source / name).is_file()]
     if missing:
         raise DataError(
-            f"{source}: found no {', '.join(missing)}; expected what `bertft adapt` writes; fix: name its output"
+            f"{source}: found no {', '.join(missing)}; expected what `bertft adapt` writes; fix: give its output folder"
         )
     weights = load_file(source / WEIGHTS)
     halves = {name: weight.half() for name, weight in weights.items()}
@@ -37,7 +37,7 @@ def embed(source: Path, output: Path) -> float:
     if endless:
         raise DataError(
             f"{source}: found weights too large for half precision in {', '.join(endless)}; expected at most 65,504; "
-            "fix: train anew with a lower rate"
+            "fix: train again with a lower learning rate"
         )
     output.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -47,7 +47,7 @@ def embed(source: Path, output: Path) -> float:
 
 
 def main(
-    source: Annotated[Path, typer.Argument(help="Folder that `bertft adapt` has written.")],
+    source: Annotated[Path, typer.Argument(help="Output folder of `bertft adapt`.")],
     output: Annotated[Path, typer.Option(help="Folder to write to; other files there stay.")],
 ) -> None:
     """Copy a trained encoder with its weights in half precision."""

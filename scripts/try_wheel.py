@@ -1,4 +1,4 @@
-"""Install a packaged pipeline in a new virtual environment and compare what it finds with what it found before.
+"""Install a packaged pipeline in a new virtual environment and compare its annotations before and after packaging.
 
     python scripts/try_wheel.py packages/en_support_messages-0.1.0/dist assets/support/test.jsonl \
         --before metrics/before.json --scores metrics/test.json --output metrics/wheel.json
@@ -43,7 +43,7 @@ def find_wheel(folder: Path) -> Path:
 
 
 def check_requirement(wheel: Path, name: str = "spacy-bertft") -> str:
-    """The wheel's requirement of this package; an error if it has none."""
+    """Return the wheel's requirement for this package. Raises WheelError if it has none."""
     with zipfile.ZipFile(wheel) as files:
         (metadata,) = (entry for entry in files.namelist() if entry.endswith(".dist-info/METADATA"))
         headers = HeaderParser().parsestr(files.read(metadata).decode("utf-8"))
@@ -58,7 +58,7 @@ def check_requirement(wheel: Path, name: str = "spacy-bertft") -> str:
 
 
 def differences(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What differs between two outputs of annotate.py: labels and places at all, scores by more than TOLERANCE."""
+    """List how two outputs of annotate.py differ: any label or position, scores by more than TOLERANCE."""
     if len(before) != len(after):
         return [f"{len(before)} texts before, {len(after)} after"]
     pairs = enumerate(zip(before, after, strict=True), start=1)
@@ -102,7 +102,7 @@ def install(environment: Path, wheel: Path) -> Path:
 
 
 def annotate_with(python: Path, pipeline: str, texts: Path, folder: Path) -> list[dict[str, Any]]:
-    """The pipeline's output in another environment; run in `folder`, so that nothing of the checkout is imported."""
+    """Run the pipeline in another environment, from `folder`, so that nothing from the checkout is imported."""
     output = folder / "after.json"
     _run([python, CHECKOUT / "scripts" / "annotate.py", pipeline, texts.resolve(), "--output", output], folder)
     found: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
@@ -116,12 +116,12 @@ def _run(command: Sequence[object], folder: Path | None = None) -> None:
     result = subprocess.run(words, cwd=folder, env=environ, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
         raise WheelError(
-            f"{words[0]}: found exit code {result.returncode}; expected 0; fix: see the lines above, of: {words[1:]}"
+            f"{words[0]}: found exit code {result.returncode}; expected 0; fix: see the output above, of: {words[1:]}"
         )
 
 
 def try_wheel(wheel: Path, texts: Path, before: Path) -> int:
-    """Install the wheel and compare. Returns the number of texts; an error if anything differs."""
+    """Install the wheel and compare. Returns the number of texts. Raises WheelError if anything differs."""
     pipeline = wheel.name.partition("-")[0]
     old = json.loads(before.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="try-wheel-") as folder:
@@ -132,7 +132,7 @@ def try_wheel(wheel: Path, texts: Path, before: Path) -> int:
         more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise WheelError(
             f"{wheel}: found other results than before packaging: {'; '.join(lines[:SHOWN])}{more}; expected the same, "
-            f"scores to {TOLERANCE}; fix: run this with the packages of constraints.txt, and package the pipeline again"
+            f"scores within {TOLERANCE}; fix: run this with constraints.txt's packages, and package the pipeline again"
         )
     return len(new)
 
@@ -152,11 +152,11 @@ def score_table(scores: Mapping[str, Any]) -> str:
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the wheel.", exists=True, file_okay=False)],
     texts: Annotated[Path, typer.Argument(help='JSONL file; each line has a "text".', exists=True, dir_okay=False)],
-    before: Annotated[Path, typer.Option(help="What the pipeline found before packaging.", exists=True)],
+    before: Annotated[Path, typer.Option(help="Annotations before packaging, written by annotate.py.", exists=True)],
     scores: Annotated[Path, typer.Option(help="The scores of `spacy evaluate`, to show.", exists=True)],
-    output: Annotated[Path, typer.Option(help="JSON file to write what was tried.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write the result to.")],
 ) -> None:
-    """Install a packaged pipeline in a new virtual environment; fail unless it finds there what it found before."""
+    """Install a packaged pipeline in a new virtual environment; fail unless its annotations stay the same."""
     with clean_errors():
         wheel = find_wheel(folder)
         requirement = check_requirement(wheel)

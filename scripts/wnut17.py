@@ -1,8 +1,8 @@
-"""Check the three files of WNUT-17 and write them in one plain form.
+"""Check the three files of WNUT-17 and write them in one plain format.
 
     python scripts/wnut17.py assets/wnut17 --output corpus/wnut17
 
-The check is of the content, not of the bytes: blank lines at the ends, carriage returns and the like don't count.
+The check compares contents, not bytes: extra blank lines, carriage returns and the like don't matter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from spacy_bertft.errors import DataError
 
 @dataclass(frozen=True)
 class Part:
-    """One of the three files: its names, and what is in it."""
+    """One of the three files: its possible names and its contents."""
 
-    names: tuple[str, ...]  # the first is the one that `spacy project assets` gives it
+    names: tuple[str, ...]  # the first is the one that `spacy project assets` uses
     sentences: int
     tokens: int
-    sha256: str  # of the content as `normalise` gives it, in UTF-8
+    sha256: str  # of what `normalise` returns, in UTF-8
 
 
 PARTS: Mapping[str, Part] = {
@@ -53,7 +53,7 @@ FETCH = "fetch them with `python -m spacy project assets`, or name their folder:
 
 
 def normalise(text: str, where: str) -> str:
-    """Tokens and BIO tags, one TAB between, one blank line between sentences, no other space at the ends of lines."""
+    """Format as lines of token TAB BIO tag, with a blank line between sentences and no space at line ends."""
     sentences = [_mend(sentence) for sentence in _sentences(text, where)]
     blocks = ("".join(f"{token}\t{tag}\n" for token, tag in sentence) for sentence in sentences)
     return "\n".join(blocks)
@@ -80,7 +80,7 @@ def _sentences(text: str, where: str) -> Iterator[list[tuple[str, str]]]:
 
 
 def _mend(sentence: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Let each entity begin with B-: a few in the original files begin with I-."""
+    """Make each entity begin with B-: a few in the original files begin with I-."""
     mended = []
     inside = ""
     for token, tag in sentence:
@@ -93,7 +93,7 @@ def _mend(sentence: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def find(folder: Path, part: Part) -> Path:
-    """The file of a part, under one of its names."""
+    """Find the file of a part under one of its names."""
     for name in part.names:
         if (folder / name).is_file():
             return folder / name
@@ -102,7 +102,7 @@ def find(folder: Path, part: Part) -> Path:
 
 
 def check(content: str, part: Part, where: str) -> None:
-    """Raise DataError if the content is not that of the part."""
+    """Raise DataError if the content does not match the part."""
     found = hashlib.sha256(content.encode("utf-8")).hexdigest()
     if found != part.sha256:
         tokens = sum(1 for line in content.split("\n") if line)
@@ -123,7 +123,7 @@ def prepare(folder: Path, output: Path) -> list[Path]:
             text = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path}: found bytes that are no UTF-8, at {error.start}; expected UTF-8; "
+                f"{path}: found bytes that are not UTF-8, at {error.start}; expected UTF-8; "
                 f"fix: delete the file and {FETCH}"
             ) from None
         contents[name] = normalise(text, str(path))
@@ -138,10 +138,10 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder with the three files, under their original names or ours.")],
     output: Annotated[Path, typer.Option(help="Folder for train.iob, dev.iob and test.iob.")],
 ) -> None:
-    """Check the files of WNUT-17 and write them in one plain form."""
+    """Check the files of WNUT-17 and write them in one plain format."""
     with clean_errors():
         written = prepare(folder, output)
-    show(f"The files in {folder} are those of WNUT-17. Written: {', '.join(map(str, written))}")
+    show(f"The files in {folder} match WNUT-17. Written: {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

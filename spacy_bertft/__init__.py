@@ -1,7 +1,8 @@
 """spacy-bertft: fine-tuned BERT encoders with task heads, as spaCy components.
 
-Importing this package does nothing else: spaCy finds the components by entry points. The names in `__all__` here, in
-`spacy_bertft.convert` and in `spacy_bertft.export` are public, as are those that configs use; all others may change.
+Importing this package registers nothing: spaCy finds the components through entry points. The names in `__all__` here,
+in `spacy_bertft.convert` and in `spacy_bertft.export` are public, and so are the names used in configs; all others may
+change.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -16,7 +17,7 @@ __all__ = ["BertftError", "ConfigError", "DataError", "EncoderError", "pair_doc"
 
 
 def __getattr__(name: str) -> object:
-    """`pair_doc` and `question_doc`, whose module imports spaCy."""
+    """Import `pair_doc` and `question_doc` on first use, because their module imports spaCy."""
     if name in ("pair_doc", "question_doc"):
         from spacy_bertft.components import pairs
 

@@ -1,4 +1,4 @@
-"""`python -m spacy_bertft`: the command line, for launchers that start modules, such as torchrun."""
+"""`python -m spacy_bertft`: the command line, for launchers that run modules, such as torchrun."""
 
 from spacy_bertft.cli import main
 

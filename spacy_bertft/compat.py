@@ -1,4 +1,4 @@
-"""Every call that depends on a version of torch, transformers or thinc, or that is not part of their public promise."""
+"""All calls that depend on the version of torch, transformers or thinc, or that are not part of their public API."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-# Families whose attention runs through transformers' attention interface, with the keyword arguments of the
-# model's forward passed on to it. Each is compared with the padded forward in tests/test_encoder.py.
+# Families whose attention runs through transformers' attention interface and gets the keyword arguments of the model's
+# forward pass. tests/encoder/test_encoder.py compares each with the padded forward pass.
 PACKED_FAMILIES = frozenset(
     {"albert", "bert", "camembert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}
 )
 
 
 def transformers_version() -> Version:
-    """The installed version of transformers, which is not imported for it."""
+    """The installed version of transformers, found without importing it."""
     return Version(version("transformers"))
 
 
@@ -35,9 +35,9 @@ def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def can_pack(family: str) -> bool:
-    """Whether transformers' model of a family can take windows side by side (see PACKED_FAMILIES).
+    """Whether transformers' model of a family can take windows side by side, without padding (see PACKED_FAMILIES).
 
-    transformers 4 moved the families to the attention interface one by one, so it gets the padded forward.
+    transformers 4 moved the families to the attention interface one by one, so it always gets the padded forward pass.
     """
     return transformers_version().major >= 5 and family in PACKED_FAMILIES
 
@@ -58,7 +58,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 @functools.cache
 def flash_attention() -> Callable[..., Any] | None:
-    """Flash attention over sequences of unlike lengths, where this PyTorch has it with a scale and a sliding window."""
+    """PyTorch's flash attention over sequences of different lengths; None if it lacks a scale or a sliding window."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -68,7 +68,7 @@ def flash_attention() -> Callable[..., Any] | None:
 
 
 def give_back_memory() -> None:
-    """Let glibc's allocator give what it holds free back to the system; other allocators do so by themselves or not."""
+    """Return to the system the memory that glibc's allocator holds free; no effect with other allocators."""
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
@@ -83,18 +83,18 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Compute a model's activations anew in its backward pass, to save memory; renamed within transformers 5."""
+    """Recompute a model's activations in its backward pass, to save memory; renamed within transformers 5."""
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
 
 
 def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:
-    """`activation(linear(x))` without gradients, on the CPU, as fast as PyTorch has it.
+    """Return a function that computes `activation(linear(x))` on the CPU as fast as PyTorch can, without gradients.
 
-    activation: "none", "gelu", "gelu_tanh" or "relu". rows: rows of a usual `x`.
+    activation: "none", "gelu", "gelu_tanh" or "relu". rows: typical number of rows of `x`.
 
-    Where PyTorch was built with oneDNN, the weight is laid out for it once and the activation is part of the product.
-    Those calls are what torch.compile generates; they are not documented for other use, so both are looked for.
+    If PyTorch was built with oneDNN, the weight is converted to its layout once and the activation is fused into the
+    product. torch.compile generates the same calls; they are not documented for other use, so we check that they exist.
     """
     import torch
     from torch.nn import functional
@@ -119,7 +119,7 @@ def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no log lines from transformers inside; what matters we say ourselves."""
+    """Suppress transformers' progress bars and log lines inside the block; we report what matters ourselves."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

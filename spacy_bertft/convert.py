@@ -1,4 +1,4 @@
-"""Annotated files (JSONL, CSV, TSV, CoNLL, SQuAD) to spaCy's binary training format.
+"""Convert annotated files (JSONL, CSV, TSV, CoNLL, SQuAD) to spaCy's binary training format.
 
 from spacy_bertft.convert import convert
 report = convert([Path("train.jsonl"), Path("dev.jsonl")], Path("corpus"))

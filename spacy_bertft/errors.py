@@ -1,7 +1,7 @@
 """The errors this package raises. Each message says what was found, what was expected and how to fix it.
 
     BertftError                 everything below; catch this one
-    ├── ConfigError             a setting, a pipeline's order, a missing component
+    ├── ConfigError             a setting, the order of a pipeline, a missing component
     ├── EncoderError            an encoder or tokenizer that can't be loaded or used
     └── DataError               training data, annotations, input files
 
@@ -18,7 +18,7 @@ class ConfigError(BertftError):
 
 
 class EncoderError(BertftError):
-    """An encoder or tokenizer that can't be loaded or can't do what is asked of it."""
+    """An encoder or tokenizer that can't be loaded, or doesn't support what is needed."""
 
 
 class DataError(BertftError):
@@ -26,5 +26,5 @@ class DataError(BertftError):
 
 
 def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
-    """The error for something in an input file, in the form that all of them have."""
+    """Build the error for a problem in an input file; all such errors have the same form."""
     return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")

@@ -1,4 +1,4 @@
-"""A pipeline for ONNX Runtime, and how it compares with the one it was made from.
+"""Export a pipeline to ONNX Runtime and compare the result with the original.
 
 from spacy_bertft.export import export
 report = export(Path("training/model-best"), Path("pipeline-onnx"), int8=True, dev=Path("corpus/dev.spacy"))

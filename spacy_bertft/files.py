@@ -1,4 +1,4 @@
-"""Atomic writes: files and folders appear whole, or not at all; and folders in one bytestring."""
+"""Atomic writes of files and folders (complete or not at all), and folders packed into one bytestring."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from safetensors import SafetensorError
 from spacy_bertft.errors import ConfigError
 
 _T = TypeVar("_T")
-_NEW, _OLD = "new", "old"  # in the holder of a staged folder
-PIPELINE = "config.cfg"  # in the folder of every pipeline
-PART = ".part"  # ends the name of a file that is not complete yet
+_NEW, _OLD = "new", "old"  # inside the temporary folder of `staged_folder`
+PIPELINE = "config.cfg"  # every pipeline's folder has one
+PART = ".part"  # suffix of a file that is not complete yet
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, then put it in its place: the old file may be mapped into memory, here or elsewhere."""
+    """Write beside `path`, then move the file there: the old one may be memory-mapped, by this process or another."""
     _replace({path: write})
 
 
 def replace_files(folder: Path, writes: Mapping[str, Callable[[Path], object]]) -> None:
-    """Write files of a folder that is ours alone, then put them in their places, in this order.
+    """Write temporary files in `folder`, then move them to their names, in this order.
 
-    If one of them can't be written, all stay as they were. What a save that was killed left is removed.
+    If one of them can't be written, all stay as they were. Nobody else may write to the folder: temporary files that
+    a killed save left there are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"*{PART}"):
@@ -64,19 +65,19 @@ def _write(part: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def saving(what: str, folder: Path) -> Iterator[None]:
-    """Turn the errors of a block that saves something to a folder into one ConfigError. what: for the message."""
+    """Turn the errors of a block that saves to a folder into a ConfigError. what: what is saved, for the message."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"The {what} can't be saved in {str(folder)!r}: {error} Expected a folder to write to, with enough free "
-            "space. Check the path, its permissions and the disk, and save again. A pipeline that was saved there "
-            "before may be half replaced; loading it says so."
+            "space. Check the path, its permissions and the disk, and save again. A pipeline saved there earlier may "
+            "be half replaced; loading it then fails with an error."
         ) from error
 
 
 def to_bytes(write: Callable[[Path], object]) -> bytes:
-    """All files that `write` puts in a folder, in one bytestring."""
+    """Pack all files that `write` puts in a folder into one bytestring."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write(folder)
@@ -87,9 +88,10 @@ def to_bytes(write: Callable[[Path], object]) -> bytes:
 
 
 def from_bytes(packed: bytes, read: Callable[[Path], _T]) -> _T:
-    """What `read` makes of a folder with the files that `to_bytes` packed. A ConfigError if they are something else.
+    """Unpack the result of `to_bytes` into a temporary folder and return `read(folder)`.
 
-    The bytes may come from anywhere, so no name in them may lead out of the folder.
+    Raises a ConfigError for any other bytes. They may come from an untrusted source, so no file name in them may lead
+    out of the folder.
     """
     content = _unpacked(packed)
     for name in content:
@@ -105,17 +107,18 @@ def from_bytes(packed: bytes, read: Callable[[Path], _T]) -> _T:
 def _unpacked(packed: bytes) -> dict[str, bytes]:
     try:
         content = srsly.msgpack_loads(packed)
-    except Exception as error:  # msgpack raises of all kinds
+    except Exception as error:  # msgpack raises many types of errors
         raise ConfigError(
-            f"Found bytes that can't be read ({type(error).__name__}); expected what to_bytes() gave. Make them again."
+            f"Found bytes that can't be read ({type(error).__name__}); expected the result of to_bytes(). Create "
+            "them again."
         ) from error
     if not isinstance(content, dict) or not all(isinstance(data, bytes) for data in content.values()):
-        raise ConfigError("Found bytes that hold no files; expected what to_bytes() gave. Make them again.")
+        raise ConfigError("Found bytes that hold no files; expected the result of to_bytes(). Create them again.")
     return content
 
 
 def _check_name(name: object) -> None:
-    # As Windows reads it too: a backslash or a colon there is more than a character.
+    # Safe on Windows too, where a backslash separates folders and a colon follows a drive.
     plain = isinstance(name, str) and not set(name) & set("\\:\0") and PurePosixPath(name).as_posix() == name
     if not plain or not isinstance(name, str) or name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
         raise ConfigError(
@@ -124,12 +127,12 @@ def _check_name(name: object) -> None:
         )
 
 
-# --- staged: made beside their target, and moved there when they are whole
+# --- staged: written beside their target, and moved there when complete
 
 
 @contextmanager
 def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Paths to write files to, which are moved to `targets` if the block succeeds and deleted if it does not."""
+    """Yield paths to write files to: they are moved to `targets` if the block succeeds, else deleted."""
     temporary = [target.with_name(f"{_staging_prefix()}{uuid4().hex[:8]}.tmp") for target in targets]
     try:
         for folder in {target.parent for target in targets}:
@@ -140,17 +143,17 @@ def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
             os.replace(name, target)
     finally:
         for name in temporary:
-            with suppress(OSError):  # it isn't there, or its folder isn't
+            with suppress(OSError):  # the file or its folder may not exist
                 name.unlink()
 
 
 @contextmanager
 def staged_folder(target: Path, unwritable: Callable[[OSError], Exception]) -> Iterator[Path]:
-    """A path to make a folder at, which is moved to `target` if the block succeeds and deleted if it does not.
+    """Yield a path to create a folder at: it replaces `target` if the block succeeds, else it is deleted.
 
-    It replaces what is there. unwritable: makes the error for a target that can't be written; other errors pass.
+    unwritable: builds the error for a target that can't be written; other errors are passed on.
     """
-    # On the same disk, and in a folder that is there: one made for a block that fails would remain.
+    # On the same disk, and in a folder that exists: one created here would remain if the block fails.
     there = next(parent for parent in target.absolute().parents if parent.exists())
     try:
         _remove_left(there)
@@ -168,19 +171,19 @@ def staged_folder(target: Path, unwritable: Callable[[OSError], Exception]) -> I
 
 
 def _staging_prefix(pid: int | None = None) -> str:
-    """What the names of all that this process stages begin with: they say who made it. pid: of another process."""
-    # Without hyphens inside, so that no host's name can pass for another's with a process id.
+    """Prefix of the names of staged files and folders; it identifies their process. pid: of another process."""
+    # Hyphens are escaped, so that no host name can be mistaken for another one followed by a process id.
     host = quote(socket.gethostname(), safe="").replace("-", "%2D")
     return f".bertft-{host}-{os.getpid() if pid is None else pid}-"
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove what processes of this machine staged in a folder and left there when they were killed."""
-    if os.name != "posix":  # elsewhere there is no asking whether a process is there without harm
+    """Remove the staged files and folders that killed processes of this machine left in a folder."""
+    if os.name != "posix":  # Windows has no safe os.kill(pid, 0)
         return
     try:
         paths = list(folder.iterdir())
-    except OSError:  # it can be written without being read
+    except OSError:  # writable but not readable
         return
     for path in paths:
         made_by = re.match(r"\.bertft-[^-]+-(\d{1,9})-", path.name)
@@ -193,14 +196,14 @@ def _is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         return False
     return False
 
 
 def _discard(path: Path) -> None:
-    """Delete what was staged."""
-    if (path / _OLD).exists() and (path / _NEW).exists():  # stopped between two moves: this is the only copy
+    """Delete a staged file or folder."""
+    if (path / _OLD).exists() and (path / _NEW).exists():  # killed between two moves: this is the only copy
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -210,7 +213,7 @@ def _discard(path: Path) -> None:
 
 
 def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
-    """Put `new` in the place of `folder`; what is there goes to `old`, and comes back if that fails."""
+    """Move `new` to `folder`. An existing folder is moved to `old` first, and moved back on failure."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         os.replace(folder, old)
@@ -224,7 +227,7 @@ def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
 
 @contextmanager
 def staged_pipeline(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A `staged_folder` for what is made of a pipeline. An error if `out` holds anything that should stay."""
+    """A `staged_folder` for a pipeline made from another. Raises a ConfigError if `out` holds anything to keep."""
     _check_out(pipeline, out, overwrite=overwrite)
     with staged_folder(out, partial(_unwritable, out)) as folder:
         yield folder
@@ -235,14 +238,14 @@ def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
     if source == target or source in target.parents or target in source.parents:
         raise ConfigError(
             f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
-            "another folder: the pipeline stays as it is. Give a path beside it."
+            "another folder, because the pipeline is not changed. Give a path beside it."
         )
     found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The output {str(out)!r} is a file. Expected a folder, or a path that is free.")
     if found and PIPELINE not in found:
         raise ConfigError(
-            f"The output {str(out)!r} holds other things than a pipeline ({', '.join(found[:8])}). Expected a path "
+            f"The output {str(out)!r} holds something other than a pipeline ({', '.join(found[:8])}). Expected a path "
             "that is free, or an empty folder. Give another."
         )
     if found and not overwrite:

@@ -1,7 +1,7 @@
-"""Functions whose settings are the fields of a dataclass, so that names, types and defaults stand in one place.
+"""Functions that take the fields of a dataclass as parameters, so that names, types and defaults are defined once.
 
-spaCy, confection and typer read what a function takes off its signature: registered functions and commands that share
-settings would each have to list them.
+spaCy, confection and typer read a function's parameters from its signature. Without this, all registered functions and
+commands that share settings would have to list them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def with_settings(
 ) -> Callable[[_F], _F]:
     """Give a function that ends in `**settings` the fields of a dataclass as keyword parameters.
 
-    The function itself is unchanged: it is called with those that are given, and `settings(**…)` checks their names.
+    The function itself is unchanged: it gets only the arguments of the call, and `settings(**…)` checks their names.
 
     annotate: name and type of a field (with its `Annotated[…]`) -> the annotation of its parameter.
     """
@@ -29,7 +29,7 @@ def with_settings(
         own = inspect.signature(function, eval_str=True)
         named = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
         if len(named) == len(own.parameters):
-            raise TypeError(f"{function.__name__}() takes no **settings, which {settings.__name__} could come in")
+            raise TypeError(f"{function.__name__}() takes no **settings to receive the fields of {settings.__name__}")
         hints = get_type_hints(settings, include_extras=True)
         fields = [
             Parameter(

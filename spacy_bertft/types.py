@@ -1,4 +1,4 @@
-"""Frozen dataclasses that cross floors. Arrays are int64 numpy arrays unless said otherwise.
+"""Frozen dataclasses shared by all floors. Arrays are int64 numpy arrays unless noted otherwise.
 
 Letters used for shapes everywhere: B docs, T tokens, S subwords (special ones not counted), W windows,
 N rows of a packed batch (subwords and special ones), D width, L labels or tags.
@@ -23,8 +23,8 @@ class Subwords:
     """The subwords of B texts, one after the other, without special ones."""
 
     ids: Ints  # (S,) row of each subword in the vocabulary
-    starts: Ints  # (S,) first character in its own text
-    ends: Ints  # (S,) character after the last in its own text
+    starts: Ints  # (S,) first character, within the subword's text
+    ends: Ints  # (S,) character after the last
     counts: Ints  # (B,) subwords of each text
     firsts: Ints | None = (
         None  # (B,) how many belong to the first of two segments, -1: no segments; None: no text has any
@@ -40,7 +40,7 @@ class Specials:
     suffix: Ints
 
     def count(self, *, paired: bool) -> int:
-        """How many stand in a window."""
+        """Number of special subwords in a window."""
         return len(self.prefix) + len(self.suffix) + (len(self.middle) if paired else 0)
 
 
@@ -54,7 +54,7 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """One stretch of subwords for each of W windows, and the part of it that is read from there."""
+    """One stretch of subwords for each of W windows, and the part of it that is read from this window."""
 
     starts: Ints  # (W,) first subword
     ends: Ints  # (W,) subword after the last
@@ -66,8 +66,8 @@ class Pieces:
 class Windows:
     """Overlapping pieces of the texts' subwords, in the order of the texts.
 
-    A window holds a piece of a text; of a text with two segments, a piece of the first and one of the second. The
-    kept parts of all windows hold each subword exactly once.
+    A window holds one piece of a text or, if the text has two segments, one piece of each. The kept parts of all
+    windows hold each subword exactly once.
     """
 
     pieces: Pieces  # of the text, or of its second segment
@@ -88,7 +88,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the encoder says of B docs: rows of `hidden`, and where to find what in it."""
+    """The encoder's output for B docs: hidden states, and the rows of each subword, token and window in them."""
 
     hidden: torch.Tensor  # (N, D) float32
     rows: Ints  # (S,) row of each subword, from the window where it is most central

@@ -55,7 +55,7 @@ def test_no_training_examples(tiny_bert):
 def test_a_training_file_that_is_not_there(tiny_bert, tmp_path):
     nlp = blank(tiny_bert)
     corpus = Corpus(tmp_path / "train.spacy")
-    with pytest.raises(DataError, match=r"train\.spacy' is not there.*--paths\.train.*bertft convert"):
+    with pytest.raises(DataError, match=r"train\.spacy' does not exist.*--paths\.train.*bertft convert"):
         nlp.initialize(lambda: corpus(nlp))
 
 

@@ -124,7 +124,7 @@ def test_a_pipeline_is_not_written_over_other_things(tmp_path):
     pipeline = make(tmp_path / "pipeline", **{"config.cfg": ""})
     other = make(tmp_path / "other", thesis="x")
     for out, said in (
-        (pipeline, "itself"), (pipeline / "inside", "itself"), (tmp_path, "itself"), (other, "other things"),
+        (pipeline, "itself"), (pipeline / "inside", "itself"), (tmp_path, "itself"), (other, "something other"),
         (other / "thesis", "is a file"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said), staged_pipeline(pipeline, out, overwrite=True):
@@ -321,7 +321,7 @@ def test_bytes_write_no_file_outside_of_their_folder(tmp_path, name):
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", srsly.msgpack_dumps([1]), srsly.msgpack_dumps({"a": "text"})])
 def test_bytes_of_something_else_are_refused(packed):
-    with pytest.raises(ConfigError, match=r"expected what to_bytes\(\) gave"):
+    with pytest.raises(ConfigError, match=r"expected the result of to_bytes"):
         from_bytes(packed, lambda folder: None)
 
 

@@ -232,7 +232,7 @@ def test_a_missing_file_is_named_with_what_is_there(tmp_path):
 
 def test_bytes_that_are_no_utf8_are_refused(small_parts, tmp_path):
     (tmp_path / "train.iob").write_bytes(b"caf\xe9\tO\n")
-    with pytest.raises(DataError, match=r"train\.iob: found bytes that are no UTF-8, at 3; expected UTF-8; fix: "):
+    with pytest.raises(DataError, match=r"train\.iob: found bytes that are not UTF-8, at 3; expected UTF-8; fix: "):
         wnut17.prepare(tmp_path, tmp_path)
 
 

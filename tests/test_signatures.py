@@ -73,7 +73,7 @@ def test_annotations_can_be_changed():
 
 
 def test_a_function_without_settings_and_a_name_given_twice_are_mistakes():
-    with pytest.raises(TypeError, match=r"plain\(\) takes no \*\*settings, which Settings could come in"):
+    with pytest.raises(TypeError, match=r"plain\(\) takes no \*\*settings to receive the fields of Settings"):
 
         @with_settings(Settings)
         def plain(first: str) -> None: ...

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _Config = Annotated[Path, typer.Argument(help="Config file, such as configs/adapt.cfg.")]
 _Output = Annotated[Path, typer.Option("--output", help="Folder for the encoder, the curve and the checkpoints.")]
-_Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the output folder.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the encoder or the run in the output folder.")]
 
 
@@ -33,7 +33,7 @@ def adapt_command(
     from spacy_bertft.jobs.pretraining.adapt import adapt
     from spacy_bertft.jobs.pretraining.config import read_settings
 
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others are silent
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process prints
     with clean_errors():
         settings = read_settings(config, overrides)
         bar = _Bar(settings.training.steps, shown=first)
@@ -74,7 +74,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 class _Bar:
-    """Steps, subwords a second and the time left, on stderr."""
+    """Progress bar on stderr: steps, subwords per second and the time left."""
 
     def __init__(self, steps: int, *, shown: bool) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]

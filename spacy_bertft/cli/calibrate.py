@@ -12,9 +12,9 @@ from spacy_bertft.cli.evaluate import shown
 from spacy_bertft.components.metric_kinds import titled
 
 _Out = Annotated[
-    Path | None, typer.Option("--output", help="Folder for a calibrated copy; else the pipeline itself is changed.")
+    Path | None, typer.Option("--output", help="Folder for a calibrated copy; default: change the pipeline.")
 ]
-_Component = Annotated[str | None, typer.Option("--component", help="The one head to fit; else all are.")]
+_Component = Annotated[str | None, typer.Option("--component", help="The only head to fit; default: all.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and change nothing.")]
 
 
@@ -26,10 +26,10 @@ def calibrate_command(
     dry_run: _DryRun = False,
     code: Code = None,
 ) -> None:
-    """Fit how sure a trained pipeline is on held-out texts, and set it in the pipeline's config.cfg.
+    """Fit a trained pipeline's temperatures and thresholds on held-out texts, and write them to its config.cfg.
 
-    For bertft_qa the threshold from which a question counts as answerable; for bertft_textcat and bertft_pair the
-    temperature of the scores, and with unknown_label the threshold of the unknown category.
+    bertft_qa has a threshold from which a question counts as answerable; bertft_textcat and bertft_pair have a
+    temperature of the scores and, with unknown_label, a threshold of the unknown category.
     """
     from spacy_bertft.jobs.calibrate import calibrate
 

@@ -1,4 +1,4 @@
-"""What all commands share: options, showing lines and tables, and turning our errors into one message."""
+"""Code shared by all commands: options, printing lines and tables, and turning our errors into one message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Code = Annotated[Path | None, typer.Option("--code", help="Python file that regi
 
 @contextmanager
 def clean_errors() -> Iterator[None]:
-    """Show an error of this package as one message and exit with code 1; other errors are bugs, and pass."""
+    """Show an error of this package as one message and exit with code 1; other errors are bugs and pass through."""
     try:
         yield
     except BertftError as err:
@@ -40,11 +40,11 @@ def import_code(path: Path | None) -> None:
         )
     try:
         import_file("python_code", path)
-    except Exception as error:  # whatever is in the file
+    except Exception as error:  # the file may raise anything
         said = " ".join(str(error).split())
         raise ConfigError(
             f"{path}: found code that fails ({type(error).__name__}: {said}); expected code that registers functions "
-            "of the pipeline; fix: correct it there"
+            "of the pipeline; fix: correct that code"
         ) from error
 
 
@@ -55,7 +55,7 @@ def show(text: str, *, error: bool = False) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns side by side; numbers to the right, everything else to the left."""
+    """Format rows as aligned columns: numbers to the right, everything else to the left."""
     cells = [
         list(header),
         *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),

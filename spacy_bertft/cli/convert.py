@@ -34,19 +34,19 @@ class _FileFormat(str, Enum):
 
 _Inputs = Annotated[
     list[Path],
-    typer.Argument(help="Files to convert, all of one data set (train, dev, test), so that their labels agree."),
+    typer.Argument(help="Files to convert; give all of a data set (train, dev, test), so that their labels agree."),
 ]
 _Output = Annotated[
     Path, typer.Option("--output", help="Folder for the .spacy files, or one file name ending in .spacy.")
 ]
-_Lang = Annotated[str, typer.Option("--lang", help="Language of the texts, as spaCy's code; xx is any language.")]
+_Lang = Annotated[str, typer.Option("--lang", help="spaCy's code for the language of the texts; xx is any language.")]
 _Format = Annotated[
-    _FileFormat, typer.Option("--format", help="What the files are; auto goes by the ending of their names.")
+    _FileFormat, typer.Option("--format", help="Format of the files; auto goes by the ending of their names.")
 ]
 
 
 def _option(name: str, hint: Any) -> Any:
-    """The command line's option for a field of `Options`."""
+    """Turn a field of `Options` into an option of the command line."""
     kind, text = get_args(hint)
     return Annotated[kind, typer.Option(help=text)]
 
@@ -68,7 +68,7 @@ def convert_command(
 
 
 def _progress_bar() -> Progress:
-    """A bar on stderr for what takes longer; none where stderr is no terminal (`disable=None` says so)."""
+    """Progress bar on stderr for slow conversions; none if stderr is not a terminal (`disable=None`)."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return partial(tqdm, unit=" texts", delay=_BAR_AFTER_SECONDS, disable=None, leave=False, file=sys.stderr)
@@ -141,7 +141,7 @@ def _show_warnings(total: Counts) -> None:
         show(f"  {example.where}: {example.text!r} ({example.label}) in {tokens}", error=True)
     if total.widened:
         show(
-            f"⚠ {total.widened:,} answers begin or end inside a token; they are learned with the whole token",
+            f"⚠ {total.widened:,} answers begin or end inside a token; they were widened to whole tokens",
             error=True,
         )
     if not (total.entities or total.categories or total.answered or total.unanswered or total.valued):

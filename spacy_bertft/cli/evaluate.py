@@ -20,7 +20,7 @@ _Output = Annotated[Path | None, typer.Option("--output", help="JSON file for al
 _Displacy = Annotated[
     Path | None, typer.Option("--displacy", help="Folder for pages that show entities, spans and parses of 25 texts.")
 ]
-_Labels = Annotated[bool, typer.Option("--labels", help="Show the scores of single labels too.")]
+_Labels = Annotated[bool, typer.Option("--labels", help="Also show the scores of single labels.")]
 
 
 def evaluate_command(
@@ -57,10 +57,10 @@ def _write(path: Path, scores: Scores) -> None:
 
 
 def _score_table(scores: Mapping[str, float]) -> str:
-    """A line for each score."""
+    """Format one line per score."""
     return table(("score", "points"), [(titled(name), f"{scores[name]:6.2f}") for name in shown(scores)])
 
 
 def shown(scores: Mapping[str, float]) -> list[str]:
-    """The scores to show: those of the tokenizer only where it differs from the gold tokens."""
+    """The scores to show: the tokenizer's only if its tokens differ from the gold tokens."""
     return [name for name, value in scores.items() if not (name.startswith("token_") and value == 100.0)] or [*scores]

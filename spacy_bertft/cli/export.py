@@ -23,14 +23,14 @@ class _ExportEngine(str, Enum):
 
 _Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
 _EngineOption = Annotated[
-    _ExportEngine, typer.Option("--engine", help="What runs the encoder; onnx is ONNX Runtime on the CPU.")
+    _ExportEngine, typer.Option("--engine", help="Engine that runs the encoder; onnx is ONNX Runtime on the CPU.")
 ]
 _Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
 _Dev = Annotated[
     Path | None, typer.Option("--dev", help="Annotated texts to compare the scores on: .spacy, or what convert reads.")
 ]
-_Tolerance = Annotated[float, typer.Option("--tolerance", help="Points that a score may drop.")]
-_Force = Annotated[bool, typer.Option("--force", help="Write it even if a score drops by more.")]
+_Tolerance = Annotated[float, typer.Option("--tolerance", help="Largest drop of a score that is allowed, in points.")]
+_Force = Annotated[bool, typer.Option("--force", help="Write the pipeline even if a score drops by more.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
 
 
@@ -45,7 +45,7 @@ def export_command(
     overwrite: _Overwrite = False,
     code: Code = None,
 ) -> None:
-    """Write a trained pipeline with its encoder for fast prediction on a CPU, and say what that changes."""
+    """Write a trained pipeline with its encoder for fast prediction on a CPU, and report what that changes."""
     from spacy_bertft.export import DroppedError, export
 
     with clean_errors():
@@ -73,7 +73,7 @@ def _show_report(report: ExportReport) -> None:
     source = "texts of the dev set" if report.dev else "built-in texts"
     show(
         f"Hidden states of {hidden.texts} {source}: largest difference {hidden.largest:.2g}, mean difference "
-        f"{hidden.mean:.2g}; the values' mean size is {hidden.size:.2g}\n"
+        f"{hidden.mean:.2g}; the mean absolute value is {hidden.size:.2g}\n"
     )
     if report.scores:
         show(table(("score (points)", "before", "after", "change"), [_score(score) for score in report.scores]))

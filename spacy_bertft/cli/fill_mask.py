@@ -14,7 +14,7 @@ _Top = Annotated[int, typer.Option("--top", help="Candidates for each mask.", mi
 
 
 def fill_mask_command(model: _Model, text: _Text, top: _Top = 5) -> None:
-    """Show what may stand in the place of each [MASK] of a text, with probabilities."""
+    """Show candidates for each [MASK] of a text, with their probabilities."""
     from spacy_bertft.encoder.fill_mask import FillMask
     from spacy_bertft.errors import DataError
     from spacy_bertft.jobs.text_files import check_model

@@ -15,7 +15,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipel
 
 
 def migrate_command(old: _Old, new: _New, overwrite: _Overwrite = False, code: Code = None) -> None:
-    """Put a trained spacy-transformers pipeline on a bertft_encoder: the same weights, components and annotations."""
+    """Convert a trained spacy-transformers pipeline to a bertft_encoder, with the same weights and annotations."""
     from spacy_bertft.jobs.migrate import migrate
 
     with clean_errors():
@@ -25,6 +25,6 @@ def migrate_command(old: _Old, new: _New, overwrite: _Overwrite = False, code: C
     for window in done.windows:
         show(
             f"ℹ texts of more than {window} tokens were read in spans of {window}; the encoder reads them in windows "
-            "of as many subwords as it takes, so their annotations may change",
+            "of its own length, in subwords, so their annotations may change",
             error=True,
         )

@@ -1,6 +1,6 @@
-"""Makes `python -m spacy bertft …` work: spaCy's command line imports this module by its entry point.
+"""Add `bertft` to spaCy's command line, which imports this module through its entry point.
 
-Every spaCy command pays for what is imported here, so it must stay as light as `spacy_bertft.cli`.
+Every spaCy command runs these imports, so they must stay as light as `spacy_bertft.cli`.
 """
 
 from spacy.cli._util import app as spacy_app

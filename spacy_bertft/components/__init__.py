@@ -1,1 +1,1 @@
-"""spaCy components: the encoder, the heads, and what lies between them."""
+"""spaCy components: the encoder, the heads, and the code that connects them."""

@@ -1,4 +1,4 @@
-"""doc.tensor from the encoder, and the vectors and similarities that follow from it."""
+"""doc.tensor from the encoder, and the vectors and similarities computed from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spacy_bertft.types import Features
 
 
 def set_tensors(docs: Sequence[Doc], features: Features) -> None:
-    """doc.tensor (T, D): the mean of each token's subwords. doc.vector and similarities follow from it."""
+    """Set doc.tensor (T, D): the mean of each token's subwords. doc.vector and similarities are computed from it."""
     if not docs:
         return
     vectors = token_vectors(features, "mean").cpu().numpy()

@@ -1,4 +1,4 @@
-"""What the encoder needs to know of Docs: texts, character offsets of tokens, segments."""
+"""The encoder's inputs from Docs: texts, character offsets of tokens, segments."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def texts_of(docs: Sequence[Doc]) -> Texts:
 
 
 def content_of(doc: Doc) -> bytes:
-    """What is equal for copies of a Doc: its tokens and spaces."""
+    """A key that copies of a Doc share: its tokens and spaces."""
     content: bytes = doc.to_array([ORTH, SPACY]).tobytes()
     return content
 
 
 def n_characters(doc: Doc) -> int:
-    """The length of a Doc's text without white space at its end; `doc.text` would put it together first."""
+    """Length of a Doc's text without its trailing space, computed without building `doc.text`."""
     return doc[-1].idx + len(doc[-1]) if len(doc) else 0

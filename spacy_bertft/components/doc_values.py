@@ -1,7 +1,7 @@
-"""One number of a Doc, such as a rating: `doc._.value`.
+"""One number per Doc, such as a rating: `doc._.value`.
 
-It is kept in the attrs of the span group doc.spans["value"], which has no spans: unlike user data, span groups are
-always saved with a Doc, in a DocBin as well.
+It is stored in the attrs of doc.spans["value"], a span group without spans: unlike user data, span groups are always
+saved with a Doc, also in a DocBin.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VALUE_KEY = "value"
 
 
 def set_value(doc: Doc, value: float | None) -> None:
-    """Set the number of a Doc; None takes it away. `doc._.value = …` does the same."""
+    """Set the number of a Doc; None removes it. Same as `doc._.value = …`."""
     if value is None:
         if VALUE_KEY in doc.spans:
             del doc.spans[VALUE_KEY]
@@ -36,12 +36,12 @@ def _is_finite(value: object) -> bool:
         return False
     try:
         return math.isfinite(float(value))
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int too large for a float
         return False
 
 
 def value_of(doc: Doc) -> float | None:
-    """The number of a Doc; None if it has none. Reads as `doc._.value`."""
+    """The number of a Doc; None if it has none. Same as `doc._.value`."""
     group = doc.spans.get(VALUE_KEY)
     value = None if group is None else group.attrs.get(VALUE_KEY)
     return None if value is None else float(value)

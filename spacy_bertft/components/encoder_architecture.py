@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from spacy.util import registry
@@ -23,11 +22,11 @@ from spacy_bertft.types import Features
 @registry.architectures("spacy-bertft.Encoder.v1")
 @with_settings(EncoderSettings)
 def build_encoder(name: str, revision: str = "main", **settings: Any) -> Model[Any, Any]:
-    """An encoder from the Hugging Face family of BERT. Its weights are loaded at initialisation, or with the pipeline.
+    """Build an encoder of Hugging Face's BERT family. Its weights are loaded at initialisation, or with the pipeline.
 
     name: a hub name ("bert-base-cased"), a local folder, or package/folder of an installed package.
     revision: branch, tag or commit on the hub.
-    The other settings are those of EncoderSettings.
+    settings: see EncoderSettings.
     """
     return encoder_model({"name": name, "revision": revision, "settings": EncoderSettings(**settings)})
 
@@ -37,7 +36,7 @@ def _hidden(features: Features) -> Tensor:
 
 
 class EncoderShim(TorchShim):
-    """Keeps its encoder as the files of a Hugging Face folder, where a model with an encoder inside is saved."""
+    """A shim that saves its encoder as the files of a Hugging Face folder, for models that contain an encoder."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(backward_from=_hidden)
@@ -45,18 +44,22 @@ class EncoderShim(TorchShim):
         self.settings = settings
 
     def copy(self) -> EncoderShim:
-        """A copy with weights of its own and a fresh optimizer."""
+        """Copy the shim with its weights; the optimizer is new."""
         twin = EncoderShim(self.settings)
         twin.rate_factor, twin.tuning = self.rate_factor, self.tuning
-        twin.module = copy.deepcopy(self.module)
+        twin.module = self.copied_module()
         return twin
 
+    def n_parameters(self) -> int:
+        """The number of all weights; for a frozen encoder, transformers' model is not built."""
+        return sum(one.numel() for one in self.module.weights().values()) if isinstance(self.module, Encoder) else 0
+
     def to_bytes(self) -> bytes:
-        """The files, or nothing if there is no encoder yet."""
+        """The files as bytes, empty if there is no encoder yet."""
         return files.to_bytes(self.module.save) if isinstance(self.module, Encoder) else b""
 
     def from_bytes(self, data: bytes) -> EncoderShim:
-        """Load what to_bytes gave."""
+        """Load the result of to_bytes."""
         if data:
             self.module = files.from_bytes(data, lambda folder: load_saved(folder, self.settings))
         return self
@@ -72,12 +75,12 @@ def _rebuild_shim(settings: EncoderSettings, rate_factor: float, tuning: Tuning,
 
 
 def encoder_model(attrs: dict[str, Any]) -> Model[Any, Any]:
-    """The Model of an encoder yet to be loaded. attrs: name, revision, settings."""
+    """A Model for an encoder that is loaded later. attrs: name, revision, settings."""
     replacing = {"replace_listener": _replace_listener, "replace_listener_cfg": _replace_listener_cfg}
     return wrap("bertft-encoder", EncoderShim(attrs["settings"]), {**attrs, **replacing})
 
 
-# What nlp.replace_listeners puts in the place of a listener: a copy of the encoder, for its component alone.
+# nlp.replace_listeners calls these to replace a listener with a copy of the encoder that only its component uses.
 
 
 def _replace_listener(encoder: Model[Any, Any], listener: Any, pipe: Any) -> Model[Any, Any]:

@@ -1,4 +1,4 @@
-"""`bertft_encoder`: the encoder component, as configs name it."""
+"""`bertft_encoder`: the factory of the encoder component."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def make_encoder(
     learn_rate_factor: float,
     tuning: Tuning,
 ) -> EncoderPipe:
-    """The encoder component.
+    """Create the encoder component.
 
-    keep_features: keep the features of a Doc as long as the Doc lives, not just until its last head has read them.
-    set_tensor: set doc.tensor to the tokens' vectors, from which doc.vector and similarities follow.
+    keep_features: keep the features of a Doc for its lifetime, not only until its last head has read them.
+    set_tensor: set doc.tensor to the tokens' vectors, from which doc.vector and similarities are computed.
     learn_rate_factor: the encoder's learning rate, as a multiple of the optimizer's.
-    tuning: which weights learn: spacy-bertft.FullTuning.v1 or spacy-bertft.FrozenTuning.v1.
+    tuning: which weights are trained: spacy-bertft.FullTuning.v1 or spacy-bertft.FrozenTuning.v1.
     """
     pipe = EncoderPipe(
         nlp.vocab,

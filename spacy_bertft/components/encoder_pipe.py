@@ -1,4 +1,4 @@
-"""`bertft_encoder`: features for Docs, and the boundary between the encoder and the heads that learn with it."""
+"""`bertft_encoder`: computes features for Docs, and is trained through the heads that read them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_named
 from spacy_bertft.components.readers import FeatureReader, WithReaders
+from spacy_bertft.components.run import check_name, plan_run
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
 from spacy_bertft.encoder.encoder import Encoder
@@ -36,19 +37,19 @@ from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
 ENCODER_FOLDER = "encoder"
-# Characters that the encoder takes at once from a stream, so that the features of long texts don't pile up.
+# Characters per batch of a stream: without a limit, the features of long texts would fill the memory.
 STREAM_CHARACTERS = 400_000
-# Docs of a stream after which free memory goes back to the system: batches of ever other sizes leave holes behind, in
-# which a stream of many thousand texts would grow by the size of the encoder's arrays again and again.
+# Docs of a stream after which free memory is returned to the system: batches of varying sizes fragment the heap, which
+# would grow by the size of the encoder's arrays again and again in a stream of many thousand texts.
 TRIM_EVERY = 4096
 
 
 class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
-    In training the features end in a leaf tensor. The heads' backward passes add up in its gradient; the encoder goes
-    on from there (it settles) when it is next touched: at an update, a prediction, finish_update or saving. So the
-    order of heads does not matter, and a step that spaCy asks for before the heads have spoken is taken when they have.
+    In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder
+    backpropagates the sum (it settles) when it is next used: in an update, a prediction, finish_update or saving. So
+    the order of heads does not matter, and a step that spaCy requests before the heads' backward passes is deferred.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         self.set_tensor = set_tensor
         self.listener_map: dict[str, list[FeatureReader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
-        self.save_id: str | None = None  # tells the weights of the last save, or those loaded, from others
+        self.save_id: str | None = None  # identifies the weights last saved or loaded
         self._boundary: Boundary | None = None
-        self._owed: StepSettings | None = None
+        self._owed: StepSettings | None = None  # of a deferred step
         self._guard_threads = ThreadGuard()
         self._since_trim = 0
 
@@ -83,7 +84,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder, settled. An error if it has no weights yet."""
+        """The settled encoder. Raises a ConfigError if it has no weights yet."""
         self.settle()
         return self._encoder()
 
@@ -97,13 +98,13 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         return module
 
     def load_pretrained(self) -> Encoder:
-        """The encoder. One in frozen_components, which spaCy does not initialise, loads its pretrained weights now."""
+        """The encoder, after loading its pretrained weights if spaCy did not initialise it (frozen_components)."""
         if shim_of(self.model).module is None:
             self.initialize(lambda: [])
         return self.encoder
 
     def set_encoder(self, encoder: Encoder) -> None:
-        """Take another encoder, with weights."""
+        """Replace the encoder with one that has weights."""
         self._boundary = self._owed = self.save_id = None
         shim_of(self.model).module = encoder
         for reader in self.listeners:
@@ -112,8 +113,14 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
         """Load the pretrained weights that the config names."""
         if nlp is not None:
-            _check_name(nlp, self)
-        self.set_encoder(load_named(self.model))
+            check_name(nlp, self)
+        plan_run(nlp, self, get_examples)
+        encoder = load_named(self.model)
+        shim = shim_of(self.model)
+        shim.tuning.begin(encoder, std=encoder.initializer_range)
+        if shim.tuning.unit == "epochs":
+            shim.examples_per_epoch = sum(1 for _ in get_examples())
+        self.set_encoder(encoder)
 
     # --- features for Docs
 
@@ -129,7 +136,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         return self._encoder().predict(texts_of(docs))
 
     def set_annotations(self, docs: Iterable[Doc], features: Features) -> None:
-        """Publish the features of Docs to the heads; set doc.tensor where asked to."""
+        """Publish the features of Docs to the heads; set doc.tensor if `set_tensor`."""
         docs = list(docs)
         if not self._awaited(docs):
             readers = map(id, self._active_readers())
@@ -141,16 +148,16 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         return self._boundary is not None and self._boundary.awaits(docs)
 
     def _active_readers(self) -> list[FeatureReader]:
-        """The linked readers, without those that are disabled in the pipeline or read copies of the Docs."""
+        """The linked readers, except disabled ones and those that read copies of the Docs."""
         nlp = self.nlp()
         if nlp is None:
             return self.listeners
-        # An entity linker makes a Doc of each sentence.
+        # An entity linker makes a new Doc of each sentence.
         left_out = {*nlp.disabled, *(name for name, part in nlp.components if isinstance(part, EntityLinker))}
         return [reader for name, readers in self.listener_map.items() if name not in left_out for reader in readers]
 
     def features(self, docs: Sequence[Doc]) -> Features:
-        """The features of Docs: those published, else (an encoder that is disabled or frozen) encoded now."""
+        """The features of Docs. Where none are published (the encoder is disabled or frozen), Docs are encoded now."""
         missing = [doc for doc in docs if feature_store.find(doc, self.name) is None]
         if missing and self._boundary is not None:
             originals = dict(zip(missing, self._boundary.originals(missing), strict=True))
@@ -158,7 +165,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
             missing = [doc for doc in docs if feature_store.find(doc, self.name) is None]
         now: dict[Doc, tuple[Features, int]] = {}
         if missing:
-            # Without settling: there may be heads that have still to learn on the boundary.
+            # Without settling: some heads may not have been trained on the boundary yet.
             encoded = self._encode(missing)
             self.set_annotations(missing, encoded)
             now = {doc: (encoded, place) for place, doc in enumerate(missing)}
@@ -184,9 +191,9 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         sgd: Optimizer | Literal[False] | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
-        """Encode the predicted Docs so that heads can learn on them; the heads add their losses to this one's.
+        """Encode the predicted Docs for the updates of the heads, which add their losses to the encoder's.
 
-        `drop` is for the heads: the encoder's own dropout is that of its Hugging Face config.
+        `drop` applies to the heads only: the encoder's dropout is set in its Hugging Face config.
         """
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
@@ -195,7 +202,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         self.settle()
         learns = shim_of(self.model).tuning.learns
         if learns:
-            self._encoder().model  # noqa: B018  # an error for an encoder that can't be trained
+            self._encoder().model  # noqa: B018  # raises for an encoder that can't be trained
         docs = [eg.predicted for eg in examples]
         features, backprop = self.model.begin_update(texts_of(docs))
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
@@ -205,7 +212,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         return losses
 
     def settle(self) -> None:
-        """Take the heads' gradient through the encoder, then the step that is owed, if one is."""
+        """Backpropagate the heads' gradient through the encoder, then take the deferred step, if any."""
         boundary, self._boundary = self._boundary, None
         if boundary is not None:
             boundary.close()
@@ -215,33 +222,33 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
             optimizer.step(owed)
 
     def finish_update(self, sgd: Optimizer) -> None:
-        """Step now if the heads have spoken, else when they have."""
+        """Step now if a head has backpropagated, else when the encoder settles."""
         self._owed = read_settings(sgd)
         if self._boundary is None or self._boundary.answered:
             self.settle()
 
     def training_state(self) -> TensorsByName:
-        """All that going on needs after the last update. Settled, so that no step is owed."""
+        """The state to resume training from after the last update. Settles first, so that no step is pending."""
         self.settle()
         return shim_of(self.model).training_state()
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
+        """Resume training from the result of training_state."""
         self._boundary = self._owed = None
         shim_of(self.model).load_training_state(state)
 
     # --- disk and bytes: an ordinary Hugging Face folder
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write the encoder as a Hugging Face folder, path/encoder. The heads that are saved next note its save id."""
+        """Write the encoder as a Hugging Face folder, path/encoder. Heads saved after it store its save id."""
         checkpoint = self._at_rest()
-        # A digest, no random number: one that was not trained stays the encoder that other heads belong to.
+        # A digest, not a random number: an encoder that was not trained keeps its id, so other heads still match it.
         save_id = checkpoint.digest() if checkpoint else None
         self._write(checkpoint, Path(path), save_id)
         self.save_id = save_id
 
     def _at_rest(self) -> Checkpoint | None:
-        """The files and weights of the settled encoder; None if it has none yet."""
+        """The files and weights of the settled encoder; None if it has no weights yet."""
         self.settle()
         module = shim_of(self.model).module
         return module.at_rest() if isinstance(module, Encoder) else None
@@ -262,15 +269,15 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """The files that to_disk writes, in one bytestring. It is whole or not there: the save id stays as it is."""
+        """The files that to_disk writes, in one bytestring, which can't be half saved: it needs no new save id."""
         return files.to_bytes(lambda folder: self._write(self._at_rest(), folder, self.save_id))
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> EncoderPipe:
-        """Load what to_bytes gave."""
+        """Load the result of to_bytes."""
         return files.from_bytes(bytes_data, self.from_disk)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # For worker processes that are spawned: files instead of pickled modules. The heads link themselves again.
+        # For spawned worker processes: files instead of pickled modules. The heads relink themselves.
         settings = {
             "keep_features": self.keep_features,
             "set_tensor": self.set_tensor,
@@ -287,14 +294,3 @@ def _rebuild(
     pipe = EncoderPipe(vocab, encoder_model(attrs), name, **settings).from_bytes(content)
     pipe._guard_threads = guard
     return pipe
-
-
-def _check_name(nlp: Language, pipe: EncoderPipe) -> None:
-    """spaCy leaves a `name` among a component's settings out, with a warning that its own is not overridden."""
-    own = next((name for name, component in nlp.components if component is pipe), None)
-    found = None if own is None else nlp.get_pipe_config(own).get("name")
-    if found is not None:
-        raise ConfigError(
-            f"Found name = {found!r} in [components.{own}]. Expected the name of an encoder to load in "
-            f"[components.{own}.model]. On the command line: --components.{own}.model.name {found}"
-        )

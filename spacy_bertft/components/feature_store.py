@@ -1,4 +1,4 @@
-"""Where features wait between the encoder and the heads that read them. They never outlive their Doc."""
+"""Storage for features between the encoder and the heads that read them. They never outlive their Doc."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Published:
     features: Features
     place: int  # in the batch
     waiting: set[int]  # ids of readers
-    kept: bool  # stays when all have read it
+    kept: bool  # stays after all have read it
 
 
 _published: WeakKeyDictionary[Doc, dict[str, Published]] = WeakKeyDictionary()
 
 
 def publish(encoder: str, docs: Sequence[Doc], features: Features, *, readers: Iterable[int], keep: bool) -> None:
-    """Lay out the features of a whole batch of Docs under the encoder's name."""
+    """Store the features of a batch of Docs under the encoder's name."""
     readers = frozenset(readers)
     if not readers and not keep:
         return
@@ -37,7 +37,7 @@ def publish(encoder: str, docs: Sequence[Doc], features: Features, *, readers: I
 
 
 def find(doc: Doc, encoder: str | None) -> Published | None:
-    """What an encoder has published of a Doc; None as name: the last one that did."""
+    """The features published for a Doc by an encoder. encoder: its name; None: the last one that published."""
     entries = _published.get(doc)
     if not entries:
         return None
@@ -45,7 +45,7 @@ def find(doc: Doc, encoder: str | None) -> Published | None:
 
 
 def mark_read(doc: Doc, reader: int) -> None:
-    """Note that a reader is done with a Doc, and let go what nobody waits for."""
+    """Record that a reader is done with a Doc, and drop features that no reader waits for."""
     entries = _published.get(doc, {})
     for encoder, entry in list(entries.items()):
         entry.waiting.discard(reader)
@@ -56,7 +56,7 @@ def mark_read(doc: Doc, reader: int) -> None:
 
 
 def withdraw(docs: Iterable[Doc], hidden: Tensor) -> None:
-    """Take back what was published of Docs with these hidden rows."""
+    """Remove the published features of Docs that have these hidden rows."""
     for doc in docs:
         entries = _published.get(doc, {})
         for encoder in [name for name, entry in entries.items() if entry.features.hidden is hidden]:

@@ -39,7 +39,7 @@ class FillMaskPipe(Pipe):
 
     @property
     def fill_mask(self) -> FillMask:
-        """What fills; loaded when it is first asked for."""
+        """The masked language model, loaded on first use."""
         if self._fill_mask is None:
             self._fill_mask = FillMask.load(self.source, self.settings)
         return self._fill_mask
@@ -75,7 +75,7 @@ class FillMaskPipe(Pipe):
             )
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        """Nothing: there is no gold for it."""
+        """No scores: there are no gold annotations for masks."""
         return {}
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
@@ -92,12 +92,12 @@ class FillMaskPipe(Pipe):
         return files.to_bytes(self.to_disk)
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> FillMaskPipe:
-        """Load what to_bytes gave."""
+        """Load the result of to_bytes."""
         return files.from_bytes(bytes_data, self.from_disk)
 
 
 def _span_candidates(span: Span) -> list[tuple[str, float]]:
-    """The candidates for a mask and their probabilities, the likeliest first. Reads as `span._.candidates`."""
+    """The candidates for a mask and their probabilities, the most likely first. Same as `span._.candidates`."""
     for group in span.doc.spans.values():
         for it, candidates in zip(group, group.attrs.get("candidates", ()), strict=False):
             if (it.start, it.end) == (span.start, span.end):
@@ -111,10 +111,10 @@ def _span_candidates(span: Span) -> list[tuple[str, float]]:
     default_config={"model": "bert-base-cased", "top": 5, "spans_key": "masks", "device": "auto"},
 )
 def make_fill_mask(nlp: Language, name: str, model: str, top: int, spans_key: str, device: Device) -> FillMaskPipe:
-    """The component that fills masks.
+    """Create the component that fills masks.
 
     model: a hub name, a folder, or package/folder of a masked language model.
-    top: candidates for each mask.
+    top: number of candidates per mask.
     spans_key: key of doc.spans for the masks.
     device: as for the encoder.
     """

@@ -1,4 +1,4 @@
-"""What a head computes has to be numbers: its loss, and its logits."""
+"""Checks that the loss and the logits of a head are finite."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from spacy_bertft.learning.optimizer import diverged
 
 
 def check_loss(head: str, value: float) -> None:
-    """A DataError for a loss that is no number. head: its name."""
+    """Raise a DataError if the loss of a head is not finite. head: its name."""
     if not math.isfinite(value):
         raise diverged(f"The loss of {head!r} is {value}")
 
 
 def check_logits(head: str, logits: Tensor) -> None:
-    """A DataError for logits that are no numbers: they would make scores of NaN, or pass for nothing found."""
-    # A sum takes one pass, and is no number if one of its parts is none; so are sums of finite parts, if very seldom.
+    """Raise a DataError if logits are not finite: scores would be NaN, or nothing would be found."""
+    # A sum takes one pass, and is not finite if a logit is not. The second test is for finite logits that overflow it.
     if not torch.isfinite(logits.sum()) and not torch.isfinite(logits).all():
         n_broken = int((~torch.isfinite(logits)).sum())
         raise DataError(
-            f"The head {head!r} computed {n_broken} logits of {logits.numel()} that are NaN or infinite. Expected "
-            "finite numbers: its weights or the encoder's are none, or too large for the encoder's precision. Load an "
-            'earlier save, train with a lower learning rate, or set precision = "float32" in the model of the encoder.'
+            f"The head {head!r} computed {n_broken} NaN or infinite logits of {logits.numel()}. Expected "
+            "finite numbers: its weights or the encoder's are not finite, or too large for the encoder's precision. "
+            'Load an earlier save, train with a lower learning rate, or set the encoder\'s precision = "float32".'
         )

@@ -1,4 +1,4 @@
-"""The factory of a head, made from its Task: the settings that all heads have, and those of the Task's fields."""
+"""Factories of heads, created from their Tasks: the settings of the Task, and those that all heads have."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def head_factory(
 
     factory: its name, such as "bertft_ner".
     settings: a dataclass whose fields, with their defaults, are the component's own settings.
-    task: makes the Task from them; for most heads the same dataclass.
+    task: creates the Task from these settings; for most heads the same dataclass.
     assigns, scorer, score_weights: as in Language.factory; scorer is a registered name.
     scored_by: the settings that the scorer and `spacy find-threshold` read.
-    score_kinds: what those of its scores mean that are no shares; see components/metric_kinds.py.
-    loss: the registered name of the default.
+    score_kinds: the kinds of its scores that are not fractions; see components/metric_kinds.py.
+    loss: the registered name of the default loss.
 
     All heads have these settings too:
 
     encoder: name of the encoder component to read; None: the nearest before this one.
-    loss: what is learned; see learning/losses.py.
+    loss: the training loss; see learning/losses.py.
     learn_rate_factor: learning rate of this head, as a multiple of the optimizer's.
-    scorer: registered function that scores it.
+    scorer: registered function that scores its predictions.
     """
 
     @with_settings(settings)

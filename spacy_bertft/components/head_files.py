@@ -1,4 +1,4 @@
-"""A head at rest: its cfg as JSON, and its weights as safetensors."""
+"""The saved form of a head: its cfg as JSON, and its weights as safetensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import replace_files, saving
 
 _CFG, _WEIGHTS = "cfg", "model.safetensors"
-# In the cfg beside its own keys: which save of the encoder the head belongs to, and which weights.
+# Extra keys of a saved cfg: the id of the encoder's save that the head belongs to, and the checksum of its weights.
 SAVE_ID, _CHECKSUM = "save_id", "weights_crc32"
 _AGAIN = "Copy the pipeline again, or train it anew."
 
@@ -28,21 +28,21 @@ _AGAIN = "Copy the pipeline again, or train it anew."
 
 
 def write_head(folder: Path, cfg: dict[str, Any], weights: bytes, *, head: str) -> None:
-    """Write both to a folder; no weights are no file. A ConfigError if one can't be written: then both stay.
+    """Write cfg and weights to a folder. Raises a ConfigError, and keeps the old files, if one can't be written.
 
-    head: its name.
+    weights: b"" writes no file; head: its name.
     """
     cfg = {**cfg, _CHECKSUM: zlib.crc32(weights) if weights else None}
     writes = {_WEIGHTS: partial(Path.write_bytes, data=weights)} if weights else {}
     with saving(f"head {head!r}", folder):
-        # The weights first: the cfg that is not theirs tells of a save that went no further.
+        # The weights first: if the save stops there, their checksum is not the one in the old cfg.
         replace_files(folder, {**writes, _CFG: lambda part: srsly.write_json(part, cfg)})
         if not weights:
-            (folder / _WEIGHTS).unlink(missing_ok=True)  # of an earlier save
+            (folder / _WEIGHTS).unlink(missing_ok=True)  # left by an earlier save
 
 
 def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """What `write_head` wrote. A ConfigError if it is something else."""
+    """Read the result of `write_head`. Raises a ConfigError if the files are something else."""
     if not (folder / _CFG).is_file():
         found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         raise ConfigError(
@@ -51,12 +51,12 @@ def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:
         )
     cfg = _read_cfg(folder / _CFG)
     weights = (folder / _WEIGHTS).read_bytes() if (folder / _WEIGHTS).is_file() else b""
-    checksum = cfg.pop(_CHECKSUM, None)  # which the first edition had not
+    checksum = cfg.pop(_CHECKSUM, None)  # missing in saves of the first edition
     if weights and checksum is not None and checksum != zlib.crc32(weights):
         raise ConfigError(
-            f"The file {str(folder / _WEIGHTS)!r} does not hold the weights that {_CFG} beside it belongs to: one of "
-            "them was changed, or is from another save, most likely an interrupted one. Expected both as they were "
-            f'saved together. {_AGAIN} If you changed the weights on purpose, set "{_CHECKSUM}" in {_CFG} to null.'
+            f"The file {str(folder / _WEIGHTS)!r} does not match the {_CFG} in the same folder: one of them was "
+            "changed, or is from another save, most likely an interrupted one. Expected both files from one save. "
+            f'{_AGAIN} If you changed the weights on purpose, set "{_CHECKSUM}" in {_CFG} to null.'
         )
     return cfg, weights
 
@@ -65,7 +65,9 @@ def _read_cfg(path: Path) -> dict[str, Any]:
     try:
         cfg = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"The file {str(path)!r} is not JSON: {error}. Expected a saved head's. {_AGAIN}") from error
+        raise ConfigError(
+            f"The file {str(path)!r} is not JSON: {error}. Expected the cfg of a saved head. {_AGAIN}"
+        ) from error
     if not isinstance(cfg, dict):
         raise ConfigError(
             f"The file {str(path)!r} holds a JSON {type(cfg).__name__}. Expected an object, with a head's labels and "
@@ -75,39 +77,40 @@ def _read_cfg(path: Path) -> dict[str, Any]:
 
 
 def pack_head(cfg: dict[str, Any], weights: bytes) -> bytes:
-    """Both in one bytestring."""
+    """Pack cfg and weights into one bytestring."""
     packed: bytes = srsly.msgpack_dumps({"cfg": cfg, "model": weights})
     return packed
 
 
 def unpack_head(packed: bytes) -> tuple[dict[str, Any], bytes]:
-    """What `pack_head` packed. A ConfigError if it is something else."""
+    """Unpack the result of `pack_head`. Raises a ConfigError if the bytes are something else."""
     try:
         content = srsly.msgpack_loads(packed)
         cfg, weights = content["cfg"], content["model"]
-    except Exception as error:  # msgpack raises of all kinds
+    except Exception as error:  # msgpack raises many kinds
         raise ConfigError(
-            f"Found bytes that hold no head ({type(error).__name__}); expected what to_bytes() gave. Make them again."
+            f"Found bytes that are not a saved head ({type(error).__name__}); expected the result of to_bytes(). "
+            "Call it again."
         ) from error
     if not isinstance(cfg, dict) or not isinstance(weights, bytes):
-        raise ConfigError("Found bytes that hold no head; expected what to_bytes() gave. Make them again.")
+        raise ConfigError("Found bytes that are not a saved head; expected the result of to_bytes(). Call it again.")
     return cfg, weights
 
 
-# --- what is read is checked before it is used
+# --- checks of what was read
 
 
 def checked(cfg: dict[str, Any], weights: bytes, *, head: str, save_id: str | None) -> dict[str, Tensor]:
-    """The tensors of what was read, none if there are none. A ConfigError unless all of it fits together.
+    """Check a saved head and return its tensors, {} without weights. Raises a ConfigError if its parts don't fit.
 
-    head: its name; save_id: that of its encoder as it was loaded.
+    head: its name; save_id: the id of its encoder's save.
     """
     _check_cfg(cfg, head)
     _check_save_id(cfg, head, save_id)
     if (cfg["width"] is None) is not (not weights):
-        found, expected = ("weights", "none: its cfg has no width") if weights else ("no weights", "their file")
+        found, expected = ("weights", "none: its cfg has no width") if weights else ("no weights", "that file")
         raise ConfigError(
-            f"The head {head!r} was saved with {found} ({_WEIGHTS}). Expected {expected}. The copy is not complete, or "
+            f"The head {head!r} was saved with {found} ({_WEIGHTS}). Expected {expected}. The copy is incomplete, or "
             f"a save was interrupted. {_AGAIN}"
         )
     return _read_weights(weights, head, cfg["width"]) if weights else {}
@@ -115,12 +118,12 @@ def checked(cfg: dict[str, Any], weights: bytes, *, head: str, save_id: str | No
 
 def _check_cfg(cfg: dict[str, Any], head: str) -> None:
     rules = (
-        ("labels", _are_labels(cfg.get("labels")), "a list of texts, all different"),
+        ("labels", _are_labels(cfg.get("labels")), "a list of distinct, non-empty strings"),
         ("width", cfg.get("width", 0) is None or _is_count(cfg.get("width")), "a whole number above 0, or null"),
         ("targets_per_doc", _is_positive(cfg.get("targets_per_doc")), "a number above 0"),
         ("labels_given", isinstance(cfg.get("labels_given", False), bool), "true or false"),
         ("statistics", isinstance(cfg.get("statistics", {}), dict), "an object"),
-        (SAVE_ID, isinstance(cfg.get(SAVE_ID), str | None), "a text, or null"),
+        (SAVE_ID, isinstance(cfg.get(SAVE_ID), str | None), "a string, or null"),
     )
     for key, fits, expected in rules:
         if not fits:
@@ -149,28 +152,28 @@ def _check_save_id(cfg: dict[str, Any], head: str, encoder: str | None) -> None:
     if None not in (found, encoder) and found != encoder:
         raise ConfigError(
             f"The head {head!r} and its encoder are from different saves ({found} and {encoder}): most likely a save "
-            "was interrupted, and one of them is older than the other. Expected both from one save. Take a whole copy "
-            "of the pipeline, such as the other one of model-best and model-last, or train it anew. If they belong "
-            f'together all the same, set "{SAVE_ID}" in the {_CFG} of the head to null.'
+            "was interrupted, and one of them is older than the other. Expected both from one save. Use a complete "
+            "copy of the pipeline, for example model-last instead of model-best, or train it anew. If they do belong "
+            f'together, set "{SAVE_ID}" in the {_CFG} of the head to null.'
         )
 
 
 def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise ConfigError(
-            f"The saved weights of the head {head!r} ({_WEIGHTS}) can't be read: {error} Expected a whole file, as it "
-            f"was saved. {_AGAIN}"
+            f"The saved weights of the head {head!r} ({_WEIGHTS}) can't be read: {error} Expected the complete "
+            f"file, as saved. {_AGAIN}"
         ) from error
     broken = not_finite(tensors)
     if broken:
         raise ConfigError(
             f"The saved weights of the head {head!r} ({_WEIGHTS}) hold NaN or infinite numbers, in {listed(broken)}. "
-            "Expected finite ones: its training diverged, or the file is damaged. Take an earlier copy, or train with "
+            "Expected finite ones: its training diverged, or the file is damaged. Use an earlier copy, or train with "
             "a lower learning rate."
         )
-    # A module of this width is made before they are loaded: better none of a billion columns.
+    # A module of this width is built before they are loaded: a wrong width must not allocate billions of columns.
     if not any(size >= width for tensor in tensors.values() for size in tensor.shape):
         shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()]
         raise ConfigError(
@@ -181,7 +184,7 @@ def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], *, head: str, settings: str) -> None:
-    """Put weights into a module. A ConfigError if they don't fit. head: its name; settings: what it was made from."""
+    """Load weights into a module. Raises a ConfigError if they don't fit. head: its name; settings: for the message."""
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""`HeadPipe`: the one trainable head. What it predicts, and how it learns it, is its Task's business."""
+"""`HeadPipe`: the component class of all heads. Its Task defines what it predicts, and how it is trained."""
 
-# No postponed annotations here: spaCy validates [initialize] settings by those of `HeadPipe.initialize`.
+# No postponed annotations here: spaCy validates [initialize] settings by the annotations of `HeadPipe.initialize`.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from spacy_bertft.components import feature_store, head_files
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.finite import check_logits, check_loss
 from spacy_bertft.components.pairs import need_segments
-from spacy_bertft.components.source import EncoderSource, Source, check_tokens
+from spacy_bertft.components.run import plan_run
+from spacy_bertft.components.source import check_tokens
 from spacy_bertft.components.task import Head, HeadOutput, Task
 from spacy_bertft.components.training_data import all_examples, find_labels
-from spacy_bertft.components.transformer_source import TransformerSource
+from spacy_bertft.components.upstream import Upstream
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.learning.losses import CrossEntropy, Loss
 from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
@@ -28,7 +29,7 @@ from spacy_bertft.learning.state import TensorsByName
 from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
-# Tokens that a head takes at once from a stream, so that features held for it don't pile up.
+# Tokens per batch of a stream: without a limit, the features held for a head would fill the memory.
 _STREAM_TOKENS = 100_000
 
 
@@ -55,12 +56,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.upstream = upstream
         self.learn_rate_factor = learn_rate_factor
         self.loss = loss or CrossEntropy()
-        self._encoder = EncoderSource(self, upstream)
-        self._transformer = TransformerSource.find(upstream)  # read where no encoder of ours is linked
-        layers = [] if self._transformer is None else [self._transformer.node]
+        self.reads = Upstream(self, upstream)
         shim = TorchShim(rate_factor=learn_rate_factor, name=name)
         shim.of_docs = self._read
-        self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=layers)
+        self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=self.reads.layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
         self.cfg.update({"labels_given": False, **(cfg or {})})
 
@@ -73,13 +72,13 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
 
     @property
     def label_data(self) -> list[str]:
-        """What `spacy init labels` writes and initialize(labels=…) takes."""
+        """The labels for `spacy init labels` to write and for initialize(labels=…)."""
         return list(self.cfg["labels"])
 
     def add_label(self, label: str) -> int:
-        """Add a label, also to a trained head: its outputs start at random. 1 if it is new, else 0."""
+        """Add a label; in a trained head, its outputs start at random. Returns 1 if the label is new, else 0."""
         if not isinstance(label, str) or not label:
-            raise DataError(f"The label {label!r} is a {type(label).__name__}; expected a text, not empty.")
+            raise DataError(f"The label {label!r} is a {type(label).__name__}; expected a non-empty string.")
         if label in self.cfg["labels"]:
             return 0
         self.cfg["labels"].append(label)
@@ -90,33 +89,11 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             shim_of(self.model).module = module
         return 1
 
-    # --- what it reads, and its own module
+    # --- its source of features, and its module
 
     def link(self, encoder: EncoderPipe) -> None:
-        """Note the encoder to read; encoders call this, in their order, when spaCy links the pipeline."""
-        self._encoder.link(encoder)
-        nlp = encoder.nlp()
-        if self._transformer is not None and nlp is not None:
-            self._transformer.unlink(nlp)
-
-    @property
-    def source(self) -> Source:
-        """Where its features come from."""
-        if self._encoder.encoder is None and self._transformer is not None:
-            return self._transformer
-        return self._encoder
-
-    def _start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
-        """Width and pretrained pooler of what it reads."""
-        source = self.source
-        if isinstance(source, TransformerSource) and not source.linked:
-            source = self._encoder  # which says what is missing
-        if self.task.needs_segments and not source.knows_segments:
-            raise ConfigError(
-                f"The head {self.name!r} reads pairs of texts, which spacy-transformers' component does not know. "
-                "Expected a bertft_encoder component before it. Put one in the place of the transformer."
-            )
-        return source.start(nlp)
+        """Set the encoder to read. When spaCy links the pipeline, all its encoders call this, in order."""
+        self.reads.link(encoder)
 
     def _module(self) -> Head:
         module = shim_of(self.model).module
@@ -133,9 +110,9 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return module
 
     def _read(self, docs: Sequence[Doc]) -> Features:
-        """The features of Docs, on whose device the head works from now on."""
+        """Read the features of Docs, and move the head to their device."""
         self._check_segments(docs)
-        return self._checked(docs, self.source.read(docs, self.cfg["width"]))
+        return self._checked(docs, self.reads.source.read(docs, self.cfg["width"]))
 
     def _checked(self, docs: Sequence[Doc], features: Features) -> Features:
         check_tokens(self.name, docs, features)
@@ -151,7 +128,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
     # --- predicting
 
     def predict(self, docs: Iterable[Doc]) -> HeadOutput:
-        """What the head says of Docs."""
+        """Compute the logits of Docs."""
         features = self._read(list(docs))
         logits = self.model.predict(features)
         check_logits(self.name, logits)
@@ -161,7 +138,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return HeadOutput(logits, features, self.labels, self.cfg["statistics"], self.cfg["labels_given"])
 
     def set_annotations(self, docs: Iterable[Doc], output: HeadOutput) -> None:
-        """Set what it means, and let the features go."""
+        """Set the annotations decoded from the logits, and release the features."""
         docs = list(docs)
         self.task.annotate(docs, output)
         for doc in docs:
@@ -181,9 +158,10 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         nlp: Language | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        """Make the head anew, for the labels given, else for those of the examples and of add_label."""
-        width, pooler = self._start(nlp)
+        """Build a new head for the given labels, or else for the labels of add_label and of the examples."""
+        width, pooler = self.reads.start(nlp, needs_segments=self.task.needs_segments)
         examples = all_examples(get_examples)
+        plan_run(nlp, self, get_examples)
         self._check_segments([eg.predicted for eg in examples])
         self.cfg["labels_given"] = labels is not None
         labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
@@ -206,7 +184,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         sgd: Optimizer | Literal[False] | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
-        """Learn on the gold annotations: gradients for this head, and for the encoder if it trains."""
+        """Compute gradients on the gold annotations, for this head and for the encoder if it is trained."""
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
@@ -215,7 +193,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             return losses
         docs = [eg.predicted for eg in examples]
         self._check_segments(docs)
-        features, send = self.source.learn(docs, self.cfg["width"])
+        features, send = self.reads.source.learn(docs, self.cfg["width"])
         self._checked(docs, features)
         for dropout in (m for m in self._module().modules() if isinstance(m, nn.Dropout)):
             dropout.p = drop
@@ -229,7 +207,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         send()
         shim_of(self.model).count(len(examples))
         losses[self.name] += value
-        encoder = self._encoder.encoder
+        encoder = self.reads.encoder
         if features.hidden.requires_grad and encoder is not None and encoder.name in losses:
             losses[encoder.name] += value
         if sgd:
@@ -237,11 +215,11 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return losses
 
     def training_state(self) -> TensorsByName:
-        """All that going on needs after the last update."""
+        """The state to resume training from after the last update."""
         return shim_of(self.model).training_state()
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
+        """Resume training from the result of training_state."""
         shim_of(self.model).load_training_state(state)
 
     # --- disk and bytes
@@ -255,21 +233,21 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return self._load(*head_files.read_head(Path(path)))
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """cfg and weights in one bytestring."""
+        """Pack cfg and weights into one bytestring."""
         return head_files.pack_head(*self._at_rest())
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "HeadPipe":
-        """Load what to_bytes gave."""
+        """Load the result of to_bytes."""
         return self._load(*head_files.unpack_head(bytes_data))
 
     def _at_rest(self) -> tuple[dict[str, Any], bytes]:
-        shim, save_id = shim_of(self.model), getattr(self._encoder.encoder, "save_id", None)
+        shim, save_id = shim_of(self.model), self.reads.save_id
         return {**self.cfg, head_files.SAVE_ID: save_id}, b"" if shim.module is None else shim.to_bytes()
 
     def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
-        save_id = getattr(self._encoder.encoder, "save_id", None)
+        save_id = self.reads.save_id
         tensors = head_files.checked(cfg, weights, head=self.name, save_id=save_id)
-        # Settings of the config win: it may have been edited on purpose.
+        # Other keys keep the config's values, which may have been edited on purpose.
         self.cfg.update({key: cfg[key] for key in ("labels", "width", "targets_per_doc")})
         self.cfg.update(statistics=cfg.get("statistics", {}), labels_given=cfg.get("labels_given", False))
         for label in self.labels:
@@ -280,7 +258,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # For worker processes that are spawned: bytes instead of pickled modules.
+        # For spawned worker processes: bytes instead of pickled modules.
         settings = {
             "scorer": self.scorer,
             "upstream": self.upstream,
@@ -288,7 +266,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             "loss": self.loss,
             "cfg": self.cfg,
         }
-        return _rebuild, (self.vocab, self.task, self.name, settings, self.to_bytes(), self._encoder.encoder)
+        return _rebuild, (self.vocab, self.task, self.name, settings, self.to_bytes(), self.reads.encoder)
 
 
 def _rebuild(

@@ -1,4 +1,4 @@
-"""spaCy's own components on an encoder: a layer that gives them a vector for each token, and trains the encoder."""
+"""Layers for spaCy's own components that give them a vector per token from an encoder, and train the encoder."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _Backprop = Callable[[Vectors], list[Doc]]
 
 
 class Listener(Model[list[Doc], Vectors]):
-    """A layer inside another component's model that reads the encoder before it: a row for each of spaCy's tokens.
+    """A layer inside another component's model that reads the encoder before it: one row per spaCy token.
 
-    It stands where spaCy's own components have their `tok2vec`. Its gradients add up with those of the heads.
+    It replaces the `tok2vec` of spaCy's own components. Its gradients are added to the heads'.
     """
 
     def __init__(
         self, *, upstream: str | None, pooling: TokenPooling, grad_factor: float, width: int | None = None
     ) -> None:
         super().__init__("bertft-listener", _listen, init=_find_width, dims={"nO": width})
-        self.width = width  # as the config has it
+        self.width = width  # as in the config
         self.upstream = upstream
         self.pooling = pooling
         self.grad_factor = grad_factor
         self._encoder_pipe: EncoderPipe | None = None
 
     def link(self, encoder: EncoderPipe) -> None:
-        """Note the encoder to read, and its width once that is known."""
+        """Set the encoder to read, and the width if the encoder has been loaded."""
         earlier, self._encoder_pipe = self._encoder_pipe, encoder
         if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
             earlier.forget(self)
@@ -52,7 +52,7 @@ class Listener(Model[list[Doc], Vectors]):
             self.set_width(module.width)
 
     def set_width(self, width: int) -> None:
-        """Take over the encoder's width."""
+        """Set the width to the encoder's. Raises a ConfigError if the config has another."""
         if self.width not in (None, width):
             raise ConfigError(
                 f"A spacy-bertft.Listener.v1 has width = {self.width}, but its encoder's is {width}. Expected the "
@@ -77,13 +77,13 @@ class Listener(Model[list[Doc], Vectors]):
         return self.encoder_pipe.features(docs)
 
     def replaced_by(self, encoder: Model[Any, Any]) -> Model[list[Doc], Vectors]:
-        """A layer that does the same with an encoder of its own."""
+        """An equivalent layer around an encoder that it does not share."""
         layer: Model[list[Doc], Vectors] = build_tok2vec(encoder, self.pooling, self.grad_factor)
         layer.set_dim("nO", self.get_dim("nO"))
         return layer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # For worker processes that are spawned: the encoder gets to know its readers again.
+        # For spawned worker processes: the encoder registers its readers again.
         names = ("upstream", "pooling", "grad_factor", "width")
         settings = {name: getattr(self, name) for name in names}
         return _rebuild, (settings, self.maybe_get_dim("nO"), self._encoder_pipe)
@@ -134,7 +134,7 @@ def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
 def _tokens(
     model: Model[Any, Any], features: Features, pooling: TokenPooling, grad_factor: float, is_train: bool
 ) -> tuple[Vectors, _Backprop]:
-    """An array (tokens, D) for each Doc, of the kind that thinc computes with, and the way back."""
+    """An array (tokens, D) per Doc, of the type that thinc computes with, and its backprop."""
     with torch.set_grad_enabled(is_train):
         vectors = token_vectors(features, pooling)  # (T, D)
     ops, found = model.ops, vectors.detach()
@@ -154,13 +154,13 @@ def _tokens(
 def build_listener(
     pooling: TokenPooling = "mean", upstream: str = "*", grad_factor: float = 1.0, width: int | None = None
 ) -> Model[list[Doc], Vectors]:
-    """A Tok2Vec layer that reads a bertft_encoder component: list of Docs -> an array (tokens, width) for each.
+    """A Tok2Vec layer that reads a bertft_encoder component: list of Docs -> an array (tokens, width) per Doc.
 
-    pooling: a token is its "first" subword, or the "mean" of its subwords.
+    pooling: what represents a token: its "first" subword, or the "mean" of its subwords.
     upstream: name of the encoder component; "*": the nearest before the component.
-    grad_factor: what the gradient is multiplied by on its way to the encoder; 0: this component leaves it as it is.
-    width: the encoder's, for components that must know it when they are built (an entity_linker whose vectors have
-        another length); None: it is found at initialisation.
+    grad_factor: factor of the gradient that reaches the encoder; 0: this component does not train it.
+    width: the encoder's, for components that need it when they are built (an entity_linker whose vectors have another
+        length); None: it is set at initialisation.
     """
     name = None if upstream == "*" else upstream
     return Listener(upstream=name, pooling=pooling, grad_factor=grad_factor, width=width)
@@ -170,9 +170,9 @@ def build_listener(
 def build_tok2vec(
     encoder: Model[Any, Any], pooling: TokenPooling = "mean", grad_factor: float = 1.0
 ) -> Model[list[Doc], Vectors]:
-    """A Tok2Vec layer with an encoder of its own, which no other component shares: what nlp.replace_listeners makes.
+    """A Tok2Vec layer with an encoder that no other component shares; nlp.replace_listeners creates it.
 
-    encoder: spacy-bertft.Encoder.v1. The rest as in spacy-bertft.Listener.v1.
+    encoder: a spacy-bertft.Encoder.v1. For the other settings see spacy-bertft.Listener.v1.
     """
     attrs = {"pooling": pooling, "grad_factor": grad_factor}
     return Model("bertft-tok2vec", _encode, init=_load, layers=[encoder], dims={"nO": None}, attrs=attrs)

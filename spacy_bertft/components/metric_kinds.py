@@ -1,6 +1,6 @@
-"""What the scores of components mean: how they are shown, and whether more is better.
+"""The kinds of scores of components: how they are shown, and whether higher is better.
 
-Tables, reports and comparisons read it here, so that a component with scores of another kind needs no change there.
+Tables, reports and comparisons look kinds up here, so that a component with another kind needs no change there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ScoreKind:
-    """How a score is shown, and what a better one is."""
+    """How a score is shown, and whether higher is better."""
 
-    unit: str  # what is shown: "points" (a share times 100), "error" (as it is)
-    factor: float  # score -> what is shown
+    unit: str  # when shown: "points" (a fraction times 100), "error" (unchanged)
+    factor: float  # shown value / score
     more_is_better: bool
 
     def shown(self, score: float) -> float:
@@ -22,9 +22,9 @@ class ScoreKind:
         return score * self.factor
 
     def worse_by(self, before: float, after: float) -> float:
-        """How much worse the second of two shown scores is, in points; below 0 if it is better.
+        """How much worse a shown score is than the one before, in points; negative if it is better.
 
-        Of an error, whose size depends on what is measured, it is the growth in hundredths of the error before.
+        For an error, whose scale depends on the data, it is the increase in percent of the error before.
         """
         if self.more_is_better:
             return before - after
@@ -38,16 +38,16 @@ _kinds: dict[str, ScoreKind] = {}
 
 
 def declare_scores(kinds: Mapping[str, ScoreKind]) -> None:
-    """Say what scores mean, by their names. Those that nobody declares are POINTS, as all of spaCy's are."""
+    """Register the kinds of scores by name. Undeclared scores are POINTS, as all of spaCy's are."""
     _kinds.update(kinds)
 
 
 def titled(name: str) -> str:
-    """The name of a score for a table of points, which says so where it is something else."""
+    """The name of a score for a table of points, with its unit and direction if it is not in points."""
     kind = kind_of(name)
-    return name if kind is POINTS else f"{name} ({kind.unit}, {'more' if kind.more_is_better else 'less'} is better)"
+    return name if kind is POINTS else f"{name} ({kind.unit}, {'higher' if kind.more_is_better else 'lower'} is better)"
 
 
 def kind_of(name: str) -> ScoreKind:
-    """What a score means. name: as in `nlp.evaluate`, or of a part of it, such as "ents_per_type.PERSON.f"."""
+    """The kind of a score. name: as in `nlp.evaluate`, or of a nested score, such as "ents_per_type.PERSON.f"."""
     return _kinds.get(name, POINTS)

@@ -1,7 +1,7 @@
 """Docs of two segments: sentence pairs, and questions with their contexts.
 
-Such a Doc is the first text, a tab, and the second text, with `doc.spans["segments"]` over both. The encoder reads them
-as [CLS] first [SEP] second [SEP].
+The text of such a Doc is the first text, a tab, and the second text; `doc.spans["segments"]` holds a span for each. The
+encoder reads them as [CLS] first [SEP] second [SEP].
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SEPARATOR = "\t"
 def pair_doc(nlp: Language, first: str | Doc, second: str | Doc) -> Doc:
     """A Doc of two texts, for `nlp(doc)` and `nlp.pipe(docs)`.
 
-    Texts are split into tokens by the pipeline's tokenizer. A Doc brings its tokens: where one text stands in many
-    pairs, `nlp.make_doc(text)` once saves work.
+    Strings are split by the pipeline's tokenizer; Docs keep their tokens. For a text that is in many pairs, call
+    `nlp.make_doc(text)` once.
     """
     return _join(nlp.vocab, _doc(nlp, first, "first of two segments"), _doc(nlp, second, "second of two segments"))
 
@@ -35,7 +35,7 @@ def pair_doc(nlp: Language, first: str | Doc, second: str | Doc) -> Doc:
 def question_doc(nlp: Language, question: str | Doc, context: str | Doc) -> Doc:
     """A Doc of a question and the context that may hold its answer, which `bertft_qa` sets in doc.spans["answers"].
 
-    For many questions over one context, give `nlp.make_doc(context)` as context.
+    For many questions about one context, pass `nlp.make_doc(context)` as context.
     """
     return _join(nlp.vocab, _doc(nlp, question, "question"), _doc(nlp, context, "context"))
 
@@ -60,8 +60,8 @@ def _join(vocab: Vocab, first: Doc, second: Doc) -> Doc:
     words, spaces = [token.text for token in tokens], [bool(token.whitespace_) for token in tokens]
     if any(SEPARATOR in word for word in words[: len(first)]):
         raise DataError(
-            f"The first of two segments holds a tab: {first.text[:60]!r}. Expected none, since the first tab of a text "
-            "is where its second segment begins. Write a space there."
+            f"The first of two segments holds a tab: {first.text[:60]!r}. Expected none, since the second "
+            "segment of a text starts after its first tab. Write a space there."
         )
     words.insert(len(first), SEPARATOR)
     spaces.insert(len(first), False)
@@ -71,9 +71,9 @@ def _join(vocab: Vocab, first: Doc, second: Doc) -> Doc:
 
 
 class PairTokenizer:
-    """A tokenizer around another one, which makes the two segments of a text that has a tab in it.
+    """A tokenizer that wraps another one, and sets the two segments of a text with a tab in it.
 
-    So whatever makes Docs of texts makes pairs: nlp("first\tsecond"), spaCy's own corpus reader, `spacy evaluate`.
+    So everything that makes Docs from texts makes pairs: nlp("first\tsecond"), spaCy's corpus reader, `spacy evaluate`.
     """
 
     def __init__(self, vocab: Vocab, tokenizer: Any) -> None:
@@ -81,7 +81,7 @@ class PairTokenizer:
         self.tokenizer = tokenizer
 
     def __call__(self, text: str) -> Doc:
-        """Split a text into tokens. One without words before or behind its first tab stays as it is."""
+        """Split a text into tokens, and into segments if it has words both before and after its first tab."""
         first, tab, second = text.partition(SEPARATOR)
         if tab and first.strip() and second.strip():
             return _join(self.vocab, self.tokenizer(first), self.tokenizer(second))
@@ -93,7 +93,7 @@ class PairTokenizer:
         return map(self, texts)
 
     def __getattr__(self, name: str) -> Any:
-        # Rules, to_disk and all else are those of the tokenizer inside.
+        # Rules, to_disk and everything else come from the wrapped tokenizer.
         if name in ("tokenizer", "__getstate__", "__setstate__"):
             raise AttributeError(name)
         return getattr(self.tokenizer, name)
@@ -105,7 +105,7 @@ def create_pair_tokenizer(
 ) -> Callable[[Language], PairTokenizer]:
     """The tokenizer for pipelines with `bertft_pair` or `bertft_qa`.
 
-    tokenizer: what splits each segment; None: the language's own tokenizer.
+    tokenizer: splits each segment into tokens; None: the language's own tokenizer.
     """
 
     def create(nlp: Language) -> PairTokenizer:
@@ -132,7 +132,7 @@ def create_both_orders() -> Callable[[Language, Example], Iterator[Example]]:
 
 
 def find_segments(doc: Doc) -> tuple[Span, Span] | None:
-    """The first and the second segment of a Doc; None if it has none. An error if they are no pair."""
+    """The first and the second segment of a Doc; None if it has none. Raises a DataError for any other spans."""
     if SEGMENTS_KEY not in doc.spans:
         return None
     spans = tuple(doc.spans[SEGMENTS_KEY])
@@ -146,19 +146,19 @@ def find_segments(doc: Doc) -> tuple[Span, Span] | None:
 
 
 def need_segments(docs: Sequence[Doc], component: str) -> None:
-    """An error for Docs without segments, for a component that can't do without."""
+    """Raise a DataError if a Doc has no segments. component: the name of the one that needs them."""
     for doc in docs:
         if find_segments(doc) is None:
             raise DataError(
                 f"The component {component!r} got a Doc without doc.spans[{SEGMENTS_KEY!r}]: {doc.text[:60]!r}. "
-                "Expected two segments. Make the Doc with spacy_bertft.pair_doc() or question_doc(); or give a text "
-                "with a tab that has words on both sides, to a pipeline with [nlp.tokenizer] @tokenizers = "
+                "Expected two segments. Make the Doc with spacy_bertft.pair_doc() or question_doc(); or pass a text "
+                "with a tab that has words on both sides to a pipeline with [nlp.tokenizer] @tokenizers = "
                 '"spacy-bertft.PairTokenizer.v1".'
             )
 
 
 def segment_bounds(docs: Sequence[Doc]) -> Ints | None:
-    """Where the segments start and end, as characters (B, 4), -1 where a Doc has none; None if no Doc has any."""
+    """Start and end characters of both segments (B, 4), -1 for a Doc without segments; None if no Doc has any."""
     if not any(SEGMENTS_KEY in doc.spans for doc in docs):
         return None
     bounds = np.full((len(docs), 4), -1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Who reads an encoder's features: heads, and layers in the models of other components."""
+"""Readers of an encoder's features: heads, and layers in the models of other components."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class FeatureReader(Protocol):
-    """What reads an encoder's features: a head, or a layer in the model of another component."""
+    """A reader of an encoder's features: a head, or a layer in the model of another component."""
 
     upstream: str | None  # the encoder's name; None: the nearest before it
 
     def link(self, encoder: EncoderPipe) -> None:
-        """Note the encoder to read."""
+        """Set the encoder to read."""
 
 
 class WithReaders:
-    """The part of an encoder component that knows its readers: spaCy's ListenedToComponent."""
+    """The part of an encoder component that registers readers: spaCy's ListenedToComponent."""
 
     name: str
-    listener_map: dict[str, list[FeatureReader]]  # component name -> what of it reads
+    listener_map: dict[str, list[FeatureReader]]  # component name -> its readers
 
     @property
     def listeners(self) -> list[FeatureReader]:
@@ -33,16 +33,16 @@ class WithReaders:
 
     @property
     def listening_components(self) -> list[str]:
-        """The names of their components."""
+        """The names of the readers' components."""
         return list(self.listener_map)
 
     def add_listener(self, listener: FeatureReader, component_name: str) -> None:
-        """Register a reader, which belongs to a component."""
+        """Register a reader of a component."""
         self.listener_map.setdefault(component_name, []).append(listener)
         listener.link(self)  # type: ignore[arg-type]  # it is an EncoderPipe
 
     def remove_listener(self, listener: FeatureReader, component_name: str) -> bool:
-        """Forget a reader. True if it was there."""
+        """Remove a reader. Returns whether it was registered."""
         readers = self.listener_map.get(component_name, [])
         kept = [reader for reader in readers if reader is not listener]
         if kept:
@@ -52,12 +52,12 @@ class WithReaders:
         return len(kept) < len(readers)
 
     def forget(self, listener: FeatureReader) -> None:
-        """Forget a reader, whatever its component."""
+        """Remove a reader from all components."""
         for name in list(self.listener_map):
             self.remove_listener(listener, name)
 
     def find_listeners(self, component: Any) -> None:
-        """Register what in a component wants to read this encoder; spaCy asks for each later component."""
+        """Register the readers of this encoder in a component; spaCy calls this for each later component."""
         model = getattr(component, "model", None)
         parts = [component, *(model.walk() if isinstance(model, Model) else ())]
         for part in parts:

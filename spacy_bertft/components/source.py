@@ -1,4 +1,4 @@
-"""Where a head's features come from."""
+"""The sources of a head's features."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from spacy_bertft.types import Features
 
 
 class Source(Protocol):
-    """What gives a head features to predict and to learn on."""
+    """A source of features for the prediction and training of a head."""
 
-    knows_segments: bool  # whether it reads Docs of two segments as such
+    knows_segments: bool  # whether it supports Docs of two segments
 
     def start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
-        """Get ready to train. Width of the features, and the pretrained pooler if there is one."""
+        """Prepare for training. Returns the width of the features, and the pretrained pooler if there is one."""
 
     def read(self, docs: Sequence[Doc], width: int) -> Features:
-        """The features of Docs. width: as the head was made for."""
+        """The features of Docs. width: of the features that the head was built for."""
 
     def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
-        """The same to learn on, and what is to be called when the gradient of their hidden rows is there."""
+        """Features to train on, and a function to call once the gradient of their hidden rows is computed."""
 
 
 class EncoderSource:
-    """Our encoder component; none at first, until spaCy links the pipeline."""
+    """A bertft_encoder component; none until spaCy links the pipeline."""
 
     knows_segments = True
 
@@ -45,24 +45,24 @@ class EncoderSource:
     def link(self, encoder: EncoderPipe) -> None:
         """Read this encoder from now on."""
         earlier, self.encoder = self.encoder, encoder
-        # A head that is sourced into a second pipeline still reads the encoder of the first one there.
+        # A head that is sourced into a second pipeline stays a reader of the first pipeline's encoder.
         if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
             earlier.forget(self.head)
 
     def start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
-        """The pretrained weights are loaded now, if they were not."""
+        """Load the encoder's pretrained weights if it has none yet."""
         encoder = self._linked(nlp).load_pretrained()
         return encoder.width, encoder.pooler()
 
     def read(self, docs: Sequence[Doc], width: int) -> Features:
-        """Those published for the Docs; else (the encoder is disabled or frozen) they are encoded now."""
+        """The published features. Docs without any (the encoder is disabled or frozen) are encoded now."""
         entries = [feature_store.find(doc, self.upstream) for doc in docs]
         if None in entries:
             return self._linked().features(docs)
         return gather([(entry.features, entry.place) for entry in entries if entry is not None])
 
     def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
-        """The encoder takes the gradient itself when it is next touched."""
+        """The features. Nothing needs to be called: the encoder reads the gradient when it settles."""
         return self.read(docs, width), lambda: None
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:
@@ -84,7 +84,7 @@ def _before(nlp: Language, encoder: EncoderPipe, head: Any) -> bool:
 
 
 def check_tokens(head: str, docs: Sequence[Doc], features: Features) -> None:
-    """An error for Docs whose tokens are no longer those that were encoded. head: its name."""
+    """Raise a ConfigError if a Doc's number of tokens has changed since it was encoded. head: its name."""
     for doc, n_tokens in zip(docs, features.token_counts.tolist(), strict=True):
         if len(doc) != n_tokens:
             raise ConfigError(

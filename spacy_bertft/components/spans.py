@@ -1,4 +1,4 @@
-"""Spans with a score each: `doc.spans[key]` with their scores in its attrs, which reads as `span._.score`."""
+"""Spans with scores: `doc.spans[key]` with the scores in its attrs, which `span._.score` reads."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from spacy_bertft.components.extensions import register
 
 
 def set_scored_spans(doc: Doc, key: str, spans: Sequence[Span], scores: Sequence[float], **attrs: Any) -> None:
-    """Set doc.spans[key]. scores: one a span, in [0, 1]; attrs: more to say of the whole group."""
+    """Set doc.spans[key]. scores: one per span, in [0, 1]; attrs: further attrs of the group."""
     attrs["scores"] = np.array(scores, dtype=np.float32)
     doc.spans[key] = SpanGroup(doc, name=key, attrs=attrs, spans=list(spans))
 
 
 def scored_spans(doc: Doc) -> Iterator[tuple[Span, float]]:
-    """The spans of doc.spans that carry a score, with it."""
+    """The spans of doc.spans that have a score, with their scores."""
     for group, scores in _groups(doc):
         yield from zip(group, map(float, scores), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The scores of a Doc's spans. A long text has thousands, so they are not looked through for each that asks."""
+    """The scores of a Doc's spans. A long text has thousands, too many to search for every lookup."""
 
-    held: list[tuple[SpanGroup, Any]]  # the groups and their scores: while they live, their ids are theirs alone
-    state: list[tuple[int, int, int]]  # ids of both, and how many spans
+    held: list[tuple[SpanGroup, Any]]  # the groups and their scores, kept so that no ids are reused
+    state: list[tuple[int, int, int]]  # ids of both, and number of spans
     scores: dict[tuple[int, int, int], float]  # start, end, label -> score
 
     @classmethod
@@ -55,7 +55,7 @@ def _state(groups: list[tuple[SpanGroup, Any]]) -> list[tuple[int, int, int]]:
 
 
 def _span_score(span: Span) -> float | None:
-    """The score of an entity or an answer, in [0, 1]; None if no component gave one. Reads as `span._.score`."""
+    """The score of an entity or an answer, in [0, 1]; None if no component set one. Same as `span._.score`."""
     index = _indexes.get(span.doc)
     if index is None or index.state != _state(_groups(span.doc)):
         index = _indexes[span.doc] = _Index.of(span.doc)

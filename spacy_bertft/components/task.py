@@ -1,4 +1,4 @@
-"""What sets one kind of head apart from another: the Task, and what passes between it and its HeadPipe."""
+"""The Task, which defines a kind of head, and the data that it exchanges with its HeadPipe."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spacy_bertft.types import Features
 
 @dataclass(frozen=True, slots=True)
 class HeadOutput:
-    """What a head says of B docs."""
+    """The output of a head for B docs."""
 
-    logits: Tensor  # (T, L) or (B, L), as the task has them
-    features: Features  # what they were computed from
+    logits: Tensor  # (T, L), (B, L) or (T + B, 2), depending on the task
+    features: Features  # input of the head
     labels: tuple[str, ...]
     statistics: Mapping[str, Any] = field(default_factory=dict)  # what `Task.prepare` found in the training data
-    labels_given: bool = False  # by the user: gold labels beside them are another head's
+    labels_given: bool = False  # by the user: other gold labels belong to another head
 
 
 class Head(nn.Module):
@@ -33,11 +33,11 @@ class Head(nn.Module):
     output: nn.Linear
 
     def n_outputs(self, n_labels: int) -> int:
-        """How many logits there are for so many labels; labels that come later add theirs at the end."""
+        """The number of logits for `n_labels` labels; labels added later add theirs at the end."""
         return n_labels
 
     def grow(self, n_labels: int) -> None:
-        """Make room for labels that came later; those known keep their weights, the new ones start at random."""
+        """Make room for added labels: known labels keep their weights, new ones start at random."""
         old = self.output
         new = new_linear(old.in_features, self.n_outputs(n_labels)).to(old.weight.device)
         with torch.no_grad():
@@ -47,11 +47,11 @@ class Head(nn.Module):
 
 
 class Task(Protocol):
-    """What a head predicts, and how it learns it."""
+    """Definition of what a head predicts, and how it is trained."""
 
     @property
     def needs_segments(self) -> bool:
-        """Whether it can't do without Docs of two segments."""
+        """Whether it requires Docs of two segments."""
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
         """The labels that the gold annotations use, repeats allowed."""
@@ -60,17 +60,16 @@ class Task(Protocol):
         """Raise a ConfigError if the task can't work with these labels."""
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """What the head needs to know of its training data; saved with it, so JSON.
+        """Statistics of the training data that the head needs; saved with it as JSON.
 
-        "targets_per_doc", where given, is what the summed loss of a Doc is divided by: how many targets it has on
-        average.
+        "targets_per_doc", if given, divides the summed loss: the average number of targets per Doc.
         """
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
-        """A new module. pooler: the encoder's pretrained one, if it has any."""
+        """Build a new module. pooler: the encoder's pretrained one, if it has one."""
 
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
-        """What the logits should be; targets without gold annotation are masked."""
+        """The targets of the logits; those without gold annotation are masked."""
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set the annotations that the logits mean."""
@@ -81,14 +80,14 @@ class Calibrated(Protocol):
     """A Task with settings that `bertft calibrate` can fit."""
 
     def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[Any]:
-        """What `fit` needs to know of each annotated Doc."""
+        """The data on each annotated Doc that `fit` needs."""
 
     def fit(self, evidence: Sequence[Any]) -> dict[str, float]:
-        """The settings of the component that fit the evidence best; none if there are none to fit."""
+        """The component's settings that fit the evidence best; empty if there are none to fit."""
 
 
 def new_linear(width: int, n_outputs: int) -> nn.Linear:
-    """A linear layer that starts as BERT's do: normal weights of deviation 0.02, biases 0."""
+    """A linear layer initialised like BERT's: normal weights of standard deviation 0.02, biases 0."""
     layer = nn.Linear(width, n_outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
@@ -96,8 +95,8 @@ def new_linear(width: int, n_outputs: int) -> nn.Linear:
 
 
 def not_learned(kind: str, label: str, known: Sequence[str]) -> DataError:
-    """The error for a gold label that a head was not made for."""
+    """The error for a gold label that the head does not have."""
     return DataError(
         f"A gold {kind} is {label!r}, which the head doesn't know. Expected one of: {', '.join(known)}. Add it with "
-        "add_label() before training goes on, or initialise the head with examples that have it."
+        "add_label() before training continues, or initialise the head with examples that have it."
     )

@@ -1,4 +1,4 @@
-"""What a head reads off its training data before it trains: the examples, and its labels."""
+"""Read the training data of a head before training: the examples, and the labels in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spacy_bertft.errors import DataError
 
 
 def all_examples(get_examples: Callable[[], Iterable[Example]]) -> list[Example]:
-    """The training examples. A DataError if their file is not there."""
+    """The training examples. Raises a DataError if their file does not exist."""
     try:
         examples = list(get_examples())
     except FileNotFoundError as error:
@@ -27,15 +27,15 @@ def all_examples(get_examples: Callable[[], Iterable[Example]]) -> list[Example]
 def _place(error: FileNotFoundError) -> str:
     if error.filename is None:  # a reader's own error
         return f"could not be read: {error}"
-    return f"{str(error.filename)!r} is not there ({Path(error.filename).absolute()})"
+    return f"{str(error.filename)!r} does not exist ({Path(error.filename).absolute()})"
 
 
 def find_labels(
     task: Task, head: str, examples: Sequence[Example], *, given: Sequence[str] | None, known: Sequence[str]
 ) -> Sequence[str]:
-    """The labels given, else those known already and then those of the examples. A DataError if there are none.
+    """The given labels, or else the known ones followed by those of the examples. head: its name, for messages.
 
-    head: its name, for messages.
+    Raises a DataError if there are none.
     """
     # Sorted, so that the order of the training texts does not matter.
     labels = [*known, *sorted(set(task.labels_in(examples)) - set(known))] if given is None else given

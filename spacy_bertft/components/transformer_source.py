@@ -1,4 +1,4 @@
-"""Features from spacy-transformers' `transformer` component, for heads in a pipeline that has one in place of ours."""
+"""Features from spacy-transformers' `transformer` component, for heads in a pipeline without a bertft_encoder."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
 
 
 class TransformerSource:
-    """A `transformer` component, by a listener of that package's own: so it counts the head among its readers."""
+    """A `transformer` component, read by that package's listener, so that it counts the head among its readers."""
 
     knows_segments = False
 
     def __init__(self, node: Model[Any, Any]) -> None:
-        """node: a layer of the head's model, by which the component finds it."""
+        """node: the listener, a layer of the head's model, by which the component finds the head."""
         self.node = node
 
     @classmethod
     def find(cls, upstream: str | None) -> TransformerSource | None:
-        """None where spacy-transformers is not in use."""
-        # A pipeline with such a component has imported its module before it makes a head that comes later.
+        """A source for a head; None if spacy-transformers is not in use."""
+        # A pipeline with a transformer has imported this module before it creates the heads after it.
         module = sys.modules.get(LISTENER)
         return None if module is None else cls(module.TransformerListener("*" if upstream is None else upstream))
 
     @property
     def linked(self) -> bool:
-        """Whether a transformer has found it, and so told it its width."""
+        """Whether a transformer has found the listener, and so set its width."""
         return bool(self.node.has_dim("nO"))
 
     def start(self, nlp: Language | None) -> tuple[int, None]:
-        """Width of the transformer's rows. They have no pooler."""
+        """The width of the transformer's rows. There is no pooler."""
         return int(self.node.get_dim("nO")), None
 
     def read(self, docs: Sequence[Doc], width: int) -> Features:
@@ -59,8 +59,8 @@ class TransformerSource:
         return gather([(_features(data, width), 0) for data in datas])
 
     def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
-        """The features to learn on, and what then takes the gradient of their hidden rows to the transformer."""
-        if self.node._batch_id is None:  # type: ignore[attr-defined]  # the transformer does not learn
+        """Features to train on, and a function that passes the gradient of their hidden rows to the transformer."""
+        if self.node._batch_id is None:  # type: ignore[attr-defined]  # the transformer is not trained
             return self.read(docs, width), lambda: None
         datas, backprop = self.node(list(docs), is_train=True)
         features = gather([(_features(data, width), 0) for data in datas])
@@ -75,7 +75,7 @@ class TransformerSource:
         return replace(features, hidden=leaf), send
 
     def unlink(self, nlp: Language) -> None:
-        """Let no transformer of the pipeline wait for this reader, which has found another source."""
+        """Remove this reader, which has another source now, from the transformers of the pipeline."""
         self.node.upstream_name = _NOWHERE  # type: ignore[attr-defined]
         for _, component in nlp.components:
             if isinstance(component, sys.modules[PIPE].Transformer):

@@ -1,4 +1,4 @@
-"""Processes that share a machine with others like them."""
+"""Thread limits for worker processes, which share the cores of one machine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 class ThreadGuard:
-    """One thread of PyTorch for a worker of nlp.pipe(n_process=…): there are others for the other cores.
+    """Limit PyTorch to one thread in a worker of nlp.pipe(n_process=…): other workers use the other cores.
 
-    A forked process, whoever forked it, would also wait in vain for threads that were not forked with it.
+    A forked process, whoever forked it, would also wait forever for threads that were not forked with it.
     """
 
     def __init__(self) -> None:
         self._process = self._origin = os.getpid()
 
     def __call__(self) -> None:
-        """Look where this is, before PyTorch computes anything."""
+        """Check which process this is; called before PyTorch computes anything."""
         forked = os.getpid() != self._process
         spawned = os.getpid() != self._origin and parent_process() is not None
         if forked or spawned:

@@ -1,1 +1,1 @@
-"""The encoder: at rest, loaded, and from texts to features."""
+"""The encoder: saving, loading, and the forward pass from texts to features."""

@@ -1,4 +1,4 @@
-"""An encoder at rest: the small files of its Hugging Face folder, and its weights or its ONNX graph."""
+"""An encoder as saved: the small files of its Hugging Face folder, and its weights or its ONNX graph."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _SAVE_ID = "save_id"  # in the metadata of the weights
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What an encoder is made from, and saved as."""
+    """The files and weights that an encoder is built from and saved as."""
 
     files: Mapping[str, bytes]  # config.json, tokenizer.json and whatever else the tokenizer saves
     weights: Mapping[str, Tensor] = field(default_factory=dict)  # float32, named as AutoModel names them
-    graph: NDArray[np.uint8] | None = None  # of ONNX; then there are no weights
-    trained_pooler: bool = True  # False: the weights had none
+    graph: NDArray[np.uint8] | None = None  # ONNX, instead of weights
+    trained_pooler: bool = True  # False: the weights had no pooler
 
     @property
     def form(self) -> Form:
-        """What it is kept as. Weights are whole: each engine can be made from them."""
+        """Whether it holds weights or an ONNX graph."""
         return "weights" if self.graph is None else "onnx"
 
     @cached_property
@@ -53,13 +53,13 @@ class Checkpoint:
         return config
 
     def tokenizer(self) -> Tokenizer:
-        """The fast tokenizer, which neither cuts off nor pads."""
+        """The fast tokenizer, without truncation and padding."""
         try:
             tokenizer = Tokenizer.from_buffer(self.files[TOKENIZER])
-        except Exception as error:  # a plain one, that does not say of what
+        except Exception as error:  # tokenizers raises plain Exceptions
             raise EncoderError(
-                f"The {TOKENIZER} of the encoder is no tokenizer: {error} Expected the file as it was saved. Copy it "
-                "again."
+                f"The {TOKENIZER} of the encoder is not a valid tokenizer: {error} Expected the file as it was saved. "
+                "Copy it again."
             ) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -86,7 +86,7 @@ class Checkpoint:
         return model
 
     def digest(self) -> str | None:
-        """What tells its weights from others; None for a graph."""
+        """A hash of the weights; None for a graph."""
         if self.graph is not None:
             return None
         digest = blake2b(digest_size=16)
@@ -96,20 +96,20 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _weights_to_save(self) -> dict[str, Tensor]:
-        # An untrained pooler would pass for a trained one when it is loaded again.
+        # An untrained pooler would be taken for a trained one after loading.
         kept = (name for name in self.weights if self.trained_pooler or "pooler" not in name)
         return {name: self.weights[name].contiguous() for name in kept}
 
     def write(self, folder: Path, *, save_id: str | None = None) -> None:
-        """Write a plain Hugging Face folder, each file whole or not at all; all stay if one can't be written.
+        """Write a plain Hugging Face folder, each file atomically; if one can't be written, all stay as they were.
 
-        save_id: kept with the weights, in their file, so that neither is ever there without the other.
+        save_id: stored in the weights' file, so that the two can't get separated.
         """
         small = {name: partial(Path.write_bytes, data=content) for name, content in self.files.items()}
         if self.graph is not None:
             replace_files(folder, {GRAPH: self.graph.tofile, **small})
             return
-        # The weights first: with their save id, they tell of a save that went no further.
+        # The weights first: their save id reveals a save that was interrupted after them.
         replace_files(folder, {WEIGHTS: partial(_write_weights, self._weights_to_save(), save_id), **small})
 
 
@@ -118,7 +118,7 @@ def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) 
         save_file(weights, path, metadata={"format": "pt"})
         return
     save_file(weights, path, metadata={"format": "pt", _SAVE_ID: save_id})
-    # safetensors puts two entries in any order; the same weights should make the same file.
+    # safetensors writes two metadata entries in any order; the same weights should give the same file.
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -130,7 +130,7 @@ def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) 
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """A folder with one file of weights and a fast tokenizer, as `Checkpoint.write` leaves it; None if it is another.
+    """Read a folder with one weights file and a fast tokenizer, as `Checkpoint.write` saves it; else None.
 
     The weights stay on disk, mapped into memory, until they are used.
     """
@@ -143,8 +143,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     whole = [name for name, tensor in found.items() if not (tensor.is_floating_point() or "position_ids" in name)]
     if whole:
         raise EncoderError(
-            f"The file {folder / WEIGHTS} holds whole numbers, in {', '.join(whole[:8])}. Expected weights, which have "
-            "fractions: the file is damaged. Copy it again."
+            f"The file {folder / WEIGHTS} holds integers, in {', '.join(whole[:8])}. Expected floating-point weights: "
+            "the file is damaged. Copy it again."
         )
     weights = {name: tensor.float() for name, tensor in found.items()}
     return Checkpoint(_read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
@@ -160,12 +160,12 @@ def read_save_id(folder: Path) -> str | None:
 
 
 def read_graph(folder: Path) -> Checkpoint:
-    """A folder that `bertft export` wrote. The graph stays on disk, mapped into memory, until it is used."""
+    """Read a folder that `bertft export` wrote. The graph stays on disk, mapped into memory, until it is used."""
     return Checkpoint(_read_files(folder), graph=np.memmap(folder / GRAPH, dtype=np.uint8, mode="r"))
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
-    """Everything in a Hugging Face folder but weights."""
+    """All files of a Hugging Face folder except weights and graphs."""
     heavy = (".safetensors", ".bin", ".onnx", ".index.json", ".h5", ".msgpack", ".ot")
     left_out = (*heavy, PART)  # a save that was killed leaves parts
     return {

@@ -1,4 +1,4 @@
-"""The encoder: texts -> subwords -> windows -> batches -> hidden rows, by the engine that suits."""
+"""The encoder: texts -> subwords -> windows -> batches -> hidden rows."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class Encoder(nn.Module):
-    """An encoder with its tokenizer: Texts -> Features. What runs it is chosen in engines/choose.py."""
+    """An encoder with its tokenizer: Texts -> Features. engines/choose.py chooses the engine that runs it."""
 
     def __init__(
         self, checkpoint: Checkpoint, settings: EncoderSettings, *, model: PreTrainedModel | None = None
     ) -> None:
-        """model: transformers' model, if it was loaded already; its weights come before the checkpoint's."""
+        """model: transformers' model, if already loaded; its weights replace the checkpoint's."""
         super().__init__()
         self.checkpoint = checkpoint
         self.settings = settings
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         limit = _limit(checkpoint, self.first_position)
         self.window = resolve_window(settings, limit, n_special=self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
-        # A window and an overlap that don't fit each other are an error here, before there is a text to cut.
+        # Raises an error now, not at the first text, if window and overlap don't fit each other.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
         self._engines = Engines(precision=settings.precision, padded=settings.batching == "padded")
         device = resolve_device(settings.device) if self.trainable else torch.device("cpu")
@@ -72,13 +72,18 @@ class Encoder(nn.Module):
 
     @property
     def n_special(self) -> int:
-        """How many special subwords stand around a window."""
+        """Number of special subwords around a window."""
         return self.specials.count(paired=False)
 
     @property
     def width(self) -> int:
-        """D."""
+        """Width of the hidden states, D."""
         return self.shape.width if self.shape else int(self.model.config.hidden_size)
+
+    @property
+    def initializer_range(self) -> float:
+        """Standard deviation of random weights in this family."""
+        return float(self.checkpoint.config.get("initializer_range", 0.02))
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +92,7 @@ class Encoder(nn.Module):
 
     @property
     def budget(self) -> int:
-        """Subwords in the next forward, at most."""
+        """Maximum number of subwords in the next forward pass."""
         return self.settings.batch_subwords or self.engine().budget
 
     @property
@@ -97,12 +102,12 @@ class Encoder(nn.Module):
 
     @property
     def form(self) -> Form:
-        """What it is kept as."""
+        """Whether it holds weights or an ONNX graph."""
         return self.checkpoint.form
 
     @property
     def graph(self) -> NDArray[np.uint8] | None:
-        """Of ONNX, where that is the form."""
+        """The ONNX graph; None if it holds weights."""
         return self.checkpoint.graph
 
     @property
@@ -112,22 +117,22 @@ class Encoder(nn.Module):
         return padding
 
     def weights(self) -> Mapping[str, Tensor]:
-        """As they are now, whole and named as AutoModel names them."""
+        """The current weights, named as AutoModel names them."""
         return self.at_rest().weights
 
     @property
     def loaded(self) -> PreTrainedModel | None:
-        """transformers' model, if anything has asked for it yet."""
+        """transformers' model, or None if it has not been built yet."""
         return self._modules.get("model")  # type: ignore[return-value]
 
     @property
     def model(self) -> PreTrainedModel:
-        """transformers' model, built when it is first asked for."""
+        """transformers' model, built on first use."""
         if self.loaded is None:
             if not self.trainable:
                 raise ConfigError(
-                    "The encoder was exported to ONNX Runtime and can't be trained or taken apart. Expected backend = "
-                    '"torch" and the pipeline that it was exported from: train that, and export it again.'
+                    "The encoder was exported to ONNX Runtime and can't be trained or changed. Expected backend = "
+                    '"torch" and the pipeline that it was exported from: train that one and export it again.'
                 )
             self._take(self.checkpoint.model().train(self.training))
         assert self.loaded is not None
@@ -138,10 +143,10 @@ class Encoder(nn.Module):
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
         self._modules["model"] = model
-        self.checkpoint = replace(self.checkpoint, weights={})  # those of the model count from now on
+        self.checkpoint = replace(self.checkpoint, weights={})  # the model's weights are the current ones now
 
     def pooler(self) -> nn.Linear | None:
-        """The pretrained layer over the first special subword, where the checkpoint has one (BERT, ALBERT)."""
+        """The pretrained layer over the first special subword, if the checkpoint has one (BERT, ALBERT)."""
         if not (self.trainable and self.checkpoint.trained_pooler):
             return None
         pooler = getattr(self.model, "pooler", None)
@@ -154,13 +159,13 @@ class Encoder(nn.Module):
         self.at_rest().write(folder)
 
     def at_rest(self) -> Checkpoint:
-        """Its files and weights as they are now."""
+        """Its current files and weights."""
         if self.loaded is None:
             return self.checkpoint
         files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
         return replace(self.checkpoint, files=files, weights=self.loaded.state_dict())
 
-    # What PyTorch does with a module's weights needs the model: move or convert them, list them, take them out.
+    # PyTorch needs the model to move, convert, list or export a module's weights.
 
     def _apply(self, *args: Any, **kwargs: Any) -> Encoder:
         self._build()
@@ -181,7 +186,7 @@ class Encoder(nn.Module):
             self.model  # noqa: B018
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies make engines of their own: the weights in a CPU's own layout and a session can't be copied.
+        # Copies build new engines: weights in oneDNN's layout and ONNX Runtime sessions can't be copied.
         return {**self.__dict__, "_engines": self._engines.fresh()}
 
     # --- forward
@@ -193,7 +198,7 @@ class Encoder(nn.Module):
             return self.forward(texts)
 
     def forward(self, texts: Texts) -> Features:
-        """Encode whole texts of any length, in as many forwards as the budget asks for."""
+        """Encode whole texts of any length, in as many forward passes as the budget requires."""
         subwords = self.splitter.split(texts)
         if self.settings.long_pairs == "shorten" and subwords.firsts is not None:
             subwords = shortened(subwords, pair_size=self.pair_size)
@@ -226,7 +231,7 @@ class Encoder(nn.Module):
                 run = RecomputingEngine(run, self.model)
             parts = [run(pack(ids, windows, group, self.specials)) for group in groups]
             return torch.cat([torch.empty(0, self.width, device=self.device), *parts]), first_rows
-        # Without gradients the parts are not held: they would double the memory of a long text.
+        # Without gradients the parts are not kept: they would double the memory for a long text.
         hidden = torch.empty(int(lengths.sum()), self.width, device=self.device)
         done = 0
         for group in groups:
@@ -236,7 +241,7 @@ class Encoder(nn.Module):
         return hidden, first_rows
 
     def batches(self, texts: Sequence[str], *, budget: int) -> list[Packed]:
-        """What engines are given for some texts, `budget` subwords at most at once."""
+        """The batches that an engine would get for these texts, with at most `budget` subwords each."""
         subwords = self.splitter.tokenize(texts)
         windows = self._cut(subwords)
         groups = bucket(window_lengths(windows, self.specials), budget=budget, padded=False)
@@ -244,14 +249,14 @@ class Encoder(nn.Module):
 
     @property
     def pair_size(self) -> int:
-        """Subwords of both segments together that fit a window."""
+        """Number of subwords of both segments together that fit in a window."""
         size = self.window - self.specials.count(paired=True)
         if not len(self.specials.middle) or size < 2:
             raise ConfigError(
                 f"The encoder's window of {self.window} subwords can't hold two segments: its tokenizer puts "
                 f"{len(self.specials.middle)} special subwords between two texts and {self.n_special} around them. "
-                "Expected at least one between them, and room for a subword of each. Set a larger window, or take an "
-                "encoder whose tokenizer knows pairs of texts."
+                "Expected at least one between them, and room for a subword of each. Set a larger window, or choose "
+                "an encoder whose tokenizer supports pairs of texts."
             )
         return size
 
@@ -262,12 +267,12 @@ class Encoder(nn.Module):
         return cut_pairs(subwords.counts, subwords.firsts, size=size, pair_size=self.pair_size, overlap=self.overlap)
 
     def engine(self) -> Engine:
-        """What runs the next forward."""
+        """The engine for the next forward pass."""
         return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())
 
 
 def _first_position(model: PreTrainedModel | None) -> int:
-    """The position of a window's first subword: behind the padding's in the RoBERTa family, else 0."""
+    """The position of a window's first subword: after the padding id in the RoBERTa family, else 0."""
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
 

@@ -1,4 +1,4 @@
-"""Features of chosen docs, put together from the batches they were encoded in."""
+"""Features of chosen docs, gathered from the batches in which they were encoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spacy_bertft.types import Features, Ints
 
 
 def gather(parts: Sequence[tuple[Features, int]]) -> Features:
-    """Features of B docs in the order asked for. parts: for each doc its batch and its place there."""
+    """Features of B docs, in the order of `parts`: for each doc, the features of its batch and its index in it."""
     batches = list({id(features): features for features, _ in parts}.values())
     joined = batches[0] if len(batches) == 1 else _join(batches)
     sizes = [len(features.token_counts) for features in batches]
@@ -45,7 +45,7 @@ def _join(batches: Sequence[Features]) -> Features:
 
 
 def _select(features: Features, chosen: Ints) -> Features:
-    """The same hidden rows, with the places of the chosen docs alone."""
+    """The same hidden rows, with the indices of the chosen docs only."""
     counts = features.subword_counts[chosen]  # (B,)
     owned = group_sums(features.token_subword_counts, features.token_counts)  # owned subwords of each old doc
     old_starts = (np.cumsum(features.subword_counts) - features.subword_counts)[chosen]

@@ -1,4 +1,4 @@
-"""Candidates for the masks of texts, from a masked language model."""
+"""Predict the masked words of texts with a masked language model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spacy_bertft.text.subwords import Texts
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One word piece for a mask."""
+    """A subword that may fill a mask."""
 
     text: str
     probability: float
@@ -24,7 +24,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """One mask of a text."""
+    """A mask in a text, with its candidates."""
 
     start: int  # first character
     end: int  # character after the last
@@ -32,7 +32,7 @@ class Filled:
 
 
 class FillMask:
-    """Fills masks by a masked language model."""
+    """Fills masks with a masked language model."""
 
     def __init__(self, model: MaskedModel) -> None:
         self.model = model.eval()
@@ -40,12 +40,12 @@ class FillMask:
 
     @classmethod
     def load(cls, name: str, settings: EncoderSettings | None = None, *, revision: str = "main") -> FillMask:
-        """From a Hugging Face folder, an installed package or the hub."""
+        """Load the model from a Hugging Face folder, an installed package or the hub."""
         model = load_masked(name, settings or EncoderSettings(), revision=revision)
         if model.missing:
             raise EncoderError(
                 f"{name!r} has no trained head for masked words (it lacks {', '.join(model.missing[:4])}). Expected a "
-                "masked language model, such as bert-base-cased or what `bertft adapt` writes. Name another one."
+                "masked language model, such as bert-base-cased or the output of `bertft adapt`. Name another one."
             )
         return cls(model)
 
@@ -56,7 +56,7 @@ class FillMask:
         is_mask = subwords.ids == self.mask  # (S,)
         text_of = np.repeat(np.arange(len(texts)), subwords.counts)  # (S,)
         found: list[list[Filled]] = [[] for _ in texts]
-        numbers = np.unique(text_of[is_mask])  # of the texts with masks; the others need no encoder
+        numbers = np.unique(text_of[is_mask])  # of the texts with masks; the others need no forward pass
         if not len(numbers):
             return found
         (masks,) = is_mask[np.isin(text_of, numbers)].nonzero()
@@ -76,7 +76,7 @@ class FillMask:
         ):
             pairs = zip(ids_of_mask, of_mask, strict=True)
             candidates = tuple(Candidate(self._text(subword), value) for subword, value in pairs)
-            # Some families' mask takes in the white space before it.
+            # In some families, the mask includes the white space before it.
             mask = texts[number][start:end]
             found[number].append(Filled(end - len(mask.lstrip()), end, candidates))
         return found

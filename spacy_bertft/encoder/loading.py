@@ -1,4 +1,4 @@
-"""Where encoders come from: a saved pipeline, a Hugging Face folder, an installed package, the Hugging Face hub."""
+"""Load encoders from a saved pipeline, a Hugging Face folder, an installed package or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
         return load_folder(folder, settings)
     if settings.backend == "onnxruntime":
         raise EncoderError(
-            f'The encoder\'s backend is "onnxruntime", but {name!r} is no folder here ({Path(name).absolute()}). '
+            f'The encoder\'s backend is "onnxruntime", but {name!r} is not a folder here ({Path(name).absolute()}). '
             'Expected a folder that `bertft export` wrote. Give its path, or set backend = "torch".'
         )
     try:
         return _by_transformers(name, settings, revision=revision)
     except BertftError:
         raise
-    except Exception as error:  # transformers raises of all kinds
+    except Exception as error:  # transformers raises many types of errors
         raise EncoderError(
             f"The encoder {name!r} is not a folder here ({Path(name).absolute()}), not a folder of an installed "
             f"package, and could not be loaded from the Hugging Face hub: {_first_line(error)} Expected a hub name "
@@ -69,10 +69,10 @@ def find_folder(name: str) -> Path | None:
 
 
 def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
-    """Load an encoder from the folder of a saved pipeline. An EncoderError unless its weights are all there.
+    """Load an encoder from the folder of a saved pipeline. Raises an EncoderError unless its weights are complete.
 
-    One of the families that engines/family_weights.py knows is loaded without transformers, which takes longer to
-    import than all the rest to load; its model is built when training asks for it.
+    Families that engines/family_weights.py knows are loaded without transformers, because importing it takes longer
+    than everything else; transformers' model is built when training needs it.
     """
     with _told(folder):
         config = _check_files(folder)
@@ -87,7 +87,7 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
 
 
 def _check_files(folder: Path) -> dict[str, Any]:
-    """The config of a saved encoder. An EncoderError if one of its small files is not there, or something else."""
+    """Read the config of a saved encoder. Raises an EncoderError if one of its small files is missing or invalid."""
     for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG):
         if not (folder / name).is_file():
             raise EncoderError(
@@ -98,7 +98,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
     if isinstance(limit, bool) or not isinstance(limit, int | float | None):
         raise EncoderError(
             f"The file {folder / TOKENIZER_CONFIG} has {repr(limit)[:80]} as model_max_length. Expected a number. Copy "
-            "the file that was saved again."
+            "the saved file again."
         )
     return _read_object(folder / CONFIG)
 
@@ -120,7 +120,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """Turn what transformers, tokenizers and safetensors raise, which is of all kinds, into one error."""
+    """Turn the various errors of transformers, tokenizers and safetensors into an EncoderError."""
     try:
         yield
     except BertftError:
@@ -128,8 +128,8 @@ def _told(folder: Path) -> Iterator[None]:
     except Exception as error:
         raise EncoderError(
             f"The encoder folder {folder} could not be loaded: {_first_line(error)} (found: {_found(folder)}). "
-            "Expected a Hugging Face model folder with config.json, whole weights and the files of a fast tokenizer. "
-            "Check that the copy is complete."
+            "Expected a Hugging Face model folder with config.json, complete weights and the files of a fast "
+            "tokenizer. Check that the copy is complete."
         ) from error
 
 
@@ -138,7 +138,7 @@ def _found(folder: Path) -> str:
 
 
 class _Noted(dict[str, Tensor]):
-    """Weights that note which of them were asked for."""
+    """Weights that record which of them were read."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__(weights)
@@ -165,7 +165,7 @@ def _is_known(checkpoint: Checkpoint) -> bool:
 def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False) -> Encoder:
     """Load an encoder from a Hugging Face folder, without looking anywhere else.
 
-    saved: it is of a saved pipeline, so an encoder that lacks weights is an error.
+    saved: the folder belongs to a saved pipeline, so missing weights are an error.
     """
     found = sorted(path.name for path in folder.iterdir())
     if CONFIG not in found:
@@ -220,7 +220,7 @@ def _check_tokenizer(source: str, tokenizer: Any) -> None:
             "fast tokenizer (tokenizer.json), because only those give character offsets. Choose an encoder that "
             "has one, or convert the tokenizer with the tokenizers library."
         )
-    # Without tokenizer files transformers 5 makes up a tokenizer to which every word is unknown.
+    # Without tokenizer files, transformers 5 creates a tokenizer to which every word is unknown.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"The encoder {source!r} has no vocabulary: its tokenizer knows only "

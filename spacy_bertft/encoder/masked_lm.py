@@ -1,4 +1,4 @@
-"""A masked language model over our encoder: the forward without padding, and logits for the chosen subwords alone."""
+"""A masked language model on our encoder: forward pass without padding, logits for the chosen subwords only."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows to learn on: packed and corrupted."""
+    """Windows to train on, packed and corrupted."""
 
     packed: Packed  # with the corrupted ids
     rows: Ints  # (M,)
     targets: Ints  # (M,)
-    is_next: Ints | None  # (W,) of windows of two segments
+    is_next: Ints | None  # (W,) 1 if the second segment follows the first; None: one segment
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What a batch adds up to."""
+    """Losses of a batch, summed."""
 
     masked: Tensor  # () cross-entropy summed over the chosen subwords
     next_sentence: Tensor  # () … over the windows; 0 without next sentences
-    right: int  # chosen subwords that were guessed
+    right: int  # chosen subwords that were predicted correctly
 
 
 class _Given(nn.Module):
-    """Stands in for the encoder inside a model with heads: gives the hidden states that it was told."""
+    """Replaces the encoder inside a model with heads: returns the hidden states set as `output`."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        self._base = [base]  # not a part of this module
+        self._base = [base]  # in a list, so that it is not a submodule
         self.output: Any = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,8 +65,8 @@ class _Given(nn.Module):
 class MaskedModel(nn.Module):
     """An encoder with the heads it was pretrained with.
 
-    A transformers model with a head computes logits of all subwords; only the chosen ones, about a seventh, are needed.
-    So the encoder runs by itself, and the head's own code gets the chosen rows.
+    A transformers model with a head computes logits for all subwords, but only those for the chosen ones, about a
+    seventh, are needed. So the encoder runs by itself, and the head's own code gets only the chosen rows.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MaskedModel(nn.Module):
         *,
         missing: Sequence[str] = (),
     ) -> None:
-        """model: …ForMaskedLM, or BertForPreTraining. files: those of its tokenizer, and config.json.
+        """model: …ForMaskedLM, or BertForPreTraining. files: of its tokenizer, and config.json.
 
         missing: names of weights that the checkpoint lacked, which start at random.
         """
@@ -88,14 +88,14 @@ class MaskedModel(nn.Module):
         self.encoder = Encoder(Checkpoint(files), settings, model=getattr(model, prefix))
         if not len(self.encoder.specials.prefix):
             raise EncoderError(
-                "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS]. Take another "
-                "encoder."
+                "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS]. Choose "
+                "another encoder."
             )
         nn.Module.to(model, self.encoder.device)
         self._given = _Given(self.encoder.model)
         heads = copy.copy(model)
         heads._modules = {**model._modules, prefix: self._given}
-        self._heads = [heads]  # shares its modules with `model`, so it is no part of this module
+        self._heads = [heads]  # in a list: its modules are registered already, as `model`'s
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of one batch."""
@@ -116,16 +116,16 @@ class MaskedModel(nn.Module):
         return Losses(masked, following, right)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Logits of all subwords for hidden rows. (M, D) -> (M, V)."""
+        """Logits over the vocabulary for hidden rows. (M, D) -> (M, V)."""
         logits: Tensor = self._run_heads(rows)
         return logits
 
     def _run_heads(self, rows: Tensor, first: Tensor | None = None) -> Any:
-        """Logits (M, V) of hidden rows; with those of the windows' first subwords, also whether one is next (W, 2)."""
+        """Logits (M, V) of hidden rows; if the windows' first rows are given, also next-sentence logits (W, 2)."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         half = self.encoder.settings.precision == "bfloat16"
-        ids = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # looked at by nobody
+        ids = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # never read
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=half):
             pooler: Any = None if first is None else self.encoder.model.pooler
             pooled = None if first is None else pooler(first[:, None])
@@ -139,7 +139,7 @@ class MaskedModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder: config.json, model.safetensors with the heads, tokenizer files."""
         folder.mkdir(parents=True, exist_ok=True)
-        # The dropout of the pretraining is not that of what comes after it.
+        # Restore the config's dropout: the one set for pretraining should not apply later.
         for name, value in json.loads(self.encoder.checkpoint.files[CONFIG]).items():
             if "dropout" in name:
                 setattr(self.model.config, name, value)
@@ -159,7 +159,7 @@ def mask_id(encoder: Encoder) -> int:
     if found is None:
         raise EncoderError(
             f"The encoder's tokenizer has no mask subword (looked for {text!r}). Expected the tokenizer of a masked "
-            "language model, with mask_token in its tokenizer_config.json. Take another encoder."
+            "language model, with mask_token in its tokenizer_config.json. Choose another encoder."
         )
     return int(found)
 
@@ -172,9 +172,9 @@ def load_masked(
     next_sentence: bool = False,
     dropout: float | None = None,
 ) -> MaskedModel:
-    """Load an encoder with its masked-LM head, from a folder, a package or the hub; heads it lacks start at random.
+    """Load an encoder with its masked-LM head, from a folder, a package or the hub; missing heads start at random.
 
-    dropout: while it is trained here; None: as its config has it. `MaskedModel.save` writes that of the config.
+    dropout: during training; None: the config's. `MaskedModel.save` always writes the config's.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
@@ -206,7 +206,7 @@ def load_masked(
 
 
 def _check_next_sentence(model: Any, next_sentence: bool) -> Any:
-    """The model, if it has what its objective needs."""
+    """Return the model. Raises a ConfigError if it lacks a head for its objective."""
     if next_sentence and type(model).__name__ != "BertForPreTraining":
         raise ConfigError(
             f"next_sentence is on, but {type(model).__name__} has no head for it. Expected a BERT. Set next_sentence = "

@@ -16,7 +16,7 @@ DocPooling = Literal["cls", "mean"]
 
 
 def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Tensor:
-    """One subword of each token, or the mean of its subwords; zeros for a token without any. -> (T, D)."""
+    """One subword of each token, or the mean of its subwords; zeros for a token without subwords. -> (T, D)."""
     rows, counts = features.rows[features.token_subwords], features.token_subword_counts
     if how != "mean":
         behind = np.cumsum(counts)
@@ -35,7 +35,7 @@ def doc_vectors(features: Features, how: DocPooling) -> Tensor:
 
 
 def _segment_mean(hidden: Tensor, rows: Ints, counts: Ints) -> Tensor:
-    """Mean of the rows of each segment, zeros where there are none. (N, D), (R,), (G,) -> (G, D)."""
+    """Mean of the rows of each group, zeros for an empty one. (N, D), (R,), (G,) -> (G, D)."""
     offsets = _tensor(np.cumsum(counts) - counts, hidden)
     return embedding_bag(_tensor(rows, hidden), hidden, offsets, mode="mean")
 

@@ -1,4 +1,4 @@
-"""How an encoder runs: its settings, and what they come to for one encoder on this machine."""
+"""Settings of how an encoder runs, and their actual values for one encoder on this machine."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ Batching = Literal["auto", "packed", "padded"]
 Backend = Literal["torch", "onnxruntime"]
 LongPairs = Literal["windows", "shorten"]
 
-# The window where neither tokenizer nor model knows a limit.
+# The window if neither tokenizer nor model has a limit.
 _DEFAULT_WINDOW = 512
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """How an encoder runs.
+    """Settings of how an encoder runs.
 
     device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
-    precision: of the forward pass; weights, gradients and steps stay float32. "auto" is bfloat16 for prediction on a
-        GPU that has it, else float32.
-    window: subwords in one window, special ones included; None: as many as the encoder takes.
-    overlap: subwords that neighbouring windows of a long text share, at least; None: an eighth of the window.
-    batch_subwords: subwords in one forward pass, at most; None: by device.
+    precision: of the forward pass; weights, gradients and optimizer steps stay float32. "auto" is bfloat16 for
+        prediction on a GPU that supports it, else float32.
+    window: subwords in one window, special ones included; None: the encoder's limit.
+    overlap: minimum number of subwords that neighbouring windows of a long text share; None: an eighth of the window.
+    batch_subwords: maximum number of subwords in one forward pass; None: depends on the device.
     batching: "packed" puts windows side by side without padding, "padded" pads them; "auto" packs where possible.
     backend: "torch", or "onnxruntime" for an encoder that `bertft export` wrote: faster on a CPU, and not trainable.
-    long_pairs: two segments that don't fit a window together get several "windows", or the longer one is cut off
-        ("shorten").
+    long_pairs: for two segments that don't fit in one window, "windows" uses several windows, "shorten" truncates
+        the longer segment.
     """
 
     device: Device = "auto"
@@ -54,7 +54,7 @@ class EncoderSettings:
 
 
 def resolve_device(device: Device) -> torch.device:
-    """The device that "auto" means now: spaCy's chosen GPU, else CUDA, else MPS, else the CPU."""
+    """The device to run on; "auto": spaCy's chosen GPU, else CUDA, else MPS, else the CPU."""
     if device == "auto":
         chosen = compat.spacy_gpu()
         if chosen is None and torch.cuda.is_available():
@@ -73,13 +73,13 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def resolve_window(settings: EncoderSettings, limit: int | None, *, n_special: int) -> int:
-    """Subwords in a window, special ones included. limit: of the encoder; None if it has none."""
+    """Number of subwords in a window, special ones included. limit: of the encoder; None if it has none."""
     window = settings.window if settings.window is not None else limit or _DEFAULT_WINDOW
     if not n_special < window <= (limit or window):
         raise ConfigError(
             f"The encoder's window is {window} subwords. Expected more than its {n_special} special subwords"
-            f"{f' and at most {limit}, the limit of this encoder' if limit else ''}. Set window to such a number, or "
-            "leave it out."
+            f"{f' and at most {limit}, the limit of this encoder' if limit else ''}. Set window within these limits, "
+            "or leave it out."
         )
     return window
 

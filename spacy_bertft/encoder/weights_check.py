@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint are those that its encoder needs."""
+"""Checks that a checkpoint has the weights that its encoder needs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 from spacy_bertft.engines.family_weights import FAMILIES, is_size, misfit, read_shape, size_settings
 from spacy_bertft.errors import EncoderError
 
-# What transformers calls its models with a head that was trained for a task.
+# Suffixes of transformers' classes with a task head.
 _FINE_TUNED = ("ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
-# What configs call sizes that some matrix of the encoder has, and its layers.
+# Config settings that are a size of some matrix of the encoder, and settings for the number of layers.
 _WIDTHS = ("hidden_size", "dim", "embedding_size", "intermediate_size", "hidden_dim")
 _SIZES = (*_WIDTHS, "vocab_size", "num_attention_heads", "n_heads")
 _LAYERS, _MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
 
 
 def check_weights(source: str, model: Any, absent: list[str], unknown: list[str], *, saved: bool) -> None:
-    """What a checkpoint lacks, or has too much, is an error or a warning."""
+    """Raise an error or a warning for missing and unexpected weights of a checkpoint."""
     kind = type(model).__name__
     needed = sum(not may_be_left(name) for name, _ in model.named_parameters())
     if saved and (absent or unknown):
         raise EncoderError(
-            f"The weights of the saved encoder {source!r} are not those of its {kind}: found {needed - len(absent)} "
+            f"The weights of the saved encoder {source!r} do not match its {kind}: found {needed - len(absent)} "
             f"of {needed} parameters (missing: {listed(absent)}) and {len(unknown)} others ({listed(unknown)}). "
-            "Expected the file that was saved with the pipeline. Copy it again, or train the pipeline anew."
+            "Expected the file that was saved with the pipeline. Copy it again, or train the pipeline again."
         )
     if len(absent) >= needed:
         raise EncoderError(
@@ -54,7 +54,7 @@ def check_weights(source: str, model: Any, absent: list[str], unknown: list[str]
 
 
 def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
-    """An EncoderError for weights that are no numbers."""
+    """Raise an EncoderError for weights that are NaN or infinite."""
     broken = not_finite(weights)
     if broken:
         raise EncoderError(
@@ -65,9 +65,9 @@ def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """An EncoderError for a saved config whose sizes are none, or not those of the weights.
+    """Raise an EncoderError if the sizes in a saved config are invalid or don't match the weights.
 
-    Before a model is built by it: one of a million layers, or of a billion positions, takes all time or memory.
+    To be called before a model is built from it: a million layers or a billion positions exhaust time or memory.
     """
     known = size_settings(config["model_type"]) if config.get("model_type") in FAMILIES else ()
     largest = max((size for tensor in weights.values() for size in tensor.shape), default=0)
@@ -77,16 +77,16 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
             problems.append(f"{key} is {config[key]}, too large for these weights")
     eps = config.get("layer_norm_eps", 1e-12)
     if known and not (isinstance(eps, float) and 0 < eps < 1):
-        problems.append(f"layer_norm_eps is {eps!r:.40}, no number between 0 and 1")
-    # Old versions of transformers build a model by these that fails at its first text, or sees only the words before.
+        problems.append(f"layer_norm_eps is {eps!r:.40}, not a number between 0 and 1")
+    # With wrong types here, old versions of transformers build a model that fails at its first text or is causal.
     kinds = {"hidden_act": str, "activation": str, "is_decoder": bool}
     wrong = [key for key, kind in kinds.items() if key in config and not isinstance(config[key], kind)]
-    problems += [f"{key} is {config[key]!r:.40}, no {kinds[key].__name__}" for key in wrong]
+    problems += [f"{key} is {config[key]!r:.40}, not a {kinds[key].__name__}" for key in wrong]
     shape = None if problems else read_shape(config)
     if shape is not None:
         problems = [problem for problem in (misfit(shape, weights),) if problem]
         if not 0 <= shape.first_position < shape.positions:
-            problems.append(f"pad_token_id is {config.get('pad_token_id')}, behind the last position")
+            problems.append(f"pad_token_id is {config.get('pad_token_id')}, after the last position")
     if problems:
         raise EncoderError(
             f"The config.json of the saved encoder {source!r} does not fit its weights: {'; '.join(problems)}. "
@@ -96,12 +96,12 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """The names of weights that hold NaN or infinite numbers."""
-    # A sum takes one pass, and is no number if one of its parts is none.
+    # A sum takes one pass, and is not finite if one of its terms is not.
     return [name for name, tensor in weights.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
 
 
 def may_be_left(name: str) -> bool:
-    """Whether an encoder may lack this weight, or leave it unused: a pooler, or numbers that count positions."""
+    """Whether an encoder may lack this weight, or leave it unused: a pooler, or position ids."""
     return "pooler" in name or name.endswith("position_ids")
 
 

@@ -1,1 +1,1 @@
-"""What runs a batch of windows."""
+"""Engines, which run the encoder on a batch of windows."""

@@ -14,16 +14,16 @@ from spacy_bertft import compat
 from spacy_bertft.engines.dropout import drop
 from spacy_bertft.types import Ints
 
-# Where PyTorch's flash attention can do all that it is asked for: heads of at most so many numbers (larger ones have no
-# backward pass on some GPUs), and an Ampere GPU or later.
+# Limits of PyTorch's flash attention: the largest head size (larger ones have no backward pass on some GPUs), and the
+# lowest CUDA capability (Ampere).
 _LARGEST_HEAD = 128
 _FLASH_CAPABILITY = (8, 0)
 
-Runs = list[tuple[int, int]]  # (how many windows, their length), in the order of the rows
+Runs = list[tuple[int, int]]  # (number of windows, their length), in the order of the rows
 
 
 def runs_of(lengths: Ints) -> Runs:
-    """[7, 7, 5] -> [(2, 7), (1, 5)]: neighbours of one length share a call."""
+    """[7, 7, 5] -> [(2, 7), (1, 5)]: neighbours of equal length share a call."""
     values, starts = np.unique(-lengths, return_index=True)  # the windows come longest first
     counts = np.diff(np.append(starts, len(lengths)))
     return list(zip(counts.tolist(), (-values).tolist(), strict=True))
@@ -41,22 +41,22 @@ def packed_attention(
     scaling: float,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_: Any,  # what other attention functions read
+    **_: Any,  # arguments for other attention functions
 ) -> tuple[Tensor, None]:
     """Attention of each window within itself, for transformers' attention interface.
 
     query, key, value: (1, H, N, D/H). window_bounds: (W + 1,) int32, the row of each window's first subword, and N.
-    sliding_window: the first distance between two subwords that is too far. -> (1, N, H, D/H).
+    sliding_window: the smallest distance at which two subwords no longer see each other. -> (1, N, H, D/H).
     """
     flash = _flash_attention(value, dropout)
     if flash is not None:
         # Rotary positions may have left query and key in another precision.
         q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))  # (N, H, D/H)
         longest = window_runs[0][1]
-        reach = -1 if sliding_window is None else sliding_window - 1  # to either side; -1: without end
+        reach = -1 if sliding_window is None else sliding_window - 1  # to either side; -1: unlimited
         bounds = window_bounds, window_bounds, longest, longest
         return flash(q, k, v, *bounds, scale=scaling, window_size=(reach, reach))[None], None
-    # Split at once: slices one by one would each give the backward pass a gradient as large as all rows.
+    # One split for all runs: in the backward pass, each separate slice would need a gradient as large as all rows.
     sizes = [n_windows * length for n_windows, length in window_runs]
     of_runs = zip(*(torch.split(states[0], sizes, dim=1) for states in (query, key, value)), strict=True)
     parts = []
@@ -74,8 +74,8 @@ def packed_attention(
 
 
 def _with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float) -> Tensor:
-    """Attention written out: on a CPU PyTorch does so too where there is dropout, with slower random numbers and a
-    search for rows that a mask empties.
+    """Attention as separate operations. With dropout on a CPU, PyTorch does so too, but generates random numbers more
+    slowly and checks for fully masked rows.
     """
     scores = (q * scaling) @ k.transpose(2, 3)  # (n_windows, H, length, length)
     if mask is not None:
@@ -84,8 +84,8 @@ def _with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout:
 
 
 def _flash_attention(value: Tensor, dropout: float) -> Callable[..., Tensor] | None:
-    """Flash attention, if one call of it can take these windows of all lengths: in half precision on a GPU, which the
-    windows of each length, a call for each, would leave idle. It has no dropout.
+    """Flash attention, if it supports these values: half precision on a GPU, no dropout. One call takes windows of all
+    lengths, whereas a call for each length would leave the GPU idle.
     """
     size = value.shape[-1]
     suits = (

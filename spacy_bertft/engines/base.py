@@ -1,4 +1,4 @@
-"""What runs a batch of windows, whatever the engine."""
+"""The interface that all engines implement."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from spacy_bertft.types import Packed
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Form = Literal["weights", "onnx"]  # what an encoder at rest is kept as
+Form = Literal["weights", "onnx"]  # what a saved encoder holds
 
 
 class Engine(Protocol):
-    """What runs the encoder."""
+    """Runs the encoder on batches of windows."""
 
-    padded: bool  # whether windows of unlike length cost padding
-    budget: int  # rows in one forward at most, unless the user says otherwise; by measurement
+    padded: bool  # whether windows of different length are padded
+    budget: int  # most rows in one forward pass if the user sets none; measured
 
     def __call__(self, packed: Packed) -> Tensor:
-        """One forward; attention stays within each window. -> (N, D) float32."""
+        """Run one forward pass; attention stays within each window. -> (N, D) float32."""

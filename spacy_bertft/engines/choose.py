@@ -1,4 +1,4 @@
-"""Which engine runs the next forward: the one place that knows all of them."""
+"""Chooses the engine for the next forward pass. Only this module knows all engines."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EngineName = Literal["onnx", "fused", "transformers"]
 
 
 class Runnable(Protocol):
-    """What engines need to know of an encoder. Its weights are whole: float32, named as AutoModel names them."""
+    """What engines need to know about an encoder. Its weights are float32, and named as AutoModel names them."""
 
     @property
     def form(self) -> Form:
-        """What it is kept as."""
+        """Whether it holds weights or an ONNX graph."""
 
     @property
     def device(self) -> torch.device:
@@ -35,19 +35,19 @@ class Runnable(Protocol):
 
     @property
     def shape(self) -> Shape | None:
-        """Its sizes; None for a family that the engines of our own don't know."""
+        """Its sizes; None for a family that our own engines don't support."""
 
     @property
     def loaded(self) -> PreTrainedModel | None:
-        """transformers' model, if anything has asked for it yet."""
+        """transformers' model, or None if it has not been built yet."""
 
     @property
     def model(self) -> PreTrainedModel:
-        """transformers' model, built when it is first asked for."""
+        """transformers' model, built on first use."""
 
     @property
     def packed(self) -> bool:
-        """Whether that model takes windows side by side, without padding."""
+        """Whether transformers' model takes windows side by side, without padding."""
 
     @property
     def first_position(self) -> int:
@@ -55,18 +55,18 @@ class Runnable(Protocol):
 
     @property
     def graph(self) -> NDArray[np.uint8] | None:
-        """Of ONNX, where that is the form."""
+        """The ONNX graph; None if it holds weights."""
 
     @property
     def padding_id(self) -> int | None:
         """The id of the padding subword, if there is one."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """As they are now."""
+        """The current weights."""
 
 
 def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
-    """The engines that may run, the best first. half: in bfloat16; padded: the user asks for padding."""
+    """The engines that may run, best first. half: run in bfloat16; padded: the user has chosen padding."""
     if form == "onnx":
         return ("onnx",)
     if device.type == "cpu" and not (half or padded or learning):
@@ -75,26 +75,26 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
 
 
 def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
-    """Whether to run in bfloat16; "auto" does so for prediction on a GPU that has it."""
+    """Whether to run in bfloat16; "auto" does so for prediction on a GPU that supports it."""
     if precision == "auto":
         return not learning and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bfloat16"
 
 
 class Engines:
-    """The engine of one encoder. One that is costly to make is kept until another is chosen, or the weights change."""
+    """Chooses the engine of one encoder. A costly one is kept until another is chosen or the weights change."""
 
     def __init__(self, *, precision: Precision, padded: bool) -> None:
         self.precision: Precision = precision
         self.padded = padded
-        self._kept: tuple[EngineName, object, Engine] | None = None  # name, state of the weights
+        self._kept: tuple[EngineName, object, Engine] | None = None  # name, state of the weights, engine
 
     def fresh(self) -> Engines:
-        """The same without an engine, for a copy of the encoder: weights in a CPU's own layout can't be copied."""
+        """A copy without an engine, for a copy of the encoder: weights in oneDNN's layout can't be copied."""
         return Engines(precision=self.precision, padded=self.padded)
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
-        """What runs the next forward."""
+        """The engine for the next forward pass."""
         half = uses_half(self.precision, encoder.device, learning=learning)
         names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
@@ -109,11 +109,11 @@ class Engines:
         )
 
     def _costly(self, name: EngineName, encoder: Runnable) -> Engine | None:
-        # A model may have learned since; each change in place counts up a tensor's version.
+        # The model may have been trained since; each in-place change increments a tensor's version.
         parameters = [] if encoder.loaded is None else list(encoder.loaded.parameters())
         state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         if self._kept is None or self._kept[:2] != (name, state):
-            self._kept = None  # lets go of the old one first
+            self._kept = None  # free the old engine before building the new one
             engine = _MAKERS[name](encoder)
             if engine is None:
                 return None

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on a CPU, where PyTorch draws them one by one."""
+"""Dropout with fast random numbers on a CPU, where PyTorch draws them one by one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_LEVELS = 2**16  # random numbers have 16 bits: a probability is rounded to this part
+_LEVELS = 2**16  # random numbers have 16 bits: probabilities are rounded to multiples of 1 / 2**16
 
 
 def drop(values: Tensor, probability: float) -> Tensor:
-    """Set about `probability` of the numbers to 0 and leave the others as they are, on the CPU. Any shape.
+    """Set each value to 0 with the given probability and leave the others unscaled. CPU tensors of any shape.
 
-    Which ones: by a generator of NumPy's, four from each of its words, which torch's generator for the CPU seeds; so
-    torch.manual_seed decides, but other numbers fall than with torch's own dropout.
+    The random numbers come from NumPy's SFC64, four from each 64-bit word, seeded by torch's CPU generator. So
+    torch.manual_seed makes them reproducible, but they differ from those of torch's own dropout.
     """
     seed = int(torch.randint(2**62, (), device="cpu"))
     words = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
-    lowest = min(round(probability * _LEVELS), _LEVELS - 1) - _LEVELS // 2  # of 16 bits too
+    lowest = min(round(probability * _LEVELS), _LEVELS - 1) - _LEVELS // 2  # 16-bit too
     kept = torch.from_numpy(words).view(values.shape) >= lowest
     dropped: Tensor = _Drop.apply(values, kept)  # type: ignore[no-untyped-call]
     return dropped
 
 
 class _Drop(torch.autograd.Function):
-    """A product with a mask, which is remembered as bool, for its size, and multiplied as floats, for speed."""
+    """Multiplication by a mask, which is stored as bool to save memory and multiplied as floats for speed."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, kept: Tensor) -> Tensor:
@@ -40,17 +40,17 @@ class _Drop(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout by `drop` on a CPU."""
+    """nn.Dropout that uses `drop` on a CPU."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Numbers of any shape -> the same, some of them 0 and the others larger in training."""
+        """Apply dropout to a tensor of any shape: in training some values become 0, the others are scaled up."""
         if not self.training or not 0 < self.p < 1 or hidden.device.type != "cpu":
             return super().forward(hidden)
         return drop(hidden, self.p) * (1 / (1 - self.p))
 
 
 def use_dropout(model: nn.Module) -> None:
-    """Put a Dropout in the place of each nn.Dropout inside a model."""
+    """Replace each nn.Dropout inside a model by a Dropout."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Dropout:

@@ -1,6 +1,6 @@
 """The BERT family's encoder as plain matrices, read from a config and weights named as in transformers.
 
-The engines of ours work on this form: one place knows the families' names, and nothing here needs transformers.
+Our own engines work on this form. Only this module knows the families' names, and it doesn't need transformers.
 """
 
 from __future__ import annotations
@@ -85,15 +85,15 @@ FAMILIES: Mapping[str, _Names] = {
 }
 _WORD_ROWS, _POSITION_ROWS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 _SEGMENT_ROWS = "embeddings.token_type_embeddings.weight"
-# Settings that all families call alike: subwords in the vocabulary, and positions.
+# Settings with the same name in all families: vocabulary size and number of positions.
 _WORDS, _POSITIONS = "vocab_size", "max_position_embeddings"
-# Families whose positions count from behind the padding's.
+# Families whose positions start after the padding id.
 _POSITIONS_BEHIND_PADDING = frozenset({"roberta", "camembert", "xlm-roberta"})
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the config says of an encoder of these families."""
+    """Sizes and settings of an encoder of these families, from its config."""
 
     family: str
     width: int  # D
@@ -102,7 +102,7 @@ class Shape:
     heads: int  # H
     words: int  # V, subwords in the vocabulary
     positions: int
-    segments: int | None  # kinds of them; None if the config does not say
+    segments: int | None  # number of segment types; None if the config has none
     activation: Activation
     eps: float  # of the norms
     first_position: int  # of a window's first subword
@@ -145,7 +145,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A whole encoder. E is the embeddings' width, which is D but for ELECTRA's small ones."""
+    """A whole encoder. E is the width of the embeddings, which is D except in small ELECTRA models."""
 
     shape: Shape
     words: Tensor  # (V, E)
@@ -156,7 +156,7 @@ class Net:
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape | None:
-    """What a config.json says; None if the encoder is of another family or kind."""
+    """Read the shape from a config.json; None if the encoder is of another family or kind."""
     family = config.get("model_type")
     names = FAMILIES.get(family) if isinstance(family, str) else None
     activation = _ACTIVATIONS.get(str(config.get(names.settings["activation"]))) if names else None
@@ -190,18 +190,18 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
 
 
 def size_settings(family: str) -> tuple[str, ...]:
-    """The settings of a config that say how large the matrices of one of these families are."""
+    """Names of the config settings that determine the matrix sizes of one of these families."""
     names = FAMILIES[family].settings
     return (*(names[name] for name in ("width", "inner", "layers", "heads")), _WORDS, _POSITIONS)
 
 
 def is_size(found: object) -> bool:
-    """Whether it is a whole number above 0."""
+    """Whether it is an integer above 0."""
     return isinstance(found, int) and not isinstance(found, bool) and found > 0
 
 
 def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
-    """The encoder's matrices; None if the weights are not those of the shape, named as AutoModel names them."""
+    """The encoder's matrices; None if names (AutoModel's) or sizes of the weights don't match the shape."""
     names = FAMILIES[shape.family]
 
     def linear(name: str) -> Linear:
@@ -237,11 +237,11 @@ def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
 
 
 def misfit(shape: Shape, weights: Mapping[str, Tensor]) -> str | None:
-    """A weight that is there, but not of the size that the config says, for a message; None if there is none."""
-    for name, size in islice(_sizes(shape, weights), 2 * len(weights)):  # there may be a million layers to come
+    """Describe a weight whose size differs from the config, for a message; None if there is none."""
+    for name, size in islice(_sizes(shape, weights), 2 * len(weights)):  # the config may claim a million layers
         found = _size(weights, name)
         if found not in (None, size):
-            return f"{name} is {found}, by config.json it should be {size}"
+            return f"{name} is {found}, but config.json says {size}"
     return None
 
 
@@ -250,10 +250,10 @@ def _size(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _sizes(shape: Shape, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The names of a net's weights, one after the other, and the sizes they should have."""
+    """Yield the names of a net's weights and their expected sizes."""
     names, wide, inner = FAMILIES[shape.family], shape.width, shape.inner
     project = _size(weights, "embeddings_project.weight")
-    embedded = wide if project is None else project[-1]  # free where it is projected
+    embedded = wide if project is None else project[-1]  # any width if it is projected
     yield _WORD_ROWS, (shape.words, embedded)
     yield _POSITION_ROWS, (shape.positions, embedded)
     if shape.segments is not None and names is _BERT:

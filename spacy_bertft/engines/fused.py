@@ -1,6 +1,6 @@
-"""The BERT family's forward for prediction on a CPU: packed, three products in one, weights in the CPU's own layout.
+"""The BERT family's forward pass for prediction on a CPU: packed, query, key and value in one product, oneDNN weights.
 
-The same sums as transformers' model in another order, so the rows agree up to float32's rounding. No gradients.
+Computes the same sums as transformers' model in another order, so results agree up to float32 rounding. No gradients.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spacy_bertft.engines.family_weights import Linear, Net, Norm
 from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Ints, Packed
 
-# PyTorch's attention on a CPU takes keys by vectors of 16 floats and those left over one by one, which can cost as
-# much again. So a window's keys are taken together with the rows beside them, masked, up to a multiple of this.
+# PyTorch's attention on a CPU processes keys in vectors of 16 floats and the remaining ones one by one, which can
+# double the time. So a window's keys are extended to a multiple of this by the rows beside them, which are masked.
 _KEY_MULTIPLE = 16
-# A batch gets idle rows up to a multiple of this: oneDNN keeps compiled code for each number of rows that it has met,
-# some hundred kilobytes each, and a stream of texts would meet them all.
+# A batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows, a few
+# hundred kilobytes each, and a stream of texts would produce every number.
 _ROW_MULTIPLE = 32
 
 _Product = Callable[[Tensor], Tensor]
@@ -41,7 +41,7 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Neighbouring windows of one length, and the rows that their keys are taken from."""
+    """Neighbouring windows of equal length, and the rows that their keys are taken from."""
 
     start: int  # row of the first window
     windows: int
@@ -52,7 +52,7 @@ class _Run:
 
     @property
     def stop(self) -> int:
-        """The row behind the last window."""
+        """The row after the last window."""
         return self.start + self.windows * self.length
 
 
@@ -81,7 +81,7 @@ class FusedEngine:
 
     @torch.no_grad()
     def __call__(self, packed: Packed) -> Tensor:
-        """One forward; attention stays within each window. -> (N, D) float32."""
+        """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         net = self.net
         idle = (0, -len(packed.ids) % _ROW_MULTIPLE)
         places = positions(packed, net.shape.first_position)
@@ -105,12 +105,12 @@ def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
-    """What attention reads of the rows, window run by window run. n_rows: idle ones behind the windows included."""
+    """The rows that attention reads for each run of windows. n_rows: all rows, idle ones after the windows included."""
     runs, start = [], 0
     for windows, length in runs_of(lengths):
         stop = start + windows * length
         spare = -length % _KEY_MULTIPLE
-        if spare == 0 or (start < spare and stop + spare > n_rows):  # no rows beside the window
+        if spare == 0 or (start < spare and stop + spare > n_rows):  # too few rows beside the windows
             runs.append(_Run(start, windows, length, start, length, None))
         else:
             before = spare if start >= spare else 0
@@ -127,7 +127,7 @@ def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
     width = triple // 3
     size = width // heads
     mixed = query_key_value.new_empty(n_rows, width)
-    mixed[runs[-1].stop :] = 0.0  # idle rows, which stay numbers
+    mixed[runs[-1].stop :] = 0.0  # idle rows, which must stay finite
     for run in runs:
 
         def view(rows: int, first_row: int, part: int, run: _Run = run) -> Tensor:

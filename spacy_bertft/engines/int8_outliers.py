@@ -1,8 +1,8 @@
-"""Channels that run far beyond all others, which one scale for all can't serve.
+"""Outlier channels, whose values are too large to share an int8 scale with the others.
 
 A few channels of a trained encoder take values ten times as large as the rest (Dettmers et al., 2022, LLM.int8()). In
-8 bits with one scale they would leave little for the others, so onnx_graph.py keeps them apart. Which they are is a
-matter of the encoder, much more than of the texts.
+8 bits with one scale they would leave little precision for the others, so onnx_graph.py treats them separately. Which
+channels they are depends much more on the encoder than on the texts.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from spacy_bertft.engines.family_weights import Net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.types import Ints, Packed
 
-# Kept apart of each product's inputs. With MiniLM four of `up` and four of `down` halve the error of int8; more of
-# them, and those of the other two products, bring little.
+# Outlier channels per product. With MiniLM, four inputs of `up` and four of `down` halve the error of int8; more
+# channels, or outliers of the other two products, improve little.
 CHANNELS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
-    """Channels with the largest values in one layer, in order."""
+    """Channels with the largest values in one layer, in ascending order."""
 
-    up: Ints  # of D, what goes into `up`
-    down: Ints  # of F, what goes into `down`
+    up: Ints  # among the D inputs of `up`
+    down: Ints  # among the F inputs of `down`
 
 
 def find_outliers(net: Net, batches: Iterable[Packed]) -> list[Outliers]:
-    """Run the encoder on batches of sample texts and note the largest values, layer by layer."""
+    """Run the encoder on batches of sample texts and find the channels with the largest values in each layer."""
     engine = FusedEngine(net)
     largest = [{"up": _Largest(), "down": _Largest()} for _ in engine.layers]
     engine.layers = [
@@ -50,7 +50,7 @@ class _Largest:
         self.values: Tensor | None = None
 
     def watch(self, product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The same product, its inputs noted."""
+        """Wrap a product so that the largest values of its inputs are recorded."""
 
         def watched(rows: Tensor) -> Tensor:
             now = rows.abs().amax(dim=0)
@@ -60,7 +60,7 @@ class _Largest:
         return watched
 
     def channels(self) -> Ints:
-        """Those with the largest values, in order; none before anything was seen."""
+        """The channels with the largest values, in ascending order; empty before the first input."""
         if self.values is None:
             return np.zeros(0, dtype=np.int64)
         return np.sort(self.values.topk(min(CHANNELS, len(self.values))).indices.numpy())

@@ -1,7 +1,7 @@
 """A Net as an ONNX graph, in the operators that ONNX Runtime has fused kernels for on a CPU.
 
 Nothing in it depends on a fixed batch or length. Padding is taken out first: embeddings, products and norms work on
-rows of real subwords (N, D), and only attention sees the windows side by side, padded to the longest.
+rows of real subwords (N, D), and only attention gets the windows padded to the longest.
 """
 
 from __future__ import annotations
@@ -19,37 +19,36 @@ from spacy_bertft.engines.int8_outliers import Outliers
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
 from spacy_bertft.errors import EncoderError
 
-# Operators of ONNX, and of ONNX Runtime's own set; both are older than any ONNX Runtime that we support.
+# Versions of ONNX's operators and of ONNX Runtime's own; every ONNX Runtime that we support has both.
 _OPSET, _MICROSOFT_OPSET, _IR_VERSION = 17, 1, 9
 _MICROSOFT = "com.microsoft"
-# Weights of int8 products use this much of their 8 bits. CPUs with AVX2 or AVX-512 but no VNNI add two products of an
-# activation (0 to 255) and a weight in 16 bits and cut off what exceeds them: 2 * 255 * 64 does not, so results are
-# the same on every machine. With VNNI the eighth bit is no faster; it would take the mean difference of MiniLM's hidden
-# values from 0.016 to 0.013.
+# The largest weight of an int8 product. CPUs with AVX2 or AVX-512 but no VNNI add two products of an activation (0 to
+# 255) and a weight in 16 bits and clip the sum: 2 * 255 * 64 still fits, so results are the same on every machine. With
+# VNNI, all 8 bits would be no faster; the mean error of MiniLM's hidden values would fall from 0.016 to 0.013.
 WEIGHT_LIMIT = 64
 EMBEDDING_LIMIT = 127
 # A model file is one protobuf message, which can't be larger.
 SIZE_LIMIT = 2**31 - 1
 
-# ONNX's numbers of types.
+# ONNX's type codes.
 _FLOAT, _INT32, _INT64 = 1, 6, 7
 
 _ACTIVATIONS = {"gelu": ("Gelu", _MICROSOFT), "gelu_tanh": ("FastGelu", _MICROSOFT), "relu": ("Relu", "")}
-# An outlier among `up`'s inputs is taken as so many channels of an equal share each, so that it needs no wider scale.
+# An outlier among the inputs of `up` is split into this many equal channels, so that it doesn't need a wider scale.
 _SHARES = 8
 
 
 def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.uint8]:
     """The encoder as the bytes of a model.onnx.
 
-    Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. Where
-    the encoder tells segments apart, also token_type_ids of that shape: 1 in the second segment, else 0.
+    Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. If
+    the encoder distinguishes segments, also token_type_ids of the same shape: 1 in the second segment, else 0.
     Outputs: last_hidden_state, (batch, sequence, D) float32, with zeros at padding; packed_hidden_state, (N, D)
-    float32, the real subwords alone, window by window.
+    float32, only the real subwords, window by window.
 
-    outliers: those of each layer for int8, None for float32. In int8 the products' weights take 7 of 8 bits, with a
-    scale for each output channel; their inputs 8 bits, with a scale for each call, outliers apart; word embeddings 8
-    bits, with a scale for each subword. Everything else stays float32.
+    outliers: of each layer, for int8; None for float32. In int8, the weights of products use 7 of 8 bits with a scale
+    per output channel, their inputs 8 bits with a scale per call (except outliers), and word embeddings 8 bits with a
+    scale per subword. Everything else stays float32.
     """
     try:
         from onnx import helper, numpy_helper
@@ -65,7 +64,7 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
         smaller = "" if graph.int8 else " With int8 its weights take about a quarter: try --int8."
         raise EncoderError(
             f"The encoder's weights take {size / 2**30:.1f} GiB; expected less than 2 GiB, the most that one ONNX file "
-            f"can hold (weights in files of their own are not supported).{smaller}"
+            f"can hold (weights in separate files are not supported).{smaller}"
         )
     cells, rows = ["batch", "sequence"], ["subwords"]
     inputs = (IDS, MASK, SEGMENTS) if len(net.positions) > 1 else (IDS, MASK)
@@ -88,7 +87,7 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
 
 
 class _Graph:
-    """Nodes and constants of a graph in the making."""
+    """Collects the nodes and constants of a graph."""
 
     def __init__(self, *, int8: bool) -> None:
         self.int8 = int8
@@ -96,22 +95,22 @@ class _Graph:
         self.constants: dict[str, NDArray[Any]] = {}
 
     def constant(self, name: str, values: Any) -> str:
-        """A constant, which keeps its name where it is asked for again."""
+        """Add a constant, unless it exists already, and return its name."""
         self.constants.setdefault(name, np.asarray(values, order="C"))
         return name
 
     def floats(self, name: str, tensor: Tensor) -> str:
-        """A constant of float32."""
+        """Add a float32 constant."""
         return self.constant(name, _numpy(tensor))
 
     def ints(self, name: str, values: int | list[int]) -> str:
-        """A constant of int64."""
+        """Add an int64 constant."""
         return self.constant(name, np.array(values, dtype=np.int64))
 
     def add(
         self, kind: str, *inputs: str, domain: str = "", outputs: list[str] | None = None, **attributes: Any
     ) -> str:
-        """A node; gives its first output's name. outputs: their names, where they have names of their own."""
+        """Add a node and return the name of its first output. outputs: their names, if they need special ones."""
         name = f"{kind}_{len(self.nodes)}"
         outputs = outputs or [name]
         self.nodes.append(
@@ -120,7 +119,7 @@ class _Graph:
         return outputs[0]
 
     def linear(self, name: str, rows: str, one: Linear, *, exact: bool = False) -> str:
-        """A product with bias. (N, in) -> (N, out). exact: in float32 whatever the others are."""
+        """Add a product with bias. (N, in) -> (N, out). exact: in float32 even if others are in int8."""
         weight, bias = _numpy(one.weight).T, self.floats(f"{name}.bias", one.bias)
         if exact or not self.int8:
             return self.add("Gemm", rows, self.constant(f"{name}.weight", weight), bias)
@@ -136,12 +135,12 @@ class _Graph:
         )
 
     def activate(self, activation: Activation, rows: str) -> str:
-        """The activation between `up` and `down`."""
+        """Add the activation between `up` and `down`."""
         kind, domain = _ACTIVATIONS[activation]
         return self.add(kind, rows, domain=domain)
 
     def embed(self, name: str, ids: str, table: Tensor) -> str:
-        """Rows of a table. (N,) -> (N, E)."""
+        """Look up rows of a table. (N,) -> (N, E)."""
         if not self.int8:
             return self.add("Gather", self.floats(name, table), ids)
         whole, scale = quantise(_numpy(table), EMBEDDING_LIMIT, axis=1)
@@ -150,13 +149,13 @@ class _Graph:
         return self.add("Mul", self.add("Cast", values, to=_FLOAT), scales)
 
     def normalise(self, name: str, rows: str, norm: Norm, eps: float) -> str:
-        """LayerNorm. (N, D)."""
+        """Add a LayerNorm. (N, D)."""
         weight, bias = self.floats(f"{name}.weight", norm.weight), self.floats(f"{name}.bias", norm.bias)
         return self.add("LayerNormalization", rows, weight, bias, epsilon=eps)
 
 
 def quantise(values: NDArray[np.float32], limit: int, *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Whole numbers in [-limit, limit], and the scales, one for each line along `axis`, that make `values` of them."""
+    """Quantise `values` to integers in [-limit, limit], with one scale for each line along `axis`."""
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scale = np.where(largest > 0, largest / limit, 1).astype(np.float32)
     return np.rint(values / scale).astype(np.int8), scale.squeeze(axis)
@@ -168,18 +167,18 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> None:
-    """All nodes, from ids and mask to hidden rows."""
+    """Add all nodes, from ids and mask to hidden rows."""
     add, ints, shape = graph.add, graph.ints, net.shape
     flat = ints("flat", [-1])
     size = add("Shape", IDS)  # batch, sequence
     mask = add("Reshape", MASK, flat)
-    cells = add("Squeeze", add("NonZero", mask), ints("first_axis", [0]))  # (N,) where the rows stand
-    # The row of each cell; padding takes that of some neighbour, which is masked.
+    cells = add("Squeeze", add("NonZero", mask), ints("first_axis", [0]))  # (N,) the cell of each row
+    # The row of each cell; padding gets the row of a neighbour, which is masked.
     rows = add("Max", add("Sub", add("CumSum", mask, ints("0", 0)), ints("1", 1)), "0")
 
     hidden = graph.embed("words", add("Gather", add("Reshape", IDS, flat), cells), net.words)  # (N, E)
     places = _positions(graph, shape.first_position, size, cells)
-    if len(net.positions) > 1:  # the second segment's rows of the table stand behind those of the first
+    if len(net.positions) > 1:  # in the table, the rows of the second segment follow the first's
         segments = add("Gather", add("Reshape", SEGMENTS, flat), cells)
         places = add("Add", places, add("Mul", segments, ints("n_positions", net.positions.shape[1])))
     table = graph.floats("positions", net.positions.flatten(0, 1))
@@ -220,13 +219,13 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
 def _up_and_down(
     graph: _Graph, name: str, hidden: str, layer: Layer, outliers: Outliers, activation: Activation
 ) -> str:
-    """Both products in int8, but for outliers: those of `up` in equal shares, those of `down` in float32. (N, D).
+    """Add `up` and `down` in int8; outliers of `up` are split, outliers of `down` stay float32. (N, D).
 
-    Shares: outlier channel splitting (Zhao et al., 2019).
+    Splitting: outlier channel splitting (Zhao et al., 2019).
     """
     weight, bias = layer.up.weight.detach().clone(), layer.up.bias.detach().clone()
     far, above = torch.from_numpy(outliers.up), torch.from_numpy(outliers.down)
-    # The channels above: their own way in float32. The others' way has zeros there, which every activation leaves 0.
+    # The outliers of `down` take a separate path in float32. On the int8 path they are 0, and activations leave 0 as 0.
     few = graph.linear(f"{name}.few_up", hidden, Linear(weight[above], bias[above]), exact=True)
     down = layer.down.weight.detach().clone()
     few_down = Linear(down[:, above], layer.down.bias)
@@ -237,7 +236,7 @@ def _up_and_down(
     shares[outliers.up] /= _SHARES
     shared = graph.add("Mul", hidden, graph.constant(f"{name}.shares", shares))
     again = graph.add("Gather", shared, graph.constant(f"{name}.far", outliers.up), axis=1)
-    wider = graph.add("Concat", shared, *[again] * (_SHARES - 1), axis=1)  # (N, D + the other shares)
+    wider = graph.add("Concat", shared, *[again] * (_SHARES - 1), axis=1)  # (N, D + copies of outliers)
     weight = torch.cat([weight, *[weight[:, far]] * (_SHARES - 1)], dim=1)
     inner = graph.linear(f"{name}.up", wider, Linear(weight, bias))
     most = Linear(down, torch.zeros_like(layer.down.bias))
@@ -245,7 +244,7 @@ def _up_and_down(
 
 
 def _positions(graph: _Graph, first: int, size: str, cells: str) -> str:
-    """The position of each row, as batching.positions has it. (N,)."""
+    """The position of each row, as in text/batches.positions. (N,)."""
     if not first:
         return graph.add("Mod", cells, graph.add("Gather", size, graph.ints("1", 1)))
     padding = graph.ints("padding", first - 1)

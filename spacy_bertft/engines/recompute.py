@@ -1,4 +1,4 @@
-"""Training on more subwords than memory holds the activations of."""
+"""Training on more subwords than there is memory for their activations."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.utils.checkpoint import checkpoint
 from spacy_bertft.engines.base import Engine
 from spacy_bertft.types import Packed
 
-# Subwords of one update above which activations are computed again in the backward pass: more than the usual batches
-# have, so that only very long texts and very large batches pay with time for memory.
+# If an update has more subwords than this, activations are recomputed in the backward pass. Usual batches have fewer,
+# so only very long texts and very large batches trade time for memory.
 KEPT_SUBWORDS = 16_384
 
 
 class RecomputingEngine:
-    """Keeps no activations: the backward pass computes them again, one batch of windows at a time.
+    """Wraps an engine so that the backward pass recomputes activations, one batch of windows at a time.
 
     Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174) with a segment per forward pass. The
-    gradients are the same, for dropout draws the same random numbers again.
+    gradients are the same, because dropout draws the same random numbers again.
     """
 
     def __init__(self, engine: Engine, model: nn.Module) -> None:
@@ -28,7 +28,7 @@ class RecomputingEngine:
         self.budget = engine.budget
 
     def __call__(self, packed: Packed) -> Tensor:
-        """One forward pass. -> (N, D) float32."""
+        """Run one forward pass. -> (N, D) float32."""
         training = self.model.training
         hidden: Tensor = checkpoint(self._run, packed, training, use_reentrant=False)
         return hidden

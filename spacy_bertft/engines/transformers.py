@@ -1,4 +1,4 @@
-"""transformers' own model as an engine: for training, for a GPU, and for families that the fused forward leaves out."""
+"""transformers' own model as an engine: for training, GPUs, and families that the fused engine doesn't support."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class TransformersEngine:
     """Runs a transformers model, packed where its family allows it."""
 
-    # On a CPU few enough for its caches, on a GPU enough to fill it.
+    # Few enough for the caches of a CPU, enough to keep a GPU busy.
     CPU_BUDGET, GPU_BUDGET = 1024, 16384
 
     def __init__(self, model: PreTrainedModel, *, padded: bool, half: bool, first_position: int) -> None:
-        """Not padded: its attention must be `attention.packed_attention`. half: run in bfloat16 where that is exact
-        enough; weights and results stay float32.
+        """padded: if False, the model's attention must be `attention.packed_attention`. half: run in bfloat16 where
+        autocast allows it; weights and results stay float32.
         """
         self.model = model
         self.padded = padded
@@ -33,13 +33,13 @@ class TransformersEngine:
         self.first_position = first_position
 
     def __call__(self, packed: Packed) -> Tensor:
-        """One forward; attention stays within each window. -> (N, D) float32."""
+        """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.half):
             hidden = self._padded(packed) if self.padded else self._packed(packed)
         return hidden.float()
 
     def _packed(self, packed: Packed) -> Tensor:
-        """Without padding: the windows side by side in one sequence."""
+        """Run the windows side by side in one sequence, without padding."""
         output = self.model(
             input_ids=self._tensor(packed.ids)[None],  # (1, N)
             position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
@@ -50,7 +50,7 @@ class TransformersEngine:
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _padded(self, packed: Packed) -> Tensor:
-        """Each window a row, padded to the longest."""
+        """Run each window as a row, padded to the longest."""
         mask, ids = pad(packed.ids, packed.lengths, self.model.config.pad_token_id or 0)
         real = self._tensor(mask)
         output = self.model(
@@ -59,7 +59,7 @@ class TransformersEngine:
         return output.last_hidden_state[real]  # type: ignore[no-any-return]
 
     def _segments(self, packed: Packed, padded_to: Ints | None) -> dict[str, Tensor]:
-        """The argument that says which segment a row is of, where there are two and the model tells them apart."""
+        """Keyword argument with each row's segment; empty if there are none or the model doesn't distinguish them."""
         if packed.segments is None or getattr(self.model.config, "type_vocab_size", 0) < 2:
             return {}
         segments = packed.segments[None] if padded_to is None else pad(packed.segments, padded_to, 0)[1]

@@ -1,1 +1,1 @@
-"""What a person starts; the command line only parses and shows."""
+"""The jobs that a user starts; the command line only parses options and shows results."""

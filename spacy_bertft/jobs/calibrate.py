@@ -1,6 +1,6 @@
-"""`calibrate`: fit the settings of trained heads that decide how sure they are, on annotated texts they did not see.
+"""`calibrate`: fit the temperatures and thresholds of trained heads on held-out annotated texts.
 
-Temperatures and thresholds change no weights, so all that is written is the pipeline's config.cfg.
+Temperatures and thresholds change no weights, so only the pipeline's config.cfg changes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and all scores before and after."""
+    """The fitted settings, and all scores before and after."""
 
     fitted: tuple[Fitted, ...]
     before: Scores
@@ -51,13 +51,13 @@ def calibrate(
     component: str | None = None,
     dry_run: bool = False,
 ) -> Calibration:
-    """Fit the heads of a saved pipeline on annotated texts, and set what was found in its config.cfg.
+    """Fit the heads of a saved pipeline on annotated texts, and write the fitted settings to its config.cfg.
 
     pipeline: a folder, such as training/model-best.
-    data: .spacy, or what `bertft convert` reads; held-out texts, like those in production.
-    output: folder for a copy of the pipeline with these settings, which replaces a pipeline there; None: the pipeline
-        itself gets them.
-    component: the one head to fit; None: all.
+    data: .spacy, or a file that `bertft convert` reads; held-out texts, like those in production.
+    output: folder for a copy of the pipeline with these settings, which replaces any pipeline there; None: change the
+        pipeline itself.
+    component: the only head to fit; None: all.
     dry_run: change nothing.
     """
     place = nullcontext(None) if output is None or dry_run else staged_pipeline(pipeline, output, overwrite=True)
@@ -95,7 +95,7 @@ def _heads(nlp: Language, component: str | None) -> dict[str, HeadPipe]:
         wanted = "bertft_textcat, bertft_pair or bertft_qa, which have something to fit"
         if component is not None:
             wanted = f"one named {component!r} that is a {wanted}"
-        raise ConfigError(f"Found the components {found}; expected {wanted}. Name another component, or pipeline.")
+        raise ConfigError(f"Found the components {found}; expected {wanted}. Name another component or pipeline.")
     return heads
 
 
@@ -111,8 +111,8 @@ def _fit(nlp: Language, name: str, head: HeadPipe, examples: Sequence[Example]) 
             evidence += task.evidence(head.predict(docs), golds)
     if not evidence:
         raise DataError(
-            f"The data have no annotation for {name!r}. Expected some to fit it on. Give annotated texts, or name "
-            "another component."
+            f"The data have no annotation for {name!r}. Expected annotations to fit it on. Give annotated texts, "
+            "or name another component."
         )
     settings = task.fit(evidence)
     head.task = replace(head.task, **settings)  # type: ignore[type-var]

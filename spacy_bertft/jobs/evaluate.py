@@ -1,4 +1,4 @@
-"""Saved pipelines, annotated texts, and all scores of the one on the other."""
+"""Loading saved pipelines and annotated texts, and scoring pipelines on texts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _SHOWN = 25  # texts
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores as they are shown: in points, 0 to 100, or what else components/metric_kinds.py says of them."""
+    """Scores as displayed: in points from 0 to 100, or as components/metric_kinds.py defines."""
 
     overall: dict[str, float]
     of_labels: dict[str, float]  # "cats_f_per_type.refund.f", …
 
 
 def evaluate(pipeline: Path, data: Path, *, displacy: Path | None = None) -> Scores:
-    """All scores of a saved pipeline on annotated texts: .spacy, or what `bertft convert` reads.
+    """Score a saved pipeline on annotated texts: .spacy, or a file that `bertft convert` reads.
 
-    displacy: folder for pages with what the pipeline finds in the first 25 texts. `spacy evaluate` has the like, but
-        only for components of spaCy's own factories.
+    displacy: folder for pages that show the annotations of the first 25 texts. `spacy evaluate` writes such pages only
+        for components of spaCy's own factories.
     """
     nlp = load_pipeline(pipeline)
     examples = read_examples(nlp, data)
@@ -64,7 +64,7 @@ def _render(docs: list[Doc], folder: Path, title: str) -> None:
 
 
 def score(nlp: Language, examples: list[Example]) -> Scores:
-    """All scores; what is no number and the speed are left out."""
+    """Compute all scores, except the speed and values that are not numbers."""
     found = nlp.evaluate(examples)
     found.pop("speed", None)
     overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
@@ -81,7 +81,7 @@ def _shown(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, f
 
 
 def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> Language:
-    """A saved pipeline. overrides: settings of its config to load it with."""
+    """Load a saved pipeline. overrides: settings to change in its config."""
     check_pipeline(pipeline)
     try:
         return spacy.load(pipeline, config=overrides or {})
@@ -92,12 +92,14 @@ def load_pipeline(pipeline: Path, overrides: dict[str, Any] | None = None) -> La
 
 
 def check_pipeline(pipeline: Path) -> None:
-    """An error if there is no saved pipeline in a folder, or something that can't be read to its end."""
+    """Raise an error if a folder holds no saved pipeline, or anything that is neither file nor folder."""
     if (pipeline / PIPELINE).exists():
         check_plain(pipeline)
     if not (pipeline / PIPELINE).is_file():
         found = sorted(path.name for path in pipeline.iterdir()) if pipeline.is_dir() else []
-        what = f"has no {PIPELINE}, but {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is no folder"
+        what = (
+            f"has no {PIPELINE}; found {', '.join(found[:8]) or 'nothing'}" if pipeline.is_dir() else "is not a folder"
+        )
         raise ConfigError(
             f"The pipeline {str(pipeline)!r} {what} ({pipeline.absolute()}). Expected a pipeline that spaCy saved, "
             "such as training/model-best. Give the path of the folder with its config.cfg."
@@ -109,15 +111,15 @@ def unreadable(pipeline: Path, error: Exception) -> ConfigError:
     said = " ".join(str(error).split())
     return ConfigError(
         f"The pipeline {str(pipeline)!r} could not be loaded: {said} Expected one that spacy.load() takes. If it needs "
-        "functions of your own, give the file that registers them as --code."
+        "your own functions, give the file that registers them with --code."
     )
 
 
 def read_examples(nlp: Language, data: Path) -> list[Example]:
-    """The examples of a file of annotated texts (its ending says of which kind), or of a folder of .spacy files."""
+    """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files."""
     if not data.exists():
         raise DataError(
-            f"The data {str(data)!r} are not there ({data.absolute()}). Expected a .spacy file, a folder of them, or "
+            f"The data {str(data)!r} were not found ({data.absolute()}). Expected a .spacy file, a folder of them, or "
             "a file that `bertft convert` reads. Correct the path."
         )
     try:
@@ -125,10 +127,10 @@ def read_examples(nlp: Language, data: Path) -> list[Example]:
         examples = [] if empty else list(examples_of(nlp, data, "auto", Options()))
     except BertftError:
         raise
-    except Exception as error:  # zlib, msgpack and spaCy raise of all kinds
+    except Exception as error:  # zlib, msgpack and spaCy raise many types
         raise DataError(
             f"The data {str(data)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes it. "
-            "Make it anew."
+            "Make it again."
         ) from error
     if not examples:
         raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")

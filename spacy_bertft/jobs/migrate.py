@@ -1,8 +1,8 @@
-"""A saved pipeline of spacy-transformers becomes one on our encoder. Neither that package nor its versions are needed.
+"""Migration of saved spacy-transformers pipelines to our encoder, without that package or the versions it requires.
 
-The transformer's weights are in a file that torch's unpickler reads as tensors alone. The other components are loaded
-with a stand-in for spacy-transformers' listener, so that their saved models have the layers they expect; then a
-listener of ours takes its place, which gives the same vectors.
+torch's unpickler reads the transformer's weights, and accepts only tensors. The other components are loaded with a
+stand-in for spacy-transformers' listener, so that their saved models find the layers they expect; then our listener,
+which gives the same vectors, replaces it.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from spacy_bertft.jobs.writing import writing
 _THEIRS = "spacy-transformers."
 _OLD_LISTENER, _STAND_IN = "spacy-transformers.TransformerListener.v1", "spacy-bertft.StandIn.v1"
 _POOLINGS: dict[str, TokenPooling] = {"reduce_mean.v1": "mean", "reduce_first.v1": "first"}
-_REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener to come
+_REPLACEMENT = "bertft_replacement"  # attr of a stand-in: the listener that replaces it
 
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of a pipeline."""
+    """What was migrated."""
 
     encoders: tuple[str, ...]  # names of the components that were transformers
-    readers: tuple[str, ...]  # … that read them, and were kept with their weights
-    windows: tuple[int, ...]  # tokens in the spans that the transformers read texts by, where that is known
+    readers: tuple[str, ...]  # … that read them, kept with their weights
+    windows: tuple[int, ...]  # tokens in the spans that the transformers read, where known
 
 
 def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
-    """Write the spacy-transformers pipeline of the folder `old` to the folder `new`, on our encoder.
+    """Write the spacy-transformers pipeline in the folder `old` to the folder `new`, with our encoder.
 
     overwrite: replace a pipeline that `new` holds.
     """
@@ -62,10 +62,10 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
         check_plain(old)
     if not (old / PIPELINE).is_file():
         raise ConfigError(
-            f"{old}: found no config.cfg; expected the folder of a saved pipeline; fix: correct the path, for an "
-            "installed package to the folder in it that has config.cfg"
+            f"{old}: found no config.cfg; expected the folder of a saved pipeline; fix: correct the path; of an "
+            "installed package, name the folder in it that has config.cfg"
         )
-    with _told(f"{old}: found a pipeline that can't be brought over"):
+    with _told(f"{old}: found a pipeline that can't be migrated"):
         config = load_config(old / PIPELINE, interpolate=False)
         names = [name for name, block in config["components"].items() if block.get("factory") == "transformer"]
         if not names:
@@ -85,7 +85,7 @@ def migrate(old: Path, new: Path, *, overwrite: bool = False) -> Migrated:
 
 @contextmanager
 def _told(found: str) -> Iterator[None]:
-    """Turn what spaCy, thinc, torch, msgpack … raise into one error: what is saved can be broken in many ways."""
+    """Turn errors of spaCy, thinc, torch, msgpack … into a ConfigError: a saved pipeline can be broken in many ways."""
     try:
         yield
     except ConfigError:
@@ -93,7 +93,7 @@ def _told(found: str) -> Iterator[None]:
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), "")
         raise ConfigError(
-            f"{found} ({type(error).__name__}: {said}); expected one as spacy-transformers 1.1 to 1.4 saves it, and "
+            f"{found} ({type(error).__name__}: {said}); expected one saved by spacy-transformers 1.1 to 1.4, and "
             "all packages that its components need; fix: see whether it loads in its old environment, and save it "
             "there again"
         ) from error
@@ -122,7 +122,7 @@ def _write(old: Path, new: Path, config: Config, encoders: list[str]) -> list[st
             pipe.set_encoder(_read_encoder(path, pipe))
         readers += pipe.listening_components
     found.meta["requirements"] = [line for line in found.meta.get("requirements", []) if not _is_theirs(line)]
-    for name in ("spacy_version", "spacy_git_version"):  # spaCy notes its own
+    for name in ("spacy_version", "spacy_git_version"):  # spaCy writes its own
         found.meta.pop(name, None)
     with writing(new):
         found.to_disk(new)
@@ -138,7 +138,7 @@ def _encoder_block(old: Path, name: str, block: dict[str, Any]) -> dict[str, Any
     if not architecture.startswith("spacy-transformers.TransformerModel."):
         raise ConfigError(
             f"{old}: found the architecture {architecture!r} in component {name!r}; expected "
-            "spacy-transformers.TransformerModel; fix: such a pipeline can't be migrated, train it anew"
+            "spacy-transformers.TransformerModel; fix: such a pipeline can't be migrated, train it again"
         )
     encoder = {"@architectures": "spacy-bertft.Encoder.v1", "name": model["name"]}
     return {"factory": "bertft_encoder", "model": encoder}
@@ -159,7 +159,7 @@ def _listener_blocks(block: Any) -> Iterator[dict[str, Any]]:
 
 
 def _with(config: Config, change: Any) -> Config:
-    """A copy of the config with other listeners. What then remains of spacy-transformers is refused."""
+    """Copy the config with its listeners changed. Raises ConfigError if it still uses spacy-transformers."""
     copy = config.copy()
     for block in list(_listener_blocks(copy["components"])):
         changed = change(block)
@@ -168,8 +168,8 @@ def _with(config: Config, change: Any) -> Config:
     left = sorted({value for value in _strings(copy) if value.startswith(_THEIRS)})
     if left:
         raise ConfigError(
-            f"The config uses {', '.join(left)}; expected TransformerModel and TransformerListener.v1 alone of "
-            "spacy-transformers. Take them out of config.cfg, or train the pipeline anew."
+            f"The config uses {', '.join(left)}; expected only TransformerModel and TransformerListener.v1 of "
+            "spacy-transformers. Remove the rest from config.cfg, or train the pipeline again."
         )
     return copy
 
@@ -190,7 +190,7 @@ def _listener_block(block: dict[str, Any]) -> dict[str, Any]:
     if reduction not in _POOLINGS:
         raise ConfigError(
             f"A listener pools by {reduction!r}; expected one of {', '.join(_POOLINGS)}. Such a component can't be "
-            "migrated; train it anew."
+            "migrated; train it again."
         )
     kept = {key: value for key, value in block.items() if key in ("grad_factor", "upstream")}
     return {"@architectures": "spacy-bertft.Listener.v1", "pooling": _POOLINGS[reduction], **kept}
@@ -200,7 +200,7 @@ def _listener_block(block: dict[str, Any]) -> dict[str, Any]:
 def build_stand_in(
     reduction: Model[Ragged, Floats2d], pooling: TokenPooling, grad_factor: float = 1.0, upstream: str = "*"
 ) -> Model[list[Doc], list[Floats2d]]:
-    """The layers of spacy-transformers.TransformerListener.v1, which load its saved state and do nothing."""
+    """The layers of spacy-transformers.TransformerListener.v1, only to load its saved state."""
     listener: Model[Any, Any] = Model("transformer-listener", _never, dims={"nO": None})
     arrays: Model[Any, Any] = Model("trfs2arrays", _never, layers=[reduction], attrs={"grad_factor": grad_factor})
     stand_in: Model[Any, Any] = chain(listener, arrays)
@@ -218,7 +218,7 @@ def _never(model: Model[Any, Any], inputs: Any, is_train: bool) -> Any:
 
 
 def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
-    """The encoder in the file that spacy-transformers 1.1 and later write."""
+    """Read the encoder from the file that spacy-transformers 1.1 and later write."""
     if not path.is_file():
         raise ConfigError(
             f"{path}: found {'a folder, as spacy-transformers 1.0 wrote it' if path.is_dir() else 'no such file'}; "
@@ -234,7 +234,7 @@ def _read_encoder(path: Path, pipe: EncoderPipe) -> Encoder:
         weights = {key: tensor.contiguous().clone() for key, tensor in state.items()}
         with writing(folder):
             for file, content in saved["tokenizer"].items():
-                if isinstance(content, bytes):  # beside them stand arguments of the tokenizer
+                if isinstance(content, bytes):  # the others are arguments of the tokenizer
                     (folder / Path(file).name).write_bytes(content)
             (folder / "config.json").write_text(json.dumps(saved["config"]), encoding="utf-8")
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

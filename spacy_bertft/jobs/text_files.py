@@ -1,4 +1,4 @@
-"""Input files: they exist, they are not empty, their lines are UTF-8, and what should be JSON is."""
+"""Checks of input files: existence, content, UTF-8 and JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from spacy_bertft.errors import DataError, data_error
 
-JSON_LINES_FIX = "write each record on one line of its own (JSON Lines)"
+JSON_LINES_FIX = "write each record on its own line (JSON Lines)"
 
 
 def check_input(path: Path) -> None:
@@ -27,7 +27,7 @@ def check_input(path: Path) -> None:
     if not path.is_file():
         raise data_error(
             str(path),
-            found="something that is no plain file",
+            found="something that is not a regular file",
             expected="a file that can be read twice",
             fix="save the data to a file first",
         )
@@ -36,22 +36,22 @@ def check_input(path: Path) -> None:
 
 
 def check_plain(folder: Path, pattern: str = "*") -> None:
-    """Raise DataError if something in a folder is neither file nor folder: to read a FIFO is to wait for ever.
+    """Raise DataError if something in a folder is neither file nor folder: reading a FIFO would never end.
 
-    pattern: of the names to look at.
+    pattern: of the names to check.
     """
     odd = (path for path in sorted(folder.rglob(pattern)) if path.exists() and not (path.is_file() or path.is_dir()))
     for path in odd:
         raise data_error(
             str(path),
-            found="something that is no plain file",
-            expected="files and folders alone",
+            found="something that is not a regular file",
+            expected="only files and folders",
             fix="save it to a file, or move it elsewhere",
         )
 
 
 def check_model(name: str) -> None:
-    """Raise DataError if the name of an encoder is that of a file, or of a folder that can't be read."""
+    """Raise DataError if an encoder's name is a file, or a folder with anything but files and folders."""
     path = Path(name)
     if path.is_dir():
         check_plain(path)
@@ -75,9 +75,9 @@ def no_records(path: Path) -> DataError:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The file's lines with their numbers, from 1; line ends are kept, a byte-order mark is not.
+    """Yield the file's lines with their numbers, from 1; line ends are kept, a byte-order mark is not.
 
-    Lines are decoded one at a time, so that an error can say where it is.
+    Lines are decoded one at a time, so that an error can name the line.
     """
     try:
         with path.open("rb") as file:
@@ -102,12 +102,12 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def without_mark(raw: bytes, number: int) -> bytes:
-    """A line without the byte-order mark of UTF-8 that the first may have."""
+    """Remove the UTF-8 byte-order mark, which the first line may have."""
     return raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
 
 
 def decode(raw: bytes, where: str, *, guess: str, fix: str) -> str:
-    """The text of a line in UTF-8. guess: for the error, what the file may be instead."""
+    """Decode a line of UTF-8. guess: what the file may be instead, for the error message."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as err:
@@ -120,7 +120,7 @@ def decode(raw: bytes, where: str, *, guess: str, fix: str) -> str:
 
 
 def parse_json(text: str | bytes, where: str, *, expected: str, fix: str) -> Any:
-    """What a text says in JSON, or an error that says where it stands and what was expected there."""
+    """Parse JSON. Raises DataError that says where it is and what was expected there."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as err:

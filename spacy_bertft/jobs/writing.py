@@ -1,4 +1,4 @@
-"""What disks raise while something is written, as one error of ours with the path and the cause."""
+"""Disk errors during writing, as one error of ours with the path and the cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from spacy_bertft.errors import ConfigError
 
-# Of the disk or its owner, not of a name that leads nowhere.
+# Errors of the disk or of permissions, not of a path that doesn't exist.
 _OF_DISKS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "EMFILE")
@@ -22,7 +22,7 @@ _OF_DISKS = {
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn what a block that writes raises into a ConfigError: a full disk, missing permissions."""
+    """Turn errors of a block that writes, such as a full disk or missing permissions, into a ConfigError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -42,7 +42,7 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 
 def _said(error: Exception) -> str:
-    """An error's message on one line; of a folder that could not be copied, that of its first file."""
+    """An error's message on one line; if a folder could not be copied, the message about its first file."""
     first = error.args[0] if isinstance(error, shutil.Error) and error.args else None
     if isinstance(first, list) and first:
         return str(first[0][-1])

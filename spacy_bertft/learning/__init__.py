@@ -1,1 +1,1 @@
-"""Which weights learn, at what rate, and what they learn."""
+"""Training: losses, the optimizer, and which weights are trained at what learning rate."""

@@ -1,4 +1,4 @@
-"""What is learned: targets for rows of logits, and the losses that compare the two."""
+"""Targets for rows of logits, and the losses that compare the two."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from spacy_bertft.errors import ConfigError
 
 IGNORED = -100  # cross_entropy leaves these targets out
-# One of C classes in each row; each of C labels holds or not; a number.
+# "exclusive": one of C classes per row; "independent": each of C labels holds or not; "number": regression.
 Kind = Literal["exclusive", "independent", "number"]
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What R rows of logits should say.
+    """Targets for R rows of logits.
 
     values      exclusive: (R,) int64, the class; or (R, C) float32, a distribution over the classes
                 independent: (R, C) float32, the probability of each label
                 number: (R, C) float32, numbers
     mask        bool, (R,), or (R, C) for independent labels and numbers: False where nothing is annotated
-    candidates  (R, C) int64, where rows are choices among some of the logits: their places in the flattened logits,
-                -1 where there is none. None: the rows are those of the logits.
-    scale       what the sum over all targets is multiplied by
+    candidates  (R, C) int64, if each row chooses among some of the logits: their indices in the flattened logits,
+                -1 for no candidate. None: the rows are the logits' rows.
+    scale       factor of the sum over all targets
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class CrossEntropy:
             losses = binary_cross_entropy_with_logits(rows, values, reduction="none")
             total = losses.masked_fill(~mask, 0.0).sum()
         elif values.ndim == 2 and targets.candidates is not None:
-            # Places without a candidate have a logit of -inf, and 0 times that is no number.
+            # Places without a candidate have a logit of -inf, and 0 * -inf is NaN.
             logs = rows[mask].log_softmax(dim=1).masked_fill(values[mask] == 0, 0.0)
             total = -(values[mask] * logs).sum()
         elif values.ndim == 1:
@@ -86,6 +86,6 @@ class MeanSquaredError:
 
 def _unfit(loss: object, found: str, fix: str) -> ConfigError:
     return ConfigError(
-        f"The loss is {type(loss).__name__}, but the head learns {found}. Expected a loss for those. Set @losses = "
-        f'"{fix}" in the block of its loss.'
+        f"The loss is {type(loss).__name__}, but the head is trained on {found}. Expected a loss for them. Set "
+        f'@losses = "{fix}" in the block of its loss.'
     )

@@ -1,4 +1,4 @@
-"""One step of AdamW over a module: the learning rate of each group, global-norm clip, mean over the examples."""
+"""AdamW for one module: learning rates by group, clipping by global norm, gradients averaged over the examples."""
 
 from __future__ import annotations
 
@@ -13,41 +13,85 @@ from torch.autograd.graph import increment_version
 from spacy_bertft.errors import DataError
 from spacy_bertft.learning.tuning import FullTuning, ParameterGroup, Tuning
 
+_LAST = 2**62  # an epoch after all others
+
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """What one step reads from the training loop's optimizer."""
+    """Settings of one step, read from the training loop's optimizer."""
 
     learn_rate: float
     weight_decay: float
     betas: tuple[float, float]
     eps: float
-    clip: float  # largest norm of all gradients together; 0: no limit
+    clip: float  # largest global norm of the gradients; 0: no limit
 
 
 class ModuleOptimizer:
-    """AdamW (Loshchilov & Hutter, 2019) with bias correction over the weights of one module that learn.
+    """AdamW (Loshchilov & Hutter, 2019) with bias correction for the trainable weights of one module.
 
     Gradients are summed over the examples of all backward passes since the last step and divided by their number,
-    so that a batch gives the same step whole or in parts.
+    so that a batch gives the same step whether it is processed whole or in parts.
     """
 
     def __init__(
-        self, module: nn.Module, *, tuning: Tuning | None = None, rate_factor: float = 1.0, name: str = ""
+        self,
+        module: nn.Module,
+        *,
+        tuning: Tuning | None = None,
+        rate_factor: float = 1.0,
+        examples_per_epoch: int | None = None,
+        name: str = "",
     ) -> None:
-        """rate_factor: the module's learning rate, as a multiple of the one in StepSettings; name: for messages."""
+        """rate_factor: the module's learning rate, as a multiple of the one in StepSettings; name: for messages.
+
+        examples_per_epoch: for a tuning that counts epochs; None: its parameters are all trained from the start.
+        """
         self.module = module
         self.tuning = tuning or FullTuning()
         self.rate_factor = rate_factor
+        self.examples_per_epoch = examples_per_epoch
         self.name = name
         self.examples = 0  # whose gradients are, or will be, summed into the next step
+        self.steps = 0  # taken so far
+        self.examples_seen = 0  # in all steps
+        self._held: tuple[nn.Parameter, ...] = ()  # get no gradient for now
+        self._held_at: int | None = None
 
     def count(self, n_examples: int) -> None:
         """Add examples whose gradients are, or will be, summed into the next step."""
         self.examples += n_examples
+        self.examples_seen += n_examples
+
+    def begin(self) -> bool:
+        """Before a forward pass: let only those parameters get gradients that are trained now. Whether they changed."""
+        now = self._now()
+        if now == self._held_at:
+            return False
+        held = {id(parameter) for parameter in self._held}
+        first = self._held_at is None
+        self.release()
+        active = {id(p) for group in self.groups if group.start <= now for p in group.parameters}
+        self._held = tuple(p for p in self.module.parameters() if p.requires_grad and id(p) not in active)
+        self._held_at = now
+        for parameter in self._held:
+            parameter.requires_grad_(False)
+        return first or held != {id(parameter) for parameter in self._held}
+
+    def _now(self) -> int:
+        """The step, or the epoch."""
+        if self.tuning.unit == "steps":
+            return self.steps if any(group.start for group in self.groups) else 0
+        return self.examples_seen // self.examples_per_epoch if self.examples_per_epoch else _LAST
+
+    def release(self) -> None:
+        """Let the parameters get gradients again that `begin` excluded."""
+        for parameter in self._held:
+            parameter.requires_grad_()
+        self._held, self._held_at = (), None
 
     def step(self, settings: StepSettings) -> None:
-        """Take a step if there are gradients. A DataError, and no step, if they are no numbers."""
+        """Take a step if there are gradients. Raises a DataError, without a step, if they are NaN or infinite."""
         with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
             gradients = [p.grad for p in with_gradient if p.grad is not None]
@@ -56,13 +100,14 @@ class ModuleOptimizer:
             norm = nn.utils.clip_grad_norm_(with_gradient, settings.clip) if settings.clip else _norm(gradients)
             self._check(float(norm))  # sync
             self._step(settings)
-            for parameter in with_gradient:  # which a fused step leaves out; engines that copy weights look at it
+            for parameter in with_gradient:  # a fused step doesn't; engines that copy weights need it
                 increment_version(parameter)
             self.module.zero_grad(set_to_none=True)
+            self.steps += 1
         self.examples = 0
 
     def _check(self, norm: float) -> None:
-        """An error for a norm that tells of gradients that are no numbers. These are dropped."""
+        """Drop the gradients and raise a DataError if their norm is NaN or infinite."""
         if math.isfinite(norm):
             return
         self.module.zero_grad(set_to_none=True)
@@ -72,12 +117,12 @@ class ModuleOptimizer:
 
     @cached_property
     def groups(self) -> list[ParameterGroup]:
-        """The weights that learn; listed when they are first asked for, since some modules are built late."""
+        """The trainable weights, listed on first use, because some modules are built late."""
         return self.tuning.groups(self.module) if self.tuning.learns else []
 
     @cached_property
     def adamw(self) -> torch.optim.AdamW:
-        """PyTorch's optimizer, made when it is first asked for. There must be weights that learn."""
+        """PyTorch's optimizer, created on first use. There must be weights to train."""
         groups = [
             {"params": list(group.parameters), "rate_factor": group.rate_factor, "decays": group.decays}
             for group in self.groups
@@ -104,7 +149,7 @@ def _norm(gradients: list[Tensor]) -> Tensor:
 
 
 def diverged(found: str) -> DataError:
-    """The error for a loss or a gradient that is no number. found: which, and what it is."""
+    """Build the error for a loss or gradient that is NaN or infinite. found: which one, and its value."""
     return DataError(
         f"{found}: training has diverged. Expected a finite number. Lower the learning rate in [training.optimizer] "
         "(2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."

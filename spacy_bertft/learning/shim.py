@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,13 @@ from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 
+_logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
+
 
 class TorchShim(Shim):
-    """Runs a torch module inside a thinc Model and steps it by the training loop's optimizer.
+    """Runs a torch module inside a thinc Model and updates it with the settings of the training loop's optimizer.
 
-    The module comes later (`module = …`): a pipeline is built from its config before its weights are known.
+    The module is set later (`module = …`): a pipeline is built from its config before its weights are known.
     """
 
     def __init__(
@@ -30,18 +33,20 @@ class TorchShim(Shim):
         backward_from: Callable[[Any], Tensor] = lambda output: output,
         name: str = "",
     ) -> None:
-        """backward_from: finds the tensor in the module's output; name: of the component, for messages."""
+        """backward_from: selects the module's output to backpropagate from; name: of the component, for messages."""
         super().__init__(None)
         self.name = name
         self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
         self.rate_factor = rate_factor
+        self.examples_per_epoch: int | None = None  # for tunings that count epochs
         self.tuning: Tuning = FullTuning()
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
+        self._told = False
 
     @property
     def module(self) -> nn.Module | None:
-        """The torch module, None before it is initialised or loaded."""
+        """The torch module; None before it is initialised or loaded."""
         module: nn.Module | None = self._model
         return module
 
@@ -51,10 +56,18 @@ class TorchShim(Shim):
         self.optimizer = None if module is None else self._new_optimizer(module)
 
     def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer:
-        return ModuleOptimizer(module, tuning=self.tuning, rate_factor=self.rate_factor, name=self.name)
+        if self.optimizer is not None:
+            self.optimizer.release()
+        return ModuleOptimizer(
+            module,
+            tuning=self.tuning,
+            rate_factor=self.rate_factor,
+            examples_per_epoch=self.examples_per_epoch,
+            name=self.name,
+        )
 
     def __call__(self, inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:
-        """Run the module; in training, the second value takes the gradient of the output backwards."""
+        """Run the module. In training, the second value is a callback that backpropagates the output's gradient."""
         return self.begin_update(inputs) if is_train else (self.predict(inputs), lambda gradient: None)
 
     def predict(self, inputs: Any) -> Any:
@@ -65,10 +78,14 @@ class TorchShim(Shim):
             return self._model(inputs)
 
     def begin_update(self, inputs: Any) -> tuple[Any, Callable[[Tensor], None]]:
-        """Run the module for training; one of which no weight learns runs as in prediction."""
+        """Run the module for training, or as in prediction if none of its weights is trained."""
         assert self._model is not None
         if not self.tuning.learns:
+            if not self._told:
+                self._log(0)
             return self.predict(inputs), lambda gradient: None
+        if self.optimizer is not None and self.optimizer.begin():
+            self._log(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
@@ -77,29 +94,44 @@ class TorchShim(Shim):
             return output, lambda gradient: None
         return output, lambda gradient: torch.autograd.backward(tensor, gradient)
 
+    def _log(self, n_trained: int) -> None:
+        """Tell `spacy train` how much of the module is trained from now on."""
+        self._told = True
+        _logger.info("%s: %s of %s parameters are trained", self.name, f"{n_trained:,}", f"{self.n_parameters():,}")
+
+    def n_parameters(self) -> int:
+        """The number of all weights."""
+        return 0 if self.module is None else sum(parameter.numel() for parameter in self.module.parameters())
+
     def count(self, n_examples: int) -> None:
-        """Note examples whose gradients are, or will be, summed into the next step."""
+        """Count examples whose gradients are, or will be, summed into the next step."""
         if self.optimizer is not None:
             self.optimizer.count(n_examples)
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Step by the settings that thinc's optimizer holds now."""
+        """Take a step with the current settings of thinc's optimizer."""
         if self.optimizer is not None:
             self.optimizer.step(read_settings(optimizer))
 
     def copy(self) -> TorchShim:
-        """A copy with weights of its own and a fresh optimizer."""
+        """A copy with separate weights and a new optimizer."""
         twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from, name=self.name)
         twin.tuning = self.tuning
-        twin.module = copy.deepcopy(self.module)
+        twin.module = self.copied_module()
         return twin
 
+    def copied_module(self) -> nn.Module | None:
+        """A copy of the module, all of whose parameters get gradients."""
+        if self.optimizer is not None:
+            self.optimizer.release()
+        return copy.deepcopy(self.module)
+
     def training_state(self) -> TensorsByName:
-        """Weights, moments, and gradients that wait for a step; none if there is no module yet."""
+        """Weights, moments, and gradients that wait for a step; empty if there is no module yet."""
         return {} if self.module is None or self.optimizer is None else module_state(self.module, self.optimizer)
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `training_state` gave, into the same module."""
+        """Restore a result of `training_state` into the same module."""
         if self.module is not None:
             self.optimizer = self._new_optimizer(self.module)
             load_module_state(state, self.module, self.optimizer)
@@ -116,7 +148,7 @@ class TorchShim(Shim):
         return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
 
     def from_bytes(self, data: bytes) -> TorchShim:
-        """Read weights into the module."""
+        """Load weights into the module."""
         if self._model is not None:
             self._model.load_state_dict(safetensors.torch.load(data))
             self.module = self._model
@@ -126,7 +158,7 @@ class TorchShim(Shim):
 def wrap(
     name: str, shim: TorchShim, attrs: dict[str, Any] | None = None, layers: Sequence[Model[Any, Any]] = ()
 ) -> Model[Any, Any]:
-    """A thinc Model around a TorchShim. layers: others that belong to it, which it does not run itself."""
+    """A thinc Model around a TorchShim. layers: other Models that belong to it but that it does not run."""
     return Model(name, _forward, shims=[shim], attrs=attrs or {}, layers=layers)
 
 
@@ -138,7 +170,7 @@ def shim_of(model: Model[Any, Any]) -> TorchShim:
 
 
 def read_settings(optimizer: Optimizer) -> StepSettings:
-    """Read a step's settings from thinc's optimizer; what can't be honoured is refused."""
+    """Read a step's settings from thinc's optimizer. Raises a ConfigError for settings that are not supported."""
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(
             f"The optimizer is a {type(optimizer).__name__}; expected a thinc.api.Optimizer. Pass sgd = "
@@ -156,7 +188,7 @@ def read_settings(optimizer: Optimizer) -> StepSettings:
     ):
         if found:
             raise ConfigError(
-                f"The optimizer {problem}, which a fine-tuned encoder and its heads don't support: they step by AdamW. "
+                f"The optimizer {problem}, which a fine-tuned encoder and its heads don't support: they use AdamW. "
                 f"Set {fix} in [training.optimizer]."
             )
     return StepSettings(

@@ -1,6 +1,6 @@
-"""All that going on with a training run needs, as tensors by name: weights, AdamW's moments, random numbers.
+"""Everything needed to resume a training run, as tensors by name: weights, AdamW's moments, random states.
 
-A run that is restored goes on as if it had never stopped: the same steps, bit for bit, on the same machine.
+On the same machine, a resumed run takes the same steps, bit for bit, as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from torch import Tensor, nn
 from spacy_bertft.learning.optimizer import ModuleOptimizer
 
 TensorsByName = dict[str, Tensor]
+_COUNTERS = ("examples", "steps", "examples_seen")  # of a ModuleOptimizer
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """What can give and take its training state: every trainable component of this package."""
+    """Can save and restore its training state: every trainable component of this package."""
 
     def training_state(self) -> TensorsByName:
-        """The state after the last update. Tensors may be the component's own: write them before it learns on."""
+        """The state after the last update. Tensors may be the component's own: write them before training continues."""
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state. A KeyError or ValueError if it is of another component."""
+        """Restore such a state. Raises a KeyError or ValueError if it is another component's."""
 
 
 def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName:
     """Weights, moments, and gradients that wait for a step."""
-    state: TensorsByName = {"examples": torch.tensor(optimizer.examples)}
+    state: TensorsByName = {name: torch.tensor(getattr(optimizer, name)) for name in _COUNTERS}
     for name, parameter in module.named_parameters():
         state[f"weights/{name}"] = parameter.detach().contiguous()
         if parameter.grad is not None:
@@ -42,9 +43,9 @@ def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName
 
 
 def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer: ModuleOptimizer) -> None:
-    """Put back what `module_state` gave. A KeyError or ValueError if it is of another module."""
+    """Restore a result of `module_state`. Raises a KeyError or ValueError if it is another module's."""
     parameters = dict(module.named_parameters())
-    for name, parameter in parameters.items():  # copy_ would repeat a smaller one
+    for name, parameter in parameters.items():  # copy_ would broadcast a smaller tensor
         found, expected = tuple(state[f"weights/{name}"].shape), tuple(parameter.shape)
         if found != expected:
             raise ValueError(f"the state's {name} has the shape {found}; expected {expected}")
@@ -60,7 +61,8 @@ def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer:
             # AdamW counts its steps on the CPU.
             value = tensor.clone() if slot == "step" else tensor.to(parameter.device, copy=True)
             optimizer.adamw.state.setdefault(parameter, {})[slot] = value
-    optimizer.examples = int(state["examples"]) if "examples" in state else 0
+    for name in _COUNTERS:
+        setattr(optimizer, name, int(state[name]) if name in state else 0)
 
 
 def random_state() -> TensorsByName:
@@ -80,7 +82,7 @@ def random_state() -> TensorsByName:
 
 
 def load_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put back what `random_state` gave; generators that it lacks stay as they are."""
+    """Restore a result of `random_state`; generators that it lacks keep their state."""
     torch.set_rng_state(state["random/torch"])
     if "random/cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random/cuda"])

@@ -8,7 +8,7 @@ import numpy as np
 
 from spacy_bertft.types import Ints
 
-_SUREST = 36.0  # beyond this margin a float64 holds no other probability than 1
+_SUREST = 36.0  # beyond this margin, the probability is 1 in float64
 
 
 class Candidates(NamedTuple):
@@ -22,12 +22,12 @@ class Candidates(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """By how much the best answer is likelier than none; -inf if there is none."""
+        """Logit of the best answer minus that of no answer; -inf without candidates."""
         return float(self.scores[0]) - self.no_answer if len(self.scores) else -np.inf
 
 
 def best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_tokens: int, n_best: int) -> Candidates:
-    """The best spans of a context. logits: (C, 2), -inf for tokens that are no candidates."""
+    """The best spans of a context. logits: (C, 2), -inf for tokens that are not candidates."""
     length = len(logits)
     longest = min(max_tokens, length)
     ends = np.concatenate([logits[:, 1], np.full(longest - 1, -np.inf)])
@@ -43,5 +43,5 @@ def best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_t
 
 
 def probability_of_margin(margin: float) -> float:
-    """The probability of the best answer where it and no answer are all there is."""
+    """The probability of the best answer if no answer is the only alternative."""
     return float(1 / (1 + np.exp(-np.clip(margin, -_SUREST, _SUREST))))

@@ -1,4 +1,4 @@
-"""Fitting how sure heads are: temperatures and thresholds, on texts that they did not learn from."""
+"""Fit the temperatures and thresholds of heads, on texts that they were not trained on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 
 def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) -> float:
-    """What logits (B, L) are divided by for the highest likelihood of the gold numbers (B,).
+    """The divisor of the logits (B, L) that maximises the likelihood of the gold classes (B,).
 
-    The gold is smoothed as in Platt, 1999, Probabilistic outputs for support vector machines, so that a few texts that
-    are all right make nothing certain.
+    The gold classes are smoothed as in Platt, 1999, Probabilistic outputs for support vector machines, so that a few
+    texts, all predicted correctly, do not lead to certainty.
     """
     smoothing = 1 / (len(gold) + 2)
 
@@ -23,7 +23,7 @@ def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) ->
         scaled = torch.from_numpy(logits) / math.exp(log_temperature)
         return float(cross_entropy(scaled, torch.from_numpy(gold), label_smoothing=smoothing))
 
-    # In 1/T the loss is convex, so it has one minimum in log T too.
+    # The loss is convex in 1/T, so it has one minimum in log T too.
     low, high = math.log(0.05), math.log(20.0)
     for _ in range(40):
         left, right = low + (high - low) / 3, high - (high - low) / 3
@@ -32,11 +32,12 @@ def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) ->
 
 
 def fit_threshold(right: np.ndarray[Any, Any], unknown: np.ndarray[Any, Any], *, n_known: int) -> float:
-    """The border between the scores of texts that are `right` and of `unknown` ones with the best mean of two shares.
+    """The threshold between the scores of `right` and of `unknown` texts with the best mean of two rates.
 
-    Those of the `n_known` texts of known categories that are right and above it, and of the unknown ones below it.
+    These are the accuracy on the `n_known` texts of known categories (right, and above the threshold), and the recall
+    of unknown texts (below it).
     """
-    values = np.unique(np.concatenate([right, unknown]))  # in order
+    values = np.unique(np.concatenate([right, unknown]))  # sorted
     borders = np.concatenate([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:] + 1])
     kept = 1 - np.searchsorted(np.sort(right), borders) / max(1, len(right))
     found = np.searchsorted(np.sort(unknown), borders) / len(unknown)
@@ -44,14 +45,14 @@ def fit_threshold(right: np.ndarray[Any, Any], unknown: np.ndarray[Any, Any], *,
 
 
 def fit_answer_threshold(evidence: Sequence[tuple[float, float, float]]) -> float:
-    """The margin from which answering gives the best F1 over all questions.
+    """The threshold of the margin for answering that gives the best F1 over all questions.
 
-    evidence: for each question the margin of its best answer over none, that answer's F1, and the F1 of no answer.
+    evidence: per question, the margin of its best answer over no answer, that answer's F1, and the F1 of no answer.
     """
     margins, answered, silent = np.array(sorted(evidence, reverse=True)).T
-    # The F1 if the first 0, 1, … questions are answered.
+    # The total F1 if the first 0, 1, … questions are answered.
     totals = np.append(0.0, np.cumsum(answered)) + silent.sum() - np.append(0.0, np.cumsum(silent))
-    ends = np.append(margins[:-1] != margins[1:], True)  # between equal margins there is no border
+    ends = np.append(margins[:-1] != margins[1:], True)  # no threshold lies between equal margins
     totals[1:][~ends] = -np.inf
     best = int(totals.argmax())
     borders = np.concatenate([margins[:1] + 1, (margins[1:] + margins[:-1]) / 2, margins[-1:] - 1])

@@ -24,14 +24,14 @@ _OPENS = {"bio": "BI", "biluo": "BI", "io": "I"}  # prefixes that an I (or L) of
 
 @dataclass(frozen=True, slots=True)
 class Tagging:
-    """The tags of some labels in a scheme, and which may follow which."""
+    """The tags of labels in a scheme, and the allowed transitions between tags."""
 
     scheme: Scheme
     tags: tuple[str, ...]  # (L,) "O", "B-PERSON", …
     label: Ints  # (L,) label of each tag, -1 for O
     inside: NDArray[np.bool_]  # (L,) may only follow an open tag of its label
     is_open: NDArray[np.bool_]  # (L,) may be followed by an inside tag of its label
-    must_close: NDArray[np.bool_]  # (L,) must be
+    must_close: NDArray[np.bool_]  # (L,) must be followed by one
 
     @classmethod
     def of(cls, labels: Sequence[str], scheme: Scheme) -> Tagging:
@@ -46,13 +46,13 @@ class Tagging:
         return cls(scheme, tags, label, inside, is_open, is_open if scheme == "biluo" else never)
 
     def may_follow(self, before: Ints, after: Ints) -> NDArray[np.bool_]:
-        """Whether each tag of `after` may follow that of `before`."""
+        """Whether each tag of `after` may follow the one of `before` in the same place."""
         continues = self.is_open[before] & self.inside[after] & (self.label[before] == self.label[after])
         allowed: NDArray[np.bool_] = continues | ~(self.must_close[before] | self.inside[after])
         return allowed
 
     def openers(self) -> Ints:
-        """For each inside tag the two open tags of its label, which alone it may follow. (inside tags, 2)."""
+        """For each inside tag, the only tags it may follow: the two open tags of its label. (inside tags, 2)."""
         open_tags = self.is_open.nonzero()[0].reshape(-1, 2) if self.inside.any() else np.zeros((0, 2), dtype=np.int64)
         return open_tags[self.label[self.inside]]
 
@@ -69,12 +69,12 @@ class Entities:
 
 
 def decode(logits: Floats, counts: Ints, tagging: Tagging) -> Entities:
-    """Read the entities off the best valid sequence of tags of each text.
+    """Decode the entities from the best valid sequence of tags of each text.
 
     logits: (T, L); counts: (B,) tokens of each text.
 
-    The greedy sequence is the best one wherever it is valid; only where it is not, Viterbi's algorithm searches the
-    valid ones (Forney, The Viterbi algorithm, 1973). An entity's score is the lowest probability of its tags.
+    If the greedy sequence is valid, it is the best one; otherwise the Viterbi algorithm searches the valid ones
+    (Forney, The Viterbi algorithm, 1973). An entity's score is the lowest probability of its tags.
     """
     tags = logits.argmax(axis=1) if len(logits) else np.zeros(0, dtype=np.int64)
     invalid = _invalid(tags, counts, tagging)
@@ -87,11 +87,11 @@ def decode(logits: Floats, counts: Ints, tagging: Tagging) -> Entities:
 def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
     """For each text the valid sequence of tags with the highest sum of logits. -> (T,).
 
-    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts go forward together, token by token. A tag that
-    is not inside an entity may follow every tag that need not be closed, so the best of those is the same for all: the
-    time grows with L, not with its square.
+    logits: (T, L); counts: (B,) tokens of each text, none 0. All texts advance together, token by token. A tag that is
+    not an inside tag may follow every tag that need not be closed, so all such tags share the best predecessor: the
+    time is linear in L, not quadratic.
     """
-    order = np.argsort(-counts, kind="stable")  # so that the texts that go on are always the first ones
+    order = np.argsort(-counts, kind="stable")  # so that texts with tokens left always come first
     lengths = counts[order]
     starts = (np.cumsum(counts) - counts)[order]
     openers = tagging.openers()
@@ -104,7 +104,7 @@ def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
         of_openers = best[:going, openers]  # (going, inside tags, 2)
         before[:, tagging.inside] = np.where(of_openers[..., 0] >= of_openers[..., 1], *openers.T)
         reached = np.take_along_axis(best[:going], before, axis=1)
-        # Where no tag leads on, argmax names one that may not.
+        # If no predecessor is allowed, argmax still returns one; the score must be -inf.
         reached[:, ~tagging.inside] = closed.max(axis=1, keepdims=True)
         back.append(before)
         best[:going] = reached + logits[starts[:going] + place]
@@ -119,7 +119,7 @@ def viterbi(logits: Floats, counts: Ints, tagging: Tagging) -> Ints:
 
 
 def _invalid(tags: Ints, counts: Ints, tagging: Tagging) -> Ints:
-    """The texts (numbers in B) whose tags break a rule."""
+    """The texts (indices in B) whose tags break a rule."""
     if not len(tags):
         return np.zeros(0, dtype=np.int64)
     text = np.repeat(np.arange(len(counts)), counts)  # (T,)
@@ -152,6 +152,6 @@ def _entities(tags: Ints, probability: Floats, counts: Ints, tagging: Tagging) -
     goes_on = np.append((label[1:] >= 0) & ~begins[1:], False) if len(tags) else np.zeros(0, dtype=bool)
     (lasts,) = ((label >= 0) & ~goes_on).nonzero()
     inside = label >= 0
-    # Each token inside is in exactly one entity, so the entities' tokens lie side by side once the others are gone.
+    # Each inside token is in exactly one entity, so without the outside tokens the entities are contiguous.
     scores = np.minimum.reduceat(probability[inside], begins[inside].nonzero()[0]) if len(starts) else probability[:0]
     return Entities(text[starts], place[starts], place[lasts] + 1, label[starts], scores)

@@ -1,4 +1,4 @@
-"""`bertft_ner`: entities by a tag for each token, decoded as the highest-scoring valid sequence of tags."""
+"""`bertft_ner`: entities from a tag for each token, decoded as the highest-scoring valid sequence of tags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features
 
 MISSING = -1  # a token without gold annotation
-# spaCy's gold tags are BILUO; what each prefix is in the other schemes.
+# spaCy's gold tags are BILUO: their prefixes in each scheme.
 _FROM_BILUO = {
     "bio": {"B": "B", "I": "I", "L": "I", "U": "B"},
     "biluo": {"B": "B", "I": "I", "L": "L", "U": "U"},
@@ -48,11 +48,11 @@ class TokenHead(Head):
         return 1 + n_labels * len(PREFIXES[self.scheme])
 
     def forward(self, features: Features) -> Tensor:
-        """Logits of all tokens; those without a subword get the biases alone."""
+        """Logits of all tokens; tokens without a subword get only the biases."""
         if self.training:
             logits: Tensor = self.output(self.dropout(token_vectors(features, self.pooling)))
             return logits
-        # The same, but what is gathered are few logits instead of wide vectors.
+        # The same result, but pooling a few logits is faster than pooling wide vectors.
         of_rows = replace(features, hidden=features.hidden @ self.output.weight.T)  # (N, L)
         return token_vectors(of_rows, self.pooling) + self.output.bias
 
@@ -61,10 +61,10 @@ class TokenHead(Head):
 class EntityTask:
     """Named entities.
 
-    scheme: how entities become tags: "bio", "biluo" or "io" (neighbouring entities of one label are joined).
-    pooling: a token is its "first" subword, or the "mean" of its subwords.
-    overwrite: replace the entities that a Doc already has; else they stay, and new ones fill the gaps.
-    spans_key: key of doc.spans where the entities stand with their scores.
+    scheme: the tagging scheme: "bio", "biluo" or "io" (joins neighbouring entities of one label).
+    pooling: what represents a token: its "first" subword, or the "mean" of its subwords.
+    overwrite: replace the entities that a Doc already has; otherwise they stay, and new ones fill the gaps.
+    spans_key: key of doc.spans for the entities with their scores.
     """
 
     scheme: Scheme = "bio"
@@ -74,15 +74,15 @@ class EntityTask:
     needs_segments = False
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
-        """The labels of all gold entities; warns once of those that fit no token."""
+        """The labels of all gold entities; warns once about those that fit no tokens."""
         _warn_of_misaligned(examples)
         return (ent.label_ for eg in examples for ent in eg.reference.ents)
 
     def check(self, labels: Sequence[str]) -> None:
-        """Any labels will do."""
+        """Accept any labels."""
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Annotated tokens a Doc."""
+        """The average number of annotated tokens per Doc."""
         n_targets = sum(int((eg.reference.to_array("ENT_IOB") > 0).sum()) for eg in examples)
         return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples)))}
 
@@ -99,7 +99,7 @@ class EntityTask:
         return Targets("exclusive", values, values != MISSING)
 
     def _target(self, tag: str | None, tag_ids: dict[str, int]) -> int:
-        """A BILUO tag's number in the scheme. None, "-" and partial tags are missing annotation."""
+        """A BILUO tag's number in the scheme. None, "-" and partial tags count as missing annotation."""
         if tag == "O":
             return 0
         if tag is None or len(tag) < 3:
@@ -112,7 +112,7 @@ class EntityTask:
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc.ents, and the entities with their scores in doc.spans."""
         features, labels = output.features, output.labels
-        # White space and the like have no subword and no say: the tags are decoded as if they were not there.
+        # Tokens without a subword, such as white space, are left out of the decoding.
         has_subword = features.token_subword_counts > 0  # (T,)
         counts = group_sums(has_subword.astype(np.int64), features.token_counts)  # (B,)
         place_in_doc = ramps(features.token_counts)[has_subword]
@@ -159,7 +159,7 @@ def _tagging(labels: tuple[str, ...], scheme: Scheme) -> Tagging:
 
 
 def _warn_of_misaligned(examples: Sequence[Example]) -> None:
-    """Gold entities that fit no tokens of the pipeline's tokenizer can't be learned; say how many, once."""
+    """Warn once about gold entities that fit no tokens of the pipeline's tokenizer: they can't be learned."""
     n_gold = n_fitting = 0
     for eg in examples:
         n_gold += len(eg.reference.ents)

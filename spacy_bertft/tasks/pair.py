@@ -1,4 +1,4 @@
-"""`bertft_pair`: one category of two texts, such as a paraphrase or an entailment.
+"""`bertft_pair`: one category per pair of texts, such as paraphrase or entailment.
 
 The texts are read as [CLS] first [SEP] second [SEP] (Devlin et al., 2019, section 4.1).
 """

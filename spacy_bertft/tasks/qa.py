@@ -27,14 +27,14 @@ from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features, Ints
 
 LABEL = "ANSWER"
-MISSING = -1  # of targets: nobody has said
+MISSING = -1  # target of a question without gold annotation
 
 
 class AnswerHead(Head):
-    """BERT's answer head: a start and an end logit for each token, and a pair of them for no answer at all.
+    """BERT's answer head: start and end logits for each token, and for "no answer" in each Doc.
 
-    Features -> (T + B, 2): tokens first. A token starts with its first subword and ends with its last; no answer is the
-    first special subword (Devlin et al., 2019, section 4.3): of all windows the lowest logit for each of the two.
+    Features -> (T + B, 2): tokens first. A token's start logit is from its first subword, its end logit from its last.
+    The no-answer logits are the first special subword's (Devlin et al., 2019, section 4.3): the minimum over windows.
     """
 
     def __init__(self, width: int) -> None:
@@ -43,15 +43,15 @@ class AnswerHead(Head):
         self.output = new_linear(width, 2)
 
     def n_outputs(self, n_labels: int) -> int:
-        """A start and an end."""
+        """Two: start and end."""
         return 2
 
     def forward(self, features: Features) -> Tensor:
-        """Logits of all tokens and Docs; those of tokens without a subword mean nothing."""
+        """Logits of all tokens and Docs; those of tokens without a subword are meaningless."""
         if not features.window_counts.all():
             raise ConfigError(
                 "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS], which "
-                'bertft_qa reads as "no answer". Take another encoder.'
+                'bertft_qa reads as "no answer". Use another encoder.'
             )
         of_rows = replace(features, hidden=self.output(self.dropout(features.hidden)))  # (N, 2)
         starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
@@ -65,11 +65,11 @@ class AnswerHead(Head):
 
 @dataclass(frozen=True)
 class AnswerTask:
-    """Extractive answers to Docs of a question and its context.
+    """Extractive answers for Docs of a question and its context.
 
-    max_tokens: of an answer.
-    n_best: how many answers to set, the best first; they may overlap.
-    threshold: how probable the best answer must be, against "no answer", to be returned: 0 always answers; `bertft
+    max_tokens: maximum length of an answer.
+    n_best: maximum number of answers to set, the best first; they may overlap.
+    threshold: minimum probability of the best answer, against "no answer", to set answers; 0 always answers. `bertft
         calibrate` fits it.
     """
 
@@ -80,7 +80,7 @@ class AnswerTask:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold of bertft_qa is {self.threshold:g}; expected 0 to 1. Set such a number.")
+            raise ConfigError(f"threshold of bertft_qa is {self.threshold:g}; expected 0 to 1. Set one in this range.")
         for name in ("max_tokens", "n_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -88,20 +88,20 @@ class AnswerTask:
                 )
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
-        """One label for all answers, if a question is annotated at all; warns once of answers that fit no tokens."""
+        """One label for all answers, if any question is annotated; warns once about answers that fit no tokens."""
         _warn_of_misaligned(examples)
         return (LABEL for eg in examples if gold_answers(eg.reference) is not None)
 
     def check(self, labels: Sequence[str]) -> None:
-        """There is but one label."""
+        """Accept only the one label."""
         if list(labels) != [LABEL]:
             raise ConfigError(
-                f"bertft_qa got the labels {', '.join(labels)}; expected {LABEL} alone. Leave the labels out: they are "
-                "not learned here."
+                f"bertft_qa got the labels {', '.join(labels)}; expected only {LABEL}. Leave the labels out: the "
+                "head has no others."
             )
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Nothing: the loss of a question is the mean of those of its start and its end."""
+        """Nothing: the loss of a question is already the mean of the losses of its start and end."""
         return {}
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> AnswerHead:
@@ -109,7 +109,7 @@ class AnswerTask:
         return AnswerHead(width)
 
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
-        """Start and end of each answer, each one of all tokens of the context and of no answer.
+        """Start and end of each answer: each is a token of the context, or no answer.
 
         All windows share one softmax (Clark & Gardner, 2018, Simple and effective multi-paragraph reading
         comprehension). The first gold answer is the target.
@@ -119,7 +119,7 @@ class AnswerTask:
             [self._target(eg, context) for eg, context in zip(examples, contexts, strict=True)], dtype=np.int64
         ).reshape(-1, 2)  # (B, 2)
         places = self._places(contexts, output.features)  # (B, 1 + longest)
-        # A target that has no subword of its own (in a context that was shortened) can't be learned.
+        # A target token without a subword (in a context that was shortened) can't be learned.
         targets[np.take_along_axis(places, np.maximum(targets, 0), axis=1) < 0] = MISSING
         starts_and_ends = np.stack([2 * places, 2 * places + 1], axis=1)  # (B, 2, 1 + longest)
         candidates = np.where(places[:, None] < 0, -1, starts_and_ends).reshape(-1, places.shape[1])
@@ -158,7 +158,7 @@ class AnswerTask:
         return places
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
-        """Set doc.spans: the best answers with their probabilities, or none if that is likelier."""
+        """Set doc.spans: the best answers with their probabilities, or none if the best one is below the threshold."""
         for doc, found in zip(docs, self._candidates(docs, output), strict=True):
             limit = self.n_best if probability_of_margin(found.margin) >= self.threshold else 0
             spans = [
@@ -206,7 +206,7 @@ def _contexts(docs: Sequence[Doc]) -> list[Span]:
 
 
 def _warn_of_misaligned(examples: Sequence[Example]) -> None:
-    """Answers that begin or end inside a token are learned with the whole token; say how many, once."""
+    """Warn once about answers that begin or end inside a token: they are learned with the whole token."""
     n_answers = n_wider = 0
     for eg in examples:
         texts = gold_answers(eg.reference) or []

@@ -1,4 +1,4 @@
-"""`bertft_regression`: one number of a text or of a pair of texts, such as a rating or how alike two sentences are."""
+"""`bertft_regression`: one number per text or pair of texts, such as a rating or the similarity of two sentences."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LABEL = "VALUE"
 
 @dataclass(frozen=True)
 class RegressionTask:
-    """One number a Doc, learned as its distance from the mean of the training data, in standard deviations.
+    """One number per Doc, learned as its deviation from the mean of the training data, in standard deviations.
 
-    pooling: a Doc is its "cls" subword, or the "mean" of its subwords.
+    pooling: what represents a Doc: its "cls" subword, or the "mean" of its subwords.
     """
 
     pooling: DocPooling = "cls"
@@ -41,11 +41,11 @@ class RegressionTask:
         return (LABEL for eg in examples if value_of(eg.reference) is not None)
 
     def check(self, labels: Sequence[str]) -> None:
-        """There is but one label."""
+        """Accept only the one label."""
         if list(labels) != [LABEL]:
             raise ConfigError(
-                f"bertft_regression got the labels {', '.join(labels)}; expected {LABEL} alone. Leave the labels out: "
-                "they are not learned here."
+                f"bertft_regression got the labels {', '.join(labels)}; expected only {LABEL}. Leave the labels out: "
+                "the head has no others."
             )
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class RegressionTask:
 def score_values(examples: Iterable[Example], **_: Any) -> dict[str, float | None]:
     """Correlations in [-1, 1], and errors in the unit of the numbers; None where no Doc has a gold number.
 
-    value_pearson, value_spearman: 0 where all gold or all predicted numbers are the same. value_mae: mean absolute
+    value_pearson, value_spearman: 0 if all gold or all predicted numbers are the same. value_mae: mean absolute
     error. value_rmse: root of the mean squared error. Docs without a gold number are left out.
     """
     pairs = [(value_of(eg.reference), value_of(eg.predicted)) for eg in examples]
@@ -100,7 +100,7 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rank of each number; equal ones share the mean of their ranks."""
+    """The rank of each number; equal numbers share the mean of their ranks."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places]
     return ranks

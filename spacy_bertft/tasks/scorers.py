@@ -1,4 +1,4 @@
-"""How predictions are scored where spaCy has no scorer for it."""
+"""Scorers of predictions for which spaCy has none."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 
 
-# Answers: exact match and token F1, as SQuAD's evaluation has them (Rajpurkar et al., 2016, SQuAD: 100,000+ questions
-# for machine comprehension of text; 2018, Know what you don't know, for questions without an answer).
+# Answers: exact match and token F1, as in SQuAD's evaluation (Rajpurkar et al., 2016, SQuAD: 100,000+ questions for
+# machine comprehension of text; for questions without an answer, 2018, Know what you don't know).
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, words one space apart."""
+    """Lowercase an answer, and remove ASCII punctuation, English articles and repeated white space."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(gold: Sequence[str], predicted: str) -> float:
-    """1.0 if a gold answer equals the predicted one when both are normalised, else 0.0. No answer is "" or none."""
+    """1.0 if the predicted answer equals a gold one after normalisation, else 0.0. No answer: gold [], predicted ""."""
     return max(float(normalise(one) == normalise(predicted)) for one in _acceptable(gold))
 
 
 def token_f1(gold: Sequence[str], predicted: str) -> float:
-    """The best F1 over the words of a gold answer and of the predicted one, normalised. No answer is "" or none."""
+    """The best word F1 of the predicted answer with a gold one, normalised. No answer: gold [], predicted ""."""
     return max(_f1(normalise(one).split(), normalise(predicted).split()) for one in _acceptable(gold))
 
 
 def _acceptable(gold: Sequence[str]) -> list[str]:
-    """The gold answers; those of which normalising leaves nothing count as no answer."""
+    """The gold answers that are not empty after normalisation; [""], no answer, if there are none."""
     return [one for one in gold if normalise(one)] or [""]
 
 
@@ -50,17 +50,17 @@ def _f1(gold: list[str], predicted: list[str]) -> float:
 
 
 def gold_answers(doc: Doc) -> list[str] | None:
-    """The gold answers of a Doc, as the annotators wrote them; [] if it has none, None if nobody has said."""
+    """The gold answers of a Doc, as the annotators wrote them; [] if it has none, None if it is not annotated."""
     if ANSWERS_KEY not in doc.spans:
         return None
     group = doc.spans[ANSWERS_KEY]
-    # Tokens may hold more than the answer that a reader took them from.
+    # The spans' tokens may be longer than the answer that a reader aligned them with.
     texts: Sequence[str] = group.attrs.get("texts") or [span.text for span in group]
     return list(texts)
 
 
 def score_answers(examples: Iterable[Example], **_: Any) -> dict[str, Any]:
-    """Exact match and F1 of the first answers, in [0, 1]: over all questions, and over those with and without one.
+    """Exact match and F1 of the first answers, in [0, 1]: over all, answerable and unanswerable questions.
 
     Questions without gold annotation are left out.
     """
@@ -89,17 +89,16 @@ def create_answer_scorer() -> Callable[..., dict[str, Any]]:
     return score_answers
 
 
-# Categories, of which one may be the unknown one.
+# Exclusive categories, with or without an unknown one.
 
 
 def score_categories(
     examples: Iterable[Example], *, labels: Sequence[str], unknown_label: str | None = None, **cfg: Any
 ) -> dict[str, Any]:
-    """spaCy's scores of exclusive categories; with an unknown one also how well it is told from the others.
+    """spaCy's scores of exclusive categories; with an unknown one, also how well it is detected.
 
-    cats_known_acc: share of texts of known categories that get the right one. cats_unknown_r: share of unknown texts
-    found. cats_unknown_auc: area under the ROC curve of the unknown category's probability. Texts without gold
-    annotation are left out.
+    cats_known_acc: accuracy on texts of known categories. cats_unknown_r: recall of unknown texts. cats_unknown_auc:
+    area under the ROC curve of the unknown category's probability. Texts without gold annotation are left out.
     """
     if unknown_label is None:
         return textcat_score(examples, labels=labels, **cfg)

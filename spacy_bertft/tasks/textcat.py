@@ -26,7 +26,7 @@ from spacy_bertft.types import Features
 class DocHead(Head):
     """BERT's classification head: dropout, dense layer with tanh, dropout, linear. Features -> logits (B, L).
 
-    The dense layer starts as the checkpoint's pooler where it has one (Devlin et al., 2019, section 3).
+    With "cls" pooling, the dense layer starts as the checkpoint's pooler, if any (Devlin et al., 2019, section 3).
     """
 
     def __init__(self, width: int, n_labels: int, pooling: DocPooling, pooler: nn.Linear | None) -> None:
@@ -39,7 +39,7 @@ class DocHead(Head):
             self.dense.load_state_dict(pooler.state_dict())
 
     def forward(self, features: Features) -> Tensor:
-        """Logits of all Docs; one longer than a window is the mean of its windows."""
+        """Logits of all Docs; one longer than a window is pooled over its windows."""
         pooled = torch.tanh(self.dense(doc_vectors(features, self.pooling)))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
@@ -47,20 +47,20 @@ class DocHead(Head):
 
 @dataclass(frozen=True)
 class CategoryTask:
-    """Categories, of which one ("exclusive") or any number hold.
+    """Categories of a Doc, of which exactly one (exclusive) or any number apply.
 
-    An exclusive category may be the unknown one: none of the others. It has no logit of its own; its place in the
-    softmax is taken by a threshold, so its probability is a logistic function of the text's energy (Liu et al., 2020,
-    Energy-based out-of-distribution detection), and it wins where no other logit reaches the threshold.
+    One exclusive category may be the unknown one, for texts of none of the others. The head has no output for it: its
+    logit in the softmax is a threshold, so its probability is a logistic function of the text's energy (Liu et al.,
+    2020, Energy-based out-of-distribution detection), and it wins if no other logit reaches the threshold.
 
-    pooling: a Doc is its "cls" subword, or the "mean" of its subwords.
-    positive_label: of two labels, the one whose F-score is the component's score.
-    threshold: score from which the scorer counts a category as predicted.
-    unknown_label: the category of texts that are of none of the others; those in the training data teach the head to
-        spread its probability evenly.
-    unknown_threshold: how easily a text is unknown, on the scale of the logits over the temperature.
-    temperature: logits are divided by it (Guo et al., 2017, On calibration of modern neural networks). `bertft
-        calibrate` fits both.
+    pooling: what represents a Doc: its "cls" subword, or the "mean" of its subwords.
+    positive_label: with two labels, the one whose F-score is the component's score.
+    threshold: minimum score for the scorer to count a category as predicted.
+    unknown_label: the category of texts that belong to none of the others; training texts of this category teach the
+        head to predict a uniform distribution.
+    unknown_threshold: threshold for the logits divided by the temperature; `bertft calibrate` fits it.
+    temperature: divisor of the logits (Guo et al., 2017, On calibration of modern neural networks); `bertft calibrate`
+        fits it.
     """
 
     exclusive: bool = True
@@ -75,7 +75,7 @@ class CategoryTask:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ConfigError(
-                f"The temperature is {self.temperature:g}; expected more than 0. 1 leaves the scores alone."
+                f"The temperature is {self.temperature:g}; expected more than 0. 1 leaves the scores unchanged."
             )
         if self.unknown_label is not None and self.positive_label is not None:
             raise ConfigError(
@@ -84,16 +84,16 @@ class CategoryTask:
             )
 
     def labels_in(self, examples: Sequence[Example]) -> Iterable[str]:
-        """The categories named in the gold annotations, with whatever value, but for the unknown one."""
+        """The categories in the gold annotations, whatever their value, except the unknown one."""
         return (label for eg in examples for label in eg.reference.cats if label != self.unknown_label)
 
     def check(self, labels: Sequence[str]) -> None:
-        """At least two exclusive categories; the positive one is among them."""
+        """Require at least two exclusive categories, with the positive one among them and without the unknown one."""
         found = f"Found {len(labels)}: {', '.join(labels)}."
         if self.exclusive and len(labels) < 2:
             raise ConfigError(
                 f"Exclusive categories need at least two labels. {found} Add the other label to the training data, or "
-                "use bertft_textcat_multilabel, where one label alone is a yes or no."
+                "use bertft_textcat_multilabel, where a single label means yes or no."
             )
         if self.positive_label is not None and (self.positive_label not in labels or len(labels) != 2):
             raise ConfigError(
@@ -117,13 +117,13 @@ class CategoryTask:
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
         """A distribution over the labels of each Doc, or the probability of each label if they are not exclusive.
 
-        A text of the unknown category is as much of one category as of any other (Hendrycks et al., 2019, Deep anomaly
+        The target of a text of the unknown category is the uniform distribution (Hendrycks et al., 2019, Deep anomaly
         detection with outlier exposure).
         """
         found = torch.from_numpy(self._targets(examples, output)).to(output.logits.device)  # (B, L)
         values = found.nan_to_num(0.0)
         if self.exclusive:
-            # A label that is not mentioned beside the true one is false; without a true one nothing is known.
+            # If one label is true, labels not mentioned are false; without a true one, the text is not annotated.
             return Targets("exclusive", values, values.sum(dim=1) > 0)
         return Targets("independent", values, ~found.isnan(), scale=1 / len(output.labels))
 
@@ -166,7 +166,7 @@ class CategoryTask:
             doc.cats.update(zip(labels, row, strict=True))
 
     def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[tuple[Any, int]]:
-        """The logits (L,) of each annotated Doc, and the number of its category: L if it is the unknown one."""
+        """The logits (L,) of each annotated Doc, and the index of its category: L for the unknown one."""
         places = {label: place for place, label in enumerate([*output.labels, self.unknown_label])}
         found = []
         for row, eg in zip(output.logits.float().cpu().numpy(), examples, strict=True):  # sync
@@ -176,9 +176,9 @@ class CategoryTask:
         return found
 
     def fit(self, evidence: Sequence[tuple[Any, int]]) -> dict[str, float]:
-        """The temperature with the likeliest categories, and the threshold with the best mean of two shares.
+        """The temperature that maximises the likelihood of the categories, and the unknown_threshold.
 
-        These are the share of texts of known categories that get the right one, and that of unknown texts found.
+        The threshold maximises the mean of the accuracy on texts of known categories and the recall of unknown texts.
         """
         if not self.exclusive:
             return {}

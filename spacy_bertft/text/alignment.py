@@ -13,10 +13,10 @@ def align(subword_starts: Ints, subword_ends: Ints, token_starts: Ints, token_en
     subword_starts, subword_ends: (S,) character offsets; any order, empty subwords own nothing.
     token_starts, token_ends: (T,) character offsets of tokens in order, not overlapping, none empty.
 
-    One binary search for each subword's first and last token, so it holds for WordPiece, byte-level BPE (offsets
-    that include the space before, several subwords on one character) and SentencePiece alike.
+    Binary searches find each subword's first and last token. This works for WordPiece, byte-level BPE (offsets that
+    include the space before, several subwords for one character) and SentencePiece alike.
     """
-    # A token overlaps a subword if it ends behind the subword's start and starts before its end.
+    # A token overlaps a subword if it ends after the subword's start and starts before its end.
     first = np.searchsorted(token_ends, subword_starts, side="right")  # (S,)
     behind_last = np.searchsorted(token_starts, subword_ends, side="left")  # (S,)
     owners = np.where(subword_ends > subword_starts, np.maximum(behind_last - first, 0), 0)  # (S,)
@@ -36,7 +36,7 @@ def ramps(counts: Ints) -> Ints:
 
 
 def take_groups(values: Ints, counts: Ints, groups: Ints) -> Ints:
-    """The values of some groups, in the order asked for. `values` holds the groups one after the other."""
+    """The values of the chosen groups, in the order of `groups`. `values` holds all groups one after the other."""
     starts = np.cumsum(counts) - counts
     chosen = counts[groups]
     return values[np.repeat(starts[groups], chosen) + ramps(chosen)]

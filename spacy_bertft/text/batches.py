@@ -1,4 +1,4 @@
-"""Length buckets under a budget of subwords, and the packed form of a bucket."""
+"""Length buckets within a budget of subwords, and the packed form of a bucket."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def bucket(lengths: Ints, *, budget: int, padded: bool) -> list[Ints]:
-    """Group windows of like length, longest first, at most `budget` subwords in a group.
+    """Group windows of similar length, longest first, with at most `budget` subwords per group.
 
-    lengths: (W,) with special subwords. A window longer than the budget is a group of its own.
+    lengths: (W,) with special subwords. A window longer than the budget gets a separate group.
     padded: count each window as long as the longest of its group.
     """
     order = np.argsort(-lengths, kind="stable")
@@ -36,7 +36,7 @@ def bucket(lengths: Ints, *, budget: int, padded: bool) -> list[Ints]:
 
 
 def window_lengths(windows: Windows, specials: Specials) -> Ints:
-    """Rows of each window, special subwords included. (W,)"""
+    """Number of rows of each window (W,), special subwords included."""
     lengths: Ints = windows.pieces.ends - windows.pieces.starts + specials.count(paired=False)
     if windows.firsts is not None and windows.paired is not None:
         lengths = lengths + windows.firsts.ends - windows.firsts.starts + windows.paired * len(specials.middle)
@@ -44,7 +44,7 @@ def window_lengths(windows: Windows, specials: Specials) -> Ints:
 
 
 def subword_rows(windows: Windows, first_rows: Ints, specials: Specials, *, n_subwords: int) -> Ints:
-    """The row (S,) of each subword, from the window that it is read from. first_rows: (W,) of each window."""
+    """The row (S,) of each subword in the window that it is read from. first_rows: (W,) first row of each window."""
     rows = np.empty(n_subwords, dtype=np.int64)
     for pieces, before in _places(windows, specials):
         kept = pieces.keep_ends - pieces.keep_starts  # (W,)
@@ -54,7 +54,7 @@ def subword_rows(windows: Windows, first_rows: Ints, specials: Specials, *, n_su
 
 
 def _places(windows: Windows, specials: Specials) -> list[tuple[Pieces, Ints]]:
-    """The pieces of the windows, and how many rows of its window (W,) stand before each."""
+    """The pieces of the windows, each with the number of rows (W,) that precede it in its window."""
     before: Ints = np.full(len(windows.pieces.starts), len(specials.prefix))
     if windows.firsts is None or windows.paired is None:
         return [(windows.pieces, before)]
@@ -94,7 +94,7 @@ def pack(ids: Ints, windows: Windows, chosen: Ints, specials: Specials) -> Packe
 
 
 def positions(packed: Packed, first: int) -> Ints:
-    """Positions (N,) as the family counts them: RoBERTa's from behind the padding's, skipping padding in a text.
+    """Position ids (N,) as the family counts them: RoBERTa's start after the padding id and skip padding in a text.
 
     first: the position of a window's first subword.
     """
@@ -109,7 +109,7 @@ def positions(packed: Packed, first: int) -> Ints:
 
 
 def pad(values: Ints, lengths: Ints, padding: int) -> tuple[NDArray[np.bool_], Ints]:
-    """Each window a row, padded to the longest: which cells are real, and the values. (W, longest) both.
+    """Pad each window to the longest: a mask of the real cells, and the padded values. (W, longest) both.
 
     values: (N,) of packed windows.
     """

@@ -20,16 +20,16 @@ class Texts:
     """B texts and the character offsets of their T tokens."""
 
     texts: Sequence[str]
-    token_starts: Ints  # (T,) in its own text
+    token_starts: Ints  # (T,) within the token's text
     token_ends: Ints  # (T,)
     token_counts: Ints  # (B,)
-    # (B, 4) where the first and the second of two segments start and end, as characters; -1: the text has none. None:
-    # no text has any.
+    # (B, 4) character offsets: start and end of the first segment, start and end of the second; -1: the text has no
+    # segments. None: no text has any.
     segments: Ints | None = None
 
 
 class Splitter:
-    """A fast tokenizer, which neither cuts off nor pads."""
+    """A fast tokenizer without truncation and padding."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -37,10 +37,10 @@ class Splitter:
         self._process = os.getpid()
 
     def tokenize(self, texts: Sequence[str]) -> Subwords:
-        """Split raw texts into subwords with character offsets; nothing is cut off."""
+        """Split raw texts into subwords with character offsets, without truncation."""
         if len(texts) > 1 and os.getpid() == self._process:
             encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        else:  # calls for many texts run in threads of their own, which a forked worker would wait for in vain
+        else:  # encode_batch runs in a thread pool, which a forked worker would wait for forever
             encodings = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
@@ -53,7 +53,7 @@ class Splitter:
         )
 
     def split(self, texts: Texts) -> Subwords:
-        """The subwords of texts: segment by segment where a text has two, and nothing of it outside of them."""
+        """Split texts into subwords. Of a text with two segments, only these are split, each by itself."""
         if texts.segments is None:
             return self.tokenize(texts.texts)
         bounds = [
@@ -62,7 +62,7 @@ class Splitter:
             for start, end in ([(0, len(text))] if segments[0] < 0 else [segments[:2], segments[2:]])
         ]
         pieces = [texts.texts[number][start:end] for number, start, end in bounds]
-        # One context often stands beside many questions: each piece is tokenised once.
+        # The same context often comes with many questions: each distinct piece is tokenised once.
         places = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
         distinct = self.tokenize(list(places))
         chosen = np.array([places[piece] for piece in pieces], dtype=np.int64)
@@ -81,7 +81,7 @@ class Splitter:
 
 
 def shortened(subwords: Subwords, *, pair_size: int) -> Subwords:
-    """Without what of two segments doesn't fit a window that holds `pair_size` of their subwords."""
+    """Shorten each pair of segments, the longer one first, until both fit in `pair_size` subwords."""
     if subwords.firsts is None:
         return subwords
     counts, firsts = subwords.counts, subwords.firsts
@@ -99,7 +99,7 @@ def shortened(subwords: Subwords, *, pair_size: int) -> Subwords:
 
 
 def align_texts(subwords: Subwords, texts: Texts) -> Alignment:
-    """Align all texts at once: their characters are laid end to end, one apart."""
+    """Align all texts in one call: their characters are numbered in sequence, with a gap of one between texts."""
     sizes = np.array([len(text) + 1 for text in texts.texts], dtype=np.int64)
     base = np.cumsum(sizes) - sizes  # (B,)
     of_subword = np.repeat(base, subwords.counts)  # (S,)
@@ -113,13 +113,13 @@ def align_texts(subwords: Subwords, texts: Texts) -> Alignment:
 
 
 def _special_subwords(tokenizer: Tokenizer) -> Specials:
-    """The special subwords around a text and between two; none between where the tokenizer doesn't do pairs."""
+    """The special subwords around a text and between two; `middle` is empty if the tokenizer doesn't support pairs."""
     alone, pair = tokenizer.encode("a"), tokenizer.encode("a", "a")
     body = [place for place, special in enumerate(alone.special_tokens_mask) if not special]
     if not body:
         raise EncoderError(
-            "The encoder's tokenizer gives no subword for the text \"a\". Expected a tokenizer of the encoder's "
-            "language and script whose vocabulary covers it, or knows an unknown subword."
+            "The encoder's tokenizer gives no subword for the text \"a\". Expected a tokenizer for the encoder's "
+            "language and script, with a vocabulary that covers this text or contains an unknown subword."
         )
     ids = np.array(alone.ids, dtype=np.int64)
     second = pair.sequence_ids.index(1)

@@ -1,4 +1,4 @@
-"""Subwords -> overlapping windows. Counted in subwords, so nothing is ever dropped."""
+"""Subwords -> overlapping windows. Their size is counted in subwords, so nothing is ever dropped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from spacy_bertft.types import Ints, Pieces, Windows
 def cut(counts: Ints, *, size: int, overlap: int) -> Windows:
     """Cut each text into windows of at most `size` subwords, neighbours sharing at least `overlap`.
 
-    counts: (B,) subwords of each text. A text without any gets one empty window: special subwords alone.
+    counts: (B,) subwords of each text. A text without any gets one empty window, with special subwords only.
 
-    The windows of a long text are all full and spread evenly. Between two neighbours the middle of what they share
-    is the border: each subword is read from the window where it is most central.
+    The windows of a long text are all full and spread evenly. The border between two neighbours is the middle
+    of their overlap, so each subword is read from the window where it is most central.
 
         subwords   0 1 2 3 4 5 6 7 8 9        size 6, overlap 2
         window 0   [K K K K K . ]
@@ -31,13 +31,13 @@ def cut(counts: Ints, *, size: int, overlap: int) -> Windows:
 
 
 def cut_pairs(counts: Ints, firsts: Ints, *, size: int, pair_size: int, overlap: int) -> Windows:
-    """Cut texts of which some have two segments; each window of those holds a piece of both.
+    """Cut texts, some of which have two segments; each window of such a text holds a piece of both.
 
-    counts: (B,) subwords of each text; firsts: (B,) how many of them are the first segment's, -1: no segments.
-    size, pair_size: subwords in a window of a text without segments, and of one with.
+    counts: (B,) subwords of each text; firsts: (B,) how many of them are in the first segment, -1: no segments.
+    size: subwords in a window of a text without segments; pair_size: in a window of a text with two.
 
-    A segment that leaves the other at least half of the window is repeated in every window. Where both are longer,
-    each piece of the first meets each piece of the second. A subword is read from the first window that it is in.
+    A segment that leaves at least half of the window to the other is repeated in every window. If both are longer, each
+    piece of the first is combined with each piece of the second. A piece is read from the first window that holds it.
     """
     paired = firsts >= 0
     first, second = np.maximum(firsts, 0), counts - np.maximum(firsts, 0)  # (B,)
@@ -61,7 +61,7 @@ def cut_pairs(counts: Ints, firsts: Ints, *, size: int, pair_size: int, overlap:
 
 
 def shorten(counts: Ints, firsts: Ints, *, pair_size: int) -> tuple[Ints, Ints]:
-    """How many subwords (B,) are left of each segment if the longer one is shortened until both fit a window."""
+    """Number of subwords (B,) left of each segment if the longer one is shortened until both fit in a window."""
     first, second = np.maximum(firsts, 0), counts - np.maximum(firsts, 0)
     limit = np.maximum(pair_size // 2, pair_size - np.minimum(first, second))
     too_long = (firsts >= 0) & (first + second > pair_size)
@@ -70,8 +70,8 @@ def shorten(counts: Ints, firsts: Ints, *, pair_size: int) -> tuple[Ints, Ints]:
 
 
 def _spread(counts: Ints, first_subwords: Ints, sizes: Ints, overlap: int) -> tuple[Pieces, Ints]:
-    """The pieces of each stretch of subwords, and how many (B,). sizes: (B,) of its pieces, at most."""
-    overlaps = np.where(sizes > overlap, overlap, sizes // 2)  # small ones share half
+    """Cut stretches of subwords into pieces of at most `sizes` (B,). Also returns the number of pieces (B,) of each."""
+    overlaps = np.where(sizes > overlap, overlap, sizes // 2)  # small pieces overlap by half
     n_pieces = 1 + np.maximum(0, -(-(counts - sizes) // (sizes - overlaps)))  # (B,)
     text = np.repeat(np.arange(len(counts)), n_pieces)  # (W,)
     spare = np.maximum(counts - sizes, 0)[text]  # (W,) how far the last piece's start is from the first's
@@ -79,7 +79,7 @@ def _spread(counts: Ints, first_subwords: Ints, sizes: Ints, overlap: int) -> tu
     starts = first_subwords[text] + ramps(n_pieces) * spare // last
     ends = np.minimum(starts + sizes[text], (first_subwords + counts)[text])
     keep_starts, keep_ends = starts.copy(), ends.copy()
-    inner = np.flatnonzero(text[1:] == text[:-1])  # pieces with a neighbour behind them in the same text
+    inner = np.flatnonzero(text[1:] == text[:-1])  # pieces followed by another one of the same text
     border = (starts[inner + 1] + ends[inner]) // 2
     keep_ends[inner] = border
     keep_starts[inner + 1] = border

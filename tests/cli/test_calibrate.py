@@ -113,8 +113,8 @@ def test_nothing_to_fit_is_said(tiny_bert, dev, tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("pipeline", "is no folder"),
-        ("data", "are not there"),
+        ("pipeline", "is not a folder"),
+        ("data", "were not found"),
         ("content", "found no records"),
         ("annotation", "have no annotation for 'intent'"),
         ("unknown", "0 others to fit on"),

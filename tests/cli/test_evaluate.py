@@ -109,9 +109,9 @@ def test_data_without_annotation_for_any_component(tiny_bert, tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("pipeline", "is no folder"),
-        ("folder", "has no config.cfg, but nothing"),
-        ("data", "are not there"),
+        ("pipeline", "is not a folder"),
+        ("folder", "has no config.cfg; found nothing"),
+        ("data", "were not found"),
         ("ending", "a file name that ends in '.txt'"),
         ("content", "dev.jsonl:1: found invalid JSON"),
         ("empty", "hold no texts"),
@@ -203,12 +203,12 @@ def test_nothing_waits_for_a_fifo(pipeline, dev, tmp_path):
         os.mkfifo(odd / name)
         for command in (("evaluate", odd, dev), ("calibrate", odd, dev), ("export", odd, tmp_path / "o"),
                         ("migrate", odd, tmp_path / "o")):  # fmt: skip
-            refused(run(*command), f"{name}: found something that is no plain file")
+            refused(run(*command), f"{name}: found something that is not a regular file")
     for command in (("evaluate", pipeline), ("calibrate", pipeline), ("export", pipeline, tmp_path / "o", "--dev")):
-        refused(run(*command, tmp_path / "fifo.jsonl"), "fifo.jsonl: found something that is no plain file")
+        refused(run(*command, tmp_path / "fifo.jsonl"), "fifo.jsonl: found something that is not a regular file")
     (tmp_path / "data").mkdir()
     os.mkfifo(tmp_path / "data" / "a.spacy")
-    refused(run("evaluate", pipeline, tmp_path / "data"), "a.spacy: found something that is no plain file")
+    refused(run("evaluate", pipeline, tmp_path / "data"), "a.spacy: found something that is not a regular file")
 
 
 @pytest.mark.parametrize("option", ["--output", "--displacy"])

@@ -30,7 +30,7 @@ def ours(span):
 
 def test_a_name_that_is_taken_stays_with_its_owner_and_ours_has_another(taken):
     with pytest.warns(
-        UserWarning, match=r"Span\._\.taken_before was registered before by .*Read \._\.bertft_taken_before"
+        UserWarning, match=r"Span\._\.taken_before was already registered by .*Read \._\.bertft_taken_before"
     ):
         register(Span, taken, ours)
     span = spacy.blank("en")("a")[0:1]
@@ -41,7 +41,7 @@ def test_a_name_that_is_taken_stays_with_its_owner_and_ours_has_another(taken):
 def test_a_default_value_of_somebody_else_s_is_told_from_ours():
     Span.set_extension("with_default", default=0.0)
     try:
-        with pytest.warns(UserWarning, match="registered before by another package"):
+        with pytest.warns(UserWarning, match="already registered by another package"):
             register(Span, "with_default", ours)
     finally:
         for name in ("with_default", "bertft_with_default"):

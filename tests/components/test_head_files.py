@@ -85,14 +85,14 @@ def test_weights_of_another_save_are_refused(tmp_path):
     write_head(tmp_path / "one", CFG, weights_of(nn.Linear(3, 2)), head="ner")
     write_head(tmp_path / "other", CFG, weights_of(nn.Linear(3, 2)), head="ner")
     (tmp_path / "one/cfg").replace(tmp_path / "other/cfg")
-    with pytest.raises(ConfigError, match=r"does not hold the weights that cfg beside it belongs to: .*Copy"):
+    with pytest.raises(ConfigError, match=r"does not match the cfg in the same folder: .*Copy"):
         read_head(tmp_path / "other")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[" * 100_000])
 def test_a_cfg_that_is_no_json_is_refused(tmp_path, content):
     (tmp_path / "cfg").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"cfg' is not JSON: .* Expected a saved head's\. Copy"):
+    with pytest.raises(ConfigError, match=r"cfg' is not JSON: .* Expected the cfg of a saved head\. Copy"):
         read_head(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_folder_without_a_cfg_is_refused(tmp_path, there):
     "packed", [b"", b"\xc1", b"\x80", pack_head([], b""), pack_head({}, "text"), b"\x91\x01"], ids=repr
 )
 def test_bytes_of_something_else_are_refused(packed):
-    with pytest.raises(ConfigError, match=r"bytes that hold no head.*expected what to_bytes\(\) gave"):
+    with pytest.raises(ConfigError, match=r"bytes that are not a saved head.*expected the result of to_bytes\(\)"):
         unpack_head(packed)
 
 

@@ -125,7 +125,7 @@ def test_labels_added_by_hand_are_enough_to_initialize(tiny_bert):
 
 
 def test_a_label_that_is_no_text_is_an_error(tiny_bert):
-    with pytest.raises(DataError, match="expected a text"):
+    with pytest.raises(DataError, match="expected a non-empty string"):
         blank(tiny_bert).get_pipe("ner").add_label(3)
 
 

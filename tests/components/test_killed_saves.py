@@ -76,7 +76,7 @@ def test_the_same_weights_have_the_same_id(two, tmp_path):
 def test_parts_of_different_saves_do_not_load_together(two, part):
     shutil.copytree(two[1] / part, two[0] / part, dirs_exist_ok=True)
     head = "textcat" if part == "textcat" else "ner"
-    with pytest.raises(ConfigError, match=rf"The head '{head}' and its encoder are from different saves .* Take a"):
+    with pytest.raises(ConfigError, match=rf"The head '{head}' and its encoder are from different saves .* Use a"):
         spacy.load(two[0])
     for name in HEADS:
         srsly.write_json(two[0] / name / "cfg", {**cfg_of(two[0], name), "save_id": None})
@@ -131,7 +131,7 @@ def test_an_id_goes_with_the_weights_it_is_of(two):
 @pytest.mark.parametrize("head", HEADS)
 def test_a_trained_head_without_its_weights_does_not_load(two, head):
     (two[0] / head / WEIGHTS).unlink()
-    with pytest.raises(ConfigError, match=rf"The head '{head}' was saved with no weights .*Expected their file"):
+    with pytest.raises(ConfigError, match=rf"The head '{head}' was saved with no weights .*Expected that file"):
         spacy.load(two[0])
 
 

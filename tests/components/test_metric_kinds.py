@@ -61,5 +61,5 @@ def test_declarations_add_up_and_the_last_counts():
 def test_the_title_says_what_is_no_share():
     declare_scores({"off": ERROR, "speed": ScoreKind("words a second", 1.0, more_is_better=True)})
     assert titled("ents_f") == "ents_f"
-    assert titled("off") == "off (error, less is better)"
-    assert titled("speed") == "speed (words a second, more is better)"
+    assert titled("off") == "off (error, lower is better)"
+    assert titled("speed") == "speed (words a second, higher is better)"

@@ -185,7 +185,7 @@ def test_it_says_what_there_is_in_the_pipeline():
     nlp.add_pipe("sentencizer")
     nlp.add_pipe("bertft_ner", name="ner")
     with pytest.raises(ConfigError, match=r"Found: sentencizer, ner\."):
-        nlp.get_pipe("ner").source.start(nlp)
+        nlp.get_pipe("ner").reads.source.start(nlp)
 
 
 def test_an_encoder_behind_the_head_will_not_do(tiny_bert):
@@ -197,7 +197,7 @@ def test_an_encoder_behind_the_head_will_not_do(tiny_bert):
 
 def test_nor_will_one_that_has_come_behind_it(tiny_bert):
     nlp = blank(tiny_bert, {"ner": "bertft_ner"})
-    source = nlp.get_pipe("ner").source
+    source = nlp.get_pipe("ner").reads.source
     source.encoder = nlp.get_pipe("encoder")
     nlp._components.reverse()
     with pytest.raises(ConfigError, match=r"Found: ner, encoder\."):
@@ -210,7 +210,7 @@ def test_nor_will_one_that_has_come_behind_it(tiny_bert):
 def test_starting_loads_the_pretrained_weights_and_gives_width_and_pooler(tiny_bert, tiny_encoder):
     for folder, has_pooler in ((tiny_bert, True), (tiny_encoder("distilbert"), False)):
         nlp = blank(folder, {"ner": "bertft_ner"})
-        width, pooler = nlp.get_pipe("ner").source.start(nlp)
+        width, pooler = nlp.get_pipe("ner").reads.source.start(nlp)
         assert width == nlp.get_pipe("encoder").encoder.width == 32
         assert (pooler is not None) is has_pooler
 
@@ -218,7 +218,7 @@ def test_starting_loads_the_pretrained_weights_and_gives_width_and_pooler(tiny_b
 def test_docs_that_nobody_encoded_are_encoded_now_and_published(tiny_bert):
     nlp = initialized(tiny_bert)
     docs = [nlp.make_doc(text) for text in TEXTS]
-    found = nlp.get_pipe("ner").source.read(docs, 32)
+    found = nlp.get_pipe("ner").reads.source.read(docs, 32)
     expected = nlp.get_pipe("encoder").predict(docs)
     torch.testing.assert_close(found.hidden, expected.hidden)
     assert all(feature_store.find(doc, "encoder").features is found for doc in docs)
@@ -230,11 +230,11 @@ def test_a_head_that_was_sourced_reads_the_encoder_beside_it(tiny_bert):
     nlp.initialize()
     nlp.add_pipe("ner", source=source)
     head = nlp.get_pipe("ner")
-    assert head.source.encoder is nlp.get_pipe("encoder")
+    assert head.reads.encoder is nlp.get_pipe("encoder")
     assert "ner" in nlp.get_pipe("encoder").listening_components
     assert "ner" in source.get_pipe("encoder").listening_components
     docs = [nlp.make_doc(text) for text, _, _ in ANNOTATED]
-    torch.testing.assert_close(head.source.read(docs, 32).hidden, nlp.get_pipe("encoder").predict(docs).hidden)
+    torch.testing.assert_close(head.reads.source.read(docs, 32).hidden, nlp.get_pipe("encoder").predict(docs).hidden)
 
 
 # --- tokens that changed

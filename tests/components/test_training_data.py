@@ -33,7 +33,7 @@ def test_all_examples_are_read_once():
 def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DataError, match=r"'missing\.spacy' is not there \(.+missing\.spacy\).*Correct --paths\.train"
+        DataError, match=r"'missing\.spacy' does not exist \(.+missing\.spacy\).*Correct --paths\.train"
     ) as caught:
         all_examples(lambda: Corpus("missing.spacy")(NLP))
     assert str(tmp_path / "missing.spacy") in str(caught.value)

@@ -168,12 +168,12 @@ def test_weights_that_are_whole_numbers_are_none(folder):
     assert read_checkpoint(folder) is not None
     name = min(weights)
     save_file({**weights, name: weights[name].int()}, folder / WEIGHTS, {"format": "pt"})
-    with pytest.raises(EncoderError, match=rf"holds whole numbers, in {name}\. Expected weights"):
+    with pytest.raises(EncoderError, match=rf"holds integers, in {name}\. Expected floating-point weights"):
         read_checkpoint(folder)
 
 
 def test_a_tokenizer_that_is_none_is_named():
-    with pytest.raises(EncoderError, match=r"The tokenizer\.json of the encoder is no tokenizer: .*Copy it again"):
+    with pytest.raises(EncoderError, match=r"The tokenizer\.json of the encoder is not a valid tokenizer: .*Copy it"):
         Checkpoint(FILES).tokenizer()
 
 

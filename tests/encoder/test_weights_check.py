@@ -62,7 +62,7 @@ def with_others(weights):
 def test_a_saved_encoder_with_other_weights_does_not_load(pipeline, do):
     """It loaded with random weights, and a mere warning."""
     change(pipeline / "encoder" / ENCODER_FOLDER / "model.safetensors", do)
-    with pytest.raises(EncoderError, match=r"saved encoder '.*' are not those of its \w+: found \d+ of \d+ parameters"):
+    with pytest.raises(EncoderError, match=r"saved encoder '.*' do not match its \w+: found \d+ of \d+ parameters"):
         load(pipeline)
 
 
@@ -155,7 +155,7 @@ def test_sizes_that_no_weight_has_are_refused_for_all_families(tiny_encoder, fam
 @pytest.mark.parametrize("found", [-2, 10**3, 10**9])
 def test_a_padding_behind_the_last_position_is_refused(tiny_encoder, found):
     checkpoint = encoder_of(tiny_encoder("roberta")).at_rest()
-    with pytest.raises(EncoderError, match=rf"pad_token_id is {found}, behind the last position"):
+    with pytest.raises(EncoderError, match=rf"pad_token_id is {found}, after the last position"):
         check_sizes("here", {**checkpoint.config, "pad_token_id": found}, checkpoint.weights)
 
 

@@ -258,7 +258,7 @@ def test_a_folder_without_a_graph_is_refused(tiny_bert):
 
 
 def test_a_hub_name_has_no_graph():
-    with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* is no folder here .*bertft export'):
+    with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* is not a folder here .*bertft export'):
         load("bert-base-cased", EncoderSettings(backend="onnxruntime"))
 
 

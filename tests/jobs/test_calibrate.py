@@ -294,7 +294,7 @@ def test_a_folder_that_is_no_pipeline_is_not_replaced(copy, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     for output in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
-        with pytest.raises(ConfigError, match=r"The output .* (holds other things than a pipeline|is a file)"):
+        with pytest.raises(ConfigError, match=r"The output .* (holds something other than a pipeline|is a file)"):
             calibrate(folder, data, output=output)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
 
@@ -421,9 +421,9 @@ def test_data_without_unknown_texts(copy, made):
 
 def test_a_path_that_is_no_pipeline(made, tmp_path):
     data = made / "textcat.jsonl"
-    with pytest.raises(ConfigError, match=r"'.*nowhere' is no folder.*training/model-best"):
+    with pytest.raises(ConfigError, match=r"'.*nowhere' is not a folder.*training/model-best"):
         calibrate(tmp_path / "nowhere", data)
-    with pytest.raises(ConfigError, match=r"has no config\.cfg, but .*Give the path of the folder"):
+    with pytest.raises(ConfigError, match=r"has no config\.cfg; found .*Give the path of the folder"):
         calibrate(made, data)
     (tmp_path / "config.cfg").write_text("[nlp]\nlang = 3\n", "utf-8")
     with pytest.raises(ConfigError, match="could not be loaded"):
@@ -432,13 +432,13 @@ def test_a_path_that_is_no_pipeline(made, tmp_path):
 
 def test_data_that_are_not_there_or_hold_nothing(copy, tmp_path):
     folder, _ = copy("textcat")
-    with pytest.raises(DataError, match=r"none\.spacy' are not there.*bertft convert"):
+    with pytest.raises(DataError, match=r"none\.spacy' were not found.*bertft convert"):
         calibrate(folder, tmp_path / "none.spacy")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="hold no texts"):
         calibrate(folder, tmp_path / "empty")
     (tmp_path / "bad.spacy").write_bytes(b"no DocBin")
-    with pytest.raises(DataError, match=r"bad\.spacy' could not be read.*Make it anew"):
+    with pytest.raises(DataError, match=r"bad\.spacy' could not be read.*Make it again"):
         calibrate(folder, tmp_path / "bad.spacy")
 
 

@@ -662,7 +662,7 @@ BROKEN = {
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
 def test_a_pipeline_that_is_not_whole_is_refused(old, tmp_path, change):
     change(old)
-    _refused(old, tmp_path / "new", "found a pipeline that can't be brought over")
+    _refused(old, tmp_path / "new", "found a pipeline that can't be migrated")
 
 
 def test_the_version_of_spacy_is_that_of_now(old, tmp_path):
@@ -715,7 +715,7 @@ def test_a_file_or_a_folder_of_other_things_is_left_alone(old, tmp_path, options
     _refused(old, tmp_path / "file", "is a file", *options)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    _refused(old, tmp_path / "other", r"holds other things than a pipeline \(thesis\.txt\)", *options)
+    _refused(old, tmp_path / "other", r"holds something other than a pipeline \(thesis\.txt\)", *options)
 
 
 def test_a_folder_that_is_in_a_file_is_refused(old, tmp_path):

@@ -52,7 +52,7 @@ def test_a_fifo_in_a_folder_is_refused_before_anyone_waits_for_it(tmp_path):
         check(tmp_path)
     os.mkfifo(tmp_path / "in" / "b.txt")
     for check in (check_plain, lambda folder: check_model(str(folder))):
-        with pytest.raises(DataError, match=r"b\.txt: found something that is no plain file; expected .*; fix: "):
+        with pytest.raises(DataError, match=r"b\.txt: found something that is not a regular file; expected .*; fix: "):
             check(tmp_path)
     check_plain(tmp_path, "*.spacy")
 

@@ -235,13 +235,13 @@ def test_rows_add_up(loss, targets):
 
 
 def test_categories_are_no_numbers():
-    with pytest.raises(ConfigError, match=r"CrossEntropy, but the head learns numbers.*spacy-bertft\.MeanSquaredError"):
+    with pytest.raises(ConfigError, match=r"CrossEntropy, but the head is trained on numbers.*\.MeanSquaredError"):
         CrossEntropy()(logits_of(), OF_EACH_KIND[3][1])
 
 
 @pytest.mark.parametrize("targets", [targets for _, targets in OF_EACH_KIND[:3]])
 def test_numbers_are_no_categories(targets):
-    with pytest.raises(ConfigError, match=r"MeanSquaredError, but the head learns categories.*spacy-bertft\.CrossEnt"):
+    with pytest.raises(ConfigError, match=r"MeanSquaredError, but the head is trained on categories.*bertft\.CrossEnt"):
         MeanSquaredError()(logits_of(), targets)
 
 
@@ -292,7 +292,7 @@ def test_its_defaults_are_filled_in(tiny_bert):
 
 def test_a_loss_that_does_not_fit_the_head_is_an_error_when_it_learns(tiny_bert):
     nlp = of_head(tiny_bert, {"@losses": "spacy-bertft.MeanSquaredError.v1"})
-    with pytest.raises(ConfigError, match="MeanSquaredError, but the head learns categories"):
+    with pytest.raises(ConfigError, match="MeanSquaredError, but the head is trained on categories"):
         nlp.update(examples(nlp), sgd=False)
 
 

@@ -217,7 +217,7 @@ def test_a_loaded_one_learns_without_transformers_model(saved):
 
 def test_it_is_saved_with_the_pipeline(saved):
     nlp = spacy.load(saved)
-    assert load_config(saved / "config.cfg")["components"]["encoder"]["tuning"] == FROZEN
+    assert load_config(saved / "config.cfg")["components"]["encoder"]["tuning"] == FROZEN | {"cache_mb": 2048}
     assert shim_of(nlp.get_pipe("encoder").model).tuning == FrozenTuning()
     before = weights(nlp, "encoder")
     learned(nlp)
@@ -249,11 +249,10 @@ def test_loading_can_thaw_it(saved):
 
 
 @dataclass(frozen=True)
-class LastLayer:
+class LastLayer(FullTuning):
     """The encoder's last layer learns, at a rate of its own."""
 
-    rate_factor: float
-    learns = True
+    rate_factor: float = 1.0
 
     def groups(self, module):
         return [ParameterGroup(tuple(module.model.encoder.layer[-1].parameters()), self.rate_factor, False)]
@@ -269,7 +268,7 @@ def test_a_tuning_of_ones_own_can_be_registered_and_named(tiny_bert, tmp_path):
     assert "model.encoder.layer.1.output.dense.weight" in changed
     assert all(".layer.1." in key for key in changed)
     nlp.to_disk(tmp_path)
-    assert shim_of(spacy.load(tmp_path).get_pipe("encoder").model).tuning == LastLayer(0.5)
+    assert shim_of(spacy.load(tmp_path).get_pipe("encoder").model).tuning == LastLayer(rate_factor=0.5)
 
 
 def test_all_weights_learn_by_default(tiny_bert):

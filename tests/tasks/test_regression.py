@@ -151,7 +151,7 @@ def test_training_data_without_numbers_is_an_error(tiny_bert):
 def test_labels_are_an_error(tiny_bert):
     nlp = blank(tiny_bert, {})
     nlp.add_pipe("bertft_regression", name="rating")
-    with pytest.raises(ConfigError, match=r"got the labels good, bad; expected VALUE alone"):
+    with pytest.raises(ConfigError, match=r"got the labels good, bad; expected only VALUE"):
         nlp.get_pipe("rating").initialize(lambda: examples(nlp), nlp=nlp, labels=["good", "bad"])
 
 
@@ -159,7 +159,7 @@ def test_a_loss_for_categories_is_an_error(tiny_bert):
     nlp = blank(tiny_bert, {})
     nlp.add_pipe("bertft_regression", name="rating", config={"loss": {"@losses": "spacy-bertft.CrossEntropy.v1"}})
     nlp.initialize(lambda: examples(nlp))
-    with pytest.raises(ConfigError, match=r"CrossEntropy, but the head learns numbers.*MeanSquaredError\.v1"):
+    with pytest.raises(ConfigError, match=r"CrossEntropy, but the head is trained on numbers.*MeanSquaredError\.v1"):
         nlp.update(examples(nlp))
 
 

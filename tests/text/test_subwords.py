@@ -137,7 +137,7 @@ def test_a_tokenizer_may_have_none():
 
 
 def test_a_tokenizer_that_knows_no_letter_is_refused():
-    with pytest.raises(EncoderError, match=r'no subword for the text "a"\. Expected a tokenizer of the encoder\'s'):
+    with pytest.raises(EncoderError, match=r'no subword for the text "a"\. Expected a tokenizer for the encoder\'s'):
         Splitter(Tokenizer(models.BPE()))
 
 

@@ -1,1 +1,1 @@
-"""Annotated files to spaCy's binary training format."""
+"""Conversion of annotated files to spaCy's binary training format."""

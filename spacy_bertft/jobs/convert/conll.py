@@ -28,7 +28,7 @@ class _Sentence:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the file's first token line is built; all others must be like it."""
+    """Column layout of the file's first token line; all others must have the same."""
 
     width: int
     tabs: bool
@@ -40,7 +40,7 @@ class _Layout:
 
 
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
-    """Yield a Record for each sentence, or each `merge_sentences` of them; never across a -DOCSTART-."""
+    """Yield a Record per sentence, or per `merge_sentences` sentences; none continues past a -DOCSTART-."""
     decoder = Decoder()
     group: list[_Sentence] = []
     for sentence in _sentences(path, options, tally):
@@ -72,9 +72,9 @@ def _record(path: Path, group: list[_Sentence], decoder: Decoder) -> Record:
 
 
 def _sentences(path: Path, options: Options, tally: Tally) -> Iterator[_Sentence | None]:
-    """The sentences; None where a document begins."""
+    """Yield the sentences, and None where a document begins."""
     layout = _layout(path)
-    kinds: dict[bool, str] = {}  # plain or with a prefix -> the first such tag
+    kinds: dict[bool, str] = {}  # whether a tag is plain, without a prefix -> the first such tag
     sentence = _Sentence(0)
     for number, ended in lines(path):
         line = ended.rstrip("\r\n")
@@ -107,7 +107,7 @@ def _layout(path: Path) -> _Layout:
 
 
 def _is_comment(columns: list[str], layout: _Layout, options: Options) -> bool:
-    """Whether a line that begins with "# " is a comment: the token "#" has the others' columns, and a tag."""
+    """Whether a line that begins with "# " is a comment; if "#" is a token, the line has all columns and a tag."""
     tag_at = _index(options.tag_column)
     if len(columns) != layout.width or not -layout.width <= tag_at < layout.width:
         return True
@@ -151,7 +151,7 @@ def _check_columns(columns: list[str], where: str, layout: _Layout, options: Opt
             where,
             found=f"{len(columns)} columns, {brief(columns)}",
             expected=expected,
-            fix="write one token and its tag a line, separated by a tab or a space; columns are chosen with "
+            fix="write one token and its tag per line, separated by a tab or a space; choose columns with "
             "token_column and tag_column (--token-column, --tag-column)",
         )
     if any("\r" in column for column in columns):
@@ -164,5 +164,5 @@ def _check_columns(columns: list[str], where: str, layout: _Layout, options: Opt
 
 
 def _index(column: int) -> int:
-    """A column's place in a list; columns count from 1, or from -1 backwards."""
+    """List index of a column; columns are counted from 1, or backwards from -1."""
     return column - 1 if column > 0 else column

@@ -42,7 +42,7 @@ _SUFFIXES = {
     ".bio": "conll",
     ".json": "squad",
 }
-_MAX_CHARACTERS = 10_000_000  # of a text; spaCy's tokens of that many take up to a gigabyte
+_MAX_CHARACTERS = 10_000_000  # of a text; its spaCy tokens take up to a gigabyte
 
 
 class Progress(Protocol):
@@ -59,7 +59,7 @@ def no_progress(records: Iterable[Record], /, *, desc: str, total: int | None) -
 
 @dataclass(frozen=True)
 class Job:
-    """One input, its output, and what reads it."""
+    """One input, its output and its reader."""
 
     source: Path
     target: Path
@@ -68,9 +68,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in all inputs."""
+    """Labels and record counts of all inputs."""
 
-    labels: tuple[str, ...]  # every `label` and `labels` of all inputs, sorted
+    labels: tuple[str, ...]  # every `label` and `labels`, sorted
     records: Mapping[Path, int]  # in each input
 
 
@@ -92,9 +92,9 @@ def convert(
     file is written.
 
     inputs    JSONL, CSV, TSV, CoNLL or SQuAD files, UTF-8
-    output    a folder, for one `<stem>.spacy` an input; for a single input also a path that
+    output    a folder, for one `<stem>.spacy` per input; for a single input also a path that
               ends in .spacy
-    lang      language code of the spaCy tokenizer (all but CoNLL)
+    lang      language code of the spaCy tokenizer (not used for CoNLL)
     format    "auto" goes by the file name's ending
     progress  wraps the records while they are read and written, e.g. `tqdm.tqdm`
     settings  how the files are read, e.g. text_key="body": the fields of `Options`
@@ -181,7 +181,7 @@ def _target(source: Path, inputs: Sequence[Path], output: Path) -> Path:
 
 
 def reader_of(source: Path, format: Format) -> ReadFile:
-    """What reads a file of a format."""
+    """The reader for a file's format."""
     name = _SUFFIXES.get(source.suffix.lower(), "") if format == "auto" else format
     if name in _READERS:
         return _READERS[name]
@@ -192,12 +192,12 @@ def reader_of(source: Path, format: Format) -> ReadFile:
     raise ConfigError(
         f"{source}: found a file name that ends in {source.suffix!r}; "
         f"expected one of {', '.join(_SUFFIXES)}; "
-        f"fix: say with format (--format) what it is: {', '.join(_READERS)}"
+        f"fix: set format (--format) to what it is: {', '.join(_READERS)}"
     )
 
 
 def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
-    """Read all inputs once: it finds the categories, and any error before something is written."""
+    """Read all inputs once, to collect the categories and to find errors before anything is written."""
     labels: set[str] = set()
     counts: dict[Path, int] = {}
     forms: dict[str, str] = {}  # label, labels or cats -> where it was first seen
@@ -214,7 +214,7 @@ def survey(jobs: Sequence[Job], options: Options, wrap: Progress) -> Survey:
                 raise data_error(
                     record.where,
                     found=f"categories given as {second!r}, but as {first!r} at {forms[first]}",
-                    expected="one form in all inputs, since one is exclusive and another is not",
+                    expected="one form in all inputs, since only 'label' is exclusive",
                     fix="write all records in the same form, or convert the files in separate calls",
                 )
         if count == 0:
@@ -232,9 +232,9 @@ def _check_length(record: Record) -> None:
             record.where,
             found=f"a text of {found:,} characters",
             expected=f"at most {_MAX_CHARACTERS:,}",
-            fix="split it into texts of some pages, or lower merge_sentences (--merge-sentences)"
+            fix="split it into texts of a few pages, or lower merge_sentences (--merge-sentences)"
             if record.words
-            else "split it into texts of some pages",
+            else "split it into texts of a few pages",
         )
 
 

@@ -29,13 +29,13 @@ def create_corpus(
     augmenter: _Augmenter | None = None,
     **settings: Any,
 ) -> Callable[[Language], Iterator[Example]]:
-    """A corpus reader for what `bertft convert` takes (.jsonl, .csv, .tsv, .conll, .iob, SQuAD's .json) and for .spacy.
+    """Create a corpus reader for all files that `bertft convert` takes (.jsonl, .csv, .conll, …), and for .spacy.
 
-    The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read anew each
-    time. Categories are those of this file: where several hold at once and another file has more of them, use
-    `bertft convert` for both.
+    The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read again
+    each time. Categories are taken from this file only: if they are not exclusive and another file has more of them,
+    convert both with `bertft convert`.
 
-    augmenter: what makes of each example those to train on; None: leave it as it is.
+    augmenter: turns each example into the examples to train on; None: use it as it is.
     settings: how the file is read, the fields of `Options`.
     """
     options = Options(**settings)
@@ -54,10 +54,10 @@ def create_corpus(
 
 
 def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> Iterator[Example]:
-    """The examples of one file."""
+    """Yield the examples of one file, or of a folder of .spacy files."""
     if path.is_dir() and not any(path.rglob("*.spacy")):
         raise data_error(
-            str(path), found="a folder without .spacy files", expected="some in it, or one file", fix="correct the path"
+            str(path), found="a folder without .spacy files", expected="some there, or one file", fix="correct the path"
         )
     if not path.is_dir():
         check_input(path)

@@ -1,6 +1,6 @@
 """CSV and TSV with a header line: a column for the text or two for a pair, and one for the label, labels or value.
 
-With columns for start and end the labels are those of entities.
+With columns for start and end, each row is an entity with its label.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from spacy_bertft.jobs.convert.records import Record, brief, finite
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import lines
 
-_FIELD_LIMIT = 2**31 - 1  # the csv module's own limit, 131,072 characters, is less than a long document
-_QUOTES_FIX = "double each quote inside a quoted field, or, if quotes mean nothing here, quotes=False (--no-quotes)"
+_FIELD_LIMIT = 2**31 - 1  # the csv module's default, 131,072 characters, is less than a long document
+_QUOTES_FIX = "double each quote inside a quoted field, or set quotes=False (--no-quotes) if quotes mean nothing here"
 
 
 def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Iterator[Record]:
-    """Yield a Record for each row; labels and numbers lose white space at their edges, the text is kept as it is.
+    """Yield a Record for each row; labels and numbers are stripped of white space, the text is kept as it is.
 
-    In a table of entities a text may have several rows, and makes one Record.
+    In a table of entities, all rows of a text make one Record.
     """
     table = _table(path, options, tally, delimiter)
     first = next(table, None)
@@ -39,7 +39,7 @@ def read(path: Path, options: Options, tally: Tally, *, delimiter: str) -> Itera
 
 
 def _table(path: Path, options: Options, tally: Tally, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows after the header: where each is, and its cells by column."""
+    """Yield the rows after the header: the position of each, and its cells by column."""
     header: list[str] | None = None
     for number, row in _rows(path, options, delimiter):
         where = f"{path}:{number}"
@@ -62,7 +62,7 @@ def _table(path: Path, options: Options, tally: Tally, delimiter: str) -> Iterat
 
 
 def _rows(path: Path, options: Options, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows, each with the number of its first line."""
+    """Yield the rows, each with the number of its first line."""
     text = (line for _, line in lines(path))
     reader = csv.reader(
         text,
@@ -72,7 +72,7 @@ def _rows(path: Path, options: Options, delimiter: str) -> Iterator[tuple[int, l
     )
     while True:
         number = reader.line_num + 1
-        before = csv.field_size_limit(_FIELD_LIMIT)  # process-wide, so it is put back before anyone else runs
+        before = csv.field_size_limit(_FIELD_LIMIT)  # process-wide, so it is restored before other code runs
         try:
             row = next(reader, None)
         except csv.Error as err:
@@ -106,8 +106,8 @@ def _header(row: list[str], where: str, options: Options) -> list[str]:
             found=found,
             expected=f"a header with {options.text_key!r} in it, or for pairs {options.first_key!r} and "
             f"{options.second_key!r}, split by commas (.csv) or tabs (.tsv)",
-            fix="add a header line, or name the text column with text_key (--text-key), those of pairs with first_key "
-            "and second_key",
+            fix="add a header line, or name the text column with text_key (--text-key), or a pair's columns with "
+            "first_key and second_key",
         )
     categories = [key for key in (options.label_key, options.labels_key) if key in columns]
     if len(categories) > 1 or not (categories or has_value(columns, options)):
@@ -160,7 +160,7 @@ def _label(cell: str, where: str) -> str:
 
 def _value(cell: str, where: str, key: str) -> float:
     try:
-        # float takes 1_5 for 15, which no table means.
+        # float reads 1_5 as 15, which no table means.
         value: float | str = cell if "_" in cell else float(cell)
     except ValueError:
         value = cell

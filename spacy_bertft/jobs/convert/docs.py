@@ -1,4 +1,4 @@
-"""Records to Docs."""
+"""Conversion of records to Docs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spacy_bertft.tasks.scorers import ANSWERS_KEY
 
 
 def blank(lang: str) -> Language:
-    """spaCy's pipeline with nothing but the tokenizer of a language."""
+    """Create a spaCy pipeline with only the tokenizer of a language."""
     try:
         return spacy.blank(lang)
     except ImportError as err:
@@ -29,7 +29,7 @@ def blank(lang: str) -> Language:
 
 
 def split(record: Record, nlp: Language) -> Doc:
-    """A record's tokens, and its segments if it has two texts."""
+    """Make a Doc of a record's tokens, and its segments if it has two texts."""
     if record.words:
         return Doc(nlp.vocab, words=list(record.words))
     if record.second is None:
@@ -38,7 +38,7 @@ def split(record: Record, nlp: Language) -> Doc:
 
 
 def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> Doc:
-    """The Doc with the record's annotations; `labels` are all categories of all inputs."""
+    """Set the record's annotations on the Doc; `labels` are the categories of all inputs."""
     if record.spans is not None:
         _set_entities(doc, record.spans, record, tally)
     if record.answers is not None:
@@ -60,14 +60,14 @@ def _pair(first: str, second: str, nlp: Language, where: str) -> Doc:
         raise data_error(
             where,
             found=f"a tab in the first of two texts, {brief(first)}",
-            expected="none, since the first tab of a Doc is where its second text begins",
+            expected="none, since the first tab of a Doc separates its two texts",
             fix="write a space there",
         )
     return pair_doc(nlp, *(_tokenize(text, nlp.tokenizer, where) for text in (first, second)))
 
 
 def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:
-    """The text's tokens; not by `nlp.make_doc`, which refuses texts over `nlp.max_length`."""
+    """Tokenize a text without `nlp.make_doc`, which refuses texts over `nlp.max_length`."""
     doc = tokenizer(text)
     if doc.text != text:
         raise data_error(
@@ -80,14 +80,14 @@ def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:
 
 
 def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
-    """Set doc.spans["answers"], on whole tokens; the words of the annotators stay in its attrs, for the scorer."""
+    """Set doc.spans["answers"], on whole tokens; the annotated strings stay in its attrs, for the scorer."""
     _, context = doc.spans[SEGMENTS_KEY]
     starts = [context.start_char + answer.start for answer in answers]
     found = (
         doc.char_span(start, start + len(answer.text), label="ANSWER", alignment_mode="expand")
         for start, answer in zip(starts, answers, strict=True)
     )
-    spans = [span for span in found if span is not None]  # all of them: each has a character in some token
+    spans = [span for span in found if span is not None]  # drops none: each has a character in some token
     doc.spans[ANSWERS_KEY] = SpanGroup(
         doc, name=ANSWERS_KEY, attrs={"texts": [answer.text for answer in answers]}, spans=spans
     )
@@ -97,7 +97,7 @@ def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
 
 
 def _set_entities(doc: Doc, entities: Sequence[Entity], record: Record, tally: Tally) -> None:
-    """Set doc.ents; tokens that a misaligned entity touches become missing annotation, for they aren't O."""
+    """Set doc.ents; tokens that a misaligned entity touches become missing annotation, since they aren't O."""
     aligned: list[Span] = []
     missing: set[int] = set()
     for entity in entities:

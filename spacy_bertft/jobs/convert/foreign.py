@@ -1,4 +1,4 @@
-"""Files that were made for other tools or other tasks: where their entities are, and what can't be read."""
+"""Files made for other tools or tasks: where their entities are, and errors for forms that can't be read."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from spacy_bertft.jobs.text_files import lines
 
 _SPAN_KEYS = ("spans", "entities")
 _LABEL_STUDIO_FIX = (
-    "export as CONLL2003 from Label Studio for entities; for categories as CSV, and name the column of the category "
+    "export from Label Studio as CONLL2003 for entities, or as CSV for categories, and name the category's column "
     "with label_key (--label-key)"
 )
 _CONLL_FIX = (
-    "write a CoNLL file (.conll), a token and the name of its tag a line and a blank line between sentences; the names "
+    "write a CoNLL file (.conll): a token and the name of its tag per line, a blank line between sentences; the names "
     "of numbered tags are in the dataset's features"
 )
 _TAG_KEYS = ("ner_tags", "tags", "ner", "labels")
 _OTHER_KEYS = ("annotations", "annotation", "completions", "ner_tags")
-_RECORD = 'records such as {"text": "…", "spans": [{"start": 0, "end": 5, "label": "PERSON"}]}, one a line'
+_RECORD = 'records such as {"text": "…", "spans": [{"start": 0, "end": 5, "label": "PERSON"}]}, one per line'
 
 
 class Layout:
-    """Where the entities are in the records of one JSONL file.
+    """Finds the keys that hold entities in the records of one JSONL file.
 
-    doccano writes entities and categories under the same key; a list of either kind may be empty, which the others
-    explain. Docs as JSON (`doc.to_json`) have theirs under "ents".
+    doccano writes entities and categories under the same key; the other records tell which of them an empty list
+    stands for. Docs as JSON (`doc.to_json`) have their entities under "ents".
     """
 
     def __init__(self, path: Path, options: Options) -> None:
@@ -50,11 +50,11 @@ class Layout:
 
     @cached_property
     def _empty_are_spans(self) -> bool:
-        """Whether the first list in the file that is not empty has entities in it."""
+        """Whether the first non-empty list in the file holds entities."""
         for _, line in lines(self.path):
             try:
                 data = json.loads(line)
-            except (ValueError, RecursionError):  # an error of the reader, when it comes there
+            except (ValueError, RecursionError):  # the reader reports it when it gets there
                 continue
             lists = [data.get(key) for key in self.label_keys] if isinstance(data, dict) else []
             for items in lists:
@@ -68,14 +68,14 @@ def _has_spans(items: list[Any]) -> bool:
 
 
 def _is_doc(data: Mapping[str, Any]) -> bool:
-    """Whether a record is a Doc as JSON; its "spans" are groups of spans by name."""
+    """Whether a record is a Doc as JSON, whose "spans" are span groups by name."""
     ents = data.get("ents")
     ours = "entities" in data or isinstance(data.get("spans"), list)
     return isinstance(ents, list) and all(isinstance(ent, dict) and "start" in ent for ent in ents) and not ours
 
 
 def from_pair(data: Any, options: Options) -> Any:
-    """A record from a text with annotations, as spaCy 2 was trained on; anything else as it is."""
+    """Turn a [text, annotations] pair, spaCy 2's training data, into a record; return anything else as it is."""
     return {options.text_key: data[0], **data[1]} if _is_annotated_text(data) else data
 
 
@@ -84,7 +84,7 @@ def _is_annotated_text(data: Any) -> bool:
 
 
 def check_record(data: Mapping[str, Any], where: str, options: Options) -> None:
-    """Raise DataError for a record that looks like another tool's or task's, and would be half understood."""
+    """Raise DataError for a record that looks like another tool's or task's and would be only partly read."""
     if is_pair(data, options):
         return
     annotated = {*_SPAN_KEYS, "ents", "cats", options.label_key, options.labels_key, options.value_key} & data.keys()
@@ -105,7 +105,7 @@ def check_record(data: Mapping[str, Any], where: str, options: Options) -> None:
 
 
 def _other_task(data: Mapping[str, Any], where: str) -> DataError | None:
-    """The error for a record without a text that is known; None if it isn't."""
+    """The error for a record in a known form of another tool or task; None if it isn't in one."""
     if isinstance(data.get("data"), dict) and {"annotations", "completions"} & data.keys():
         return _label_studio(where)
     if "sentences" in _first(data.get("paragraphs")):
@@ -133,14 +133,14 @@ def _other_task(data: Mapping[str, Any], where: str) -> DataError | None:
 
 
 def _other_form(data: Mapping[str, Any], where: str) -> DataError | None:
-    """The error for annotations in a form that is not read; None if there are none."""
+    """The error for annotations in an unsupported form; None if there are none."""
     tags = next((key for key in _TAG_KEYS if isinstance(data.get(key), list)), None)
     words = next((key for key in ("tokens", "words") if isinstance(data.get(key), list)), None)
     if tags and words:
         return data_error(
             where,
             found=f"{words!r} and {tags!r}, as in data sets of Hugging Face",
-            expected="a text, and entities by their characters",
+            expected="a text, and entities by character offsets",
             fix=_CONLL_FIX,
         )
     other = next((key for key in _OTHER_KEYS if data.get(key)), None)
@@ -160,12 +160,12 @@ def _first(items: Any) -> Mapping[str, Any]:
 
 
 def _label_studio(where: str) -> DataError:
-    """The error for what Label Studio exported."""
+    """The error for an export of Label Studio."""
     return data_error(where, found="an export of Label Studio", expected=_RECORD, fix=_LABEL_STUDIO_FIX)
 
 
 def check_json(content: Any, where: str, options: Options) -> None:
-    """Raise DataError for the content of a .json file that is known, but not SQuAD."""
+    """Raise DataError for the content of a .json file in a known form other than SQuAD."""
     if isinstance(content, dict) and isinstance(content.get("annotations"), list) and "classes" in content:
         raise _lines_wanted(where, "the JSON of an NER Annotator", "jq -c '.annotations[]'")
     first = content[0] if isinstance(content, list) and content else content
@@ -175,7 +175,7 @@ def check_json(content: Any, where: str, options: Options) -> None:
         return
     if options.text_key in first:
         if first is content:
-            fix = "set format (--format) to jsonl if it has a record a line (JSON Lines)"
+            fix = "set format (--format) to jsonl if it has one record per line (JSON Lines)"
             raise data_error(where, found="one record", expected="one JSON object in the form of SQuAD", fix=fix)
         raise _lines_wanted(where, "a list of records", "jq -c '.[]'")
     if error := _other_task(first, where) or _other_form(first, where):
@@ -186,13 +186,13 @@ def _lines_wanted(where: str, found: str, command: str) -> DataError:
     return data_error(
         where,
         found=found,
-        expected="JSON Lines (.jsonl), one record a line; .json is SQuAD",
-        fix=f"write each on one line of its own, e.g. with {command} FILE.json > FILE.jsonl",
+        expected="JSON Lines (.jsonl), one record per line; .json is SQuAD",
+        fix=f"write each on its own line, e.g. with {command} FILE.json > FILE.jsonl",
     )
 
 
 def check_cell(cell: str, where: str) -> None:
-    """Raise DataError for a category in a table that is JSON, as Label Studio writes spans and several choices."""
+    """Raise DataError for a table cell with JSON for a category, as Label Studio writes spans and several choices."""
     if cell.lstrip().startswith(("[{", '{"')):
         try:
             json.loads(cell)

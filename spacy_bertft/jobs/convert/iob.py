@@ -1,8 +1,8 @@
-"""IOB tags to entities. Pure: no files, no spaCy.
+"""Decoding of IOB tags to entities. Pure: no files, no spaCy.
 
-IOB1    I-X; B-X only where an entity follows one of the same label
+IOB1    I-X; B-X only where an entity directly follows another with the same label
 IOB2    B-X, then I-X (also called BIO)
-BILUO   B-X, I-X, L-X for the last, U-X for a single token (BIOES says E and S)
+BILUO   B-X, I-X, L-X for the last, U-X for a single token (E and S in BIOES)
 plain   X; neighbours with the same label are one entity
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _PREFIXED = re.compile(r"([BILUES])-(.+)")
-# Two characters or more, the first a letter: a bare "B", "o", "_" or "3" is something else than a label.
+# Two characters or more, the first a letter: a bare "B", "o", "_" or "3" is not a label.
 _PLAIN = re.compile(r"[^\W\d_][^|]*[^|-]")
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag taken apart: the prefix is one of B I L U for any scheme, O for outside, "" for a plain label."""
+    """A parsed tag: the prefix is one of B I L U for any scheme, O for outside, "" for a plain label."""
 
     prefix: str
     label: str = ""
@@ -29,7 +29,7 @@ _OUTSIDE = Tag("O")
 
 
 def parse_tag(text: str) -> Tag | None:
-    """Take a tag apart; None if it is none."""
+    """Parse a tag; None if the text is not a tag."""
     if text == "O":
         return _OUTSIDE
     if match := _PREFIXED.fullmatch(text):
@@ -39,14 +39,14 @@ def parse_tag(text: str) -> Tag | None:
 
 
 class Decoder:
-    """Turns the sentences of one file into entities, and counts what had to be repaired.
+    """Decodes the sentences of one file into entities, and counts the tags that had to be repaired.
 
-    The entities are the same under all schemes; only what counts as an error differs. So one pass is enough:
-    errors of each kind are counted, and which kinds are errors is known at the end.
+    All schemes give the same entities and differ only in which tags are errors. So one pass is enough: each kind of
+    error is counted, and the scheme, known at the end, tells which kinds apply.
     """
 
     def __init__(self) -> None:
-        self._bad_starts = 0  # I-X or L-X that nothing before leads to: normal in IOB1 and plain tags
+        self._bad_starts = 0  # I-X or L-X that continues no entity: normal in IOB1
         self._unclosed = 0  # entities of two tokens or more without L-X, or of one without U-X: an error in BILUO
         self._free_b = False  # B-X where IOB1 has I-X
         self._closing = False  # L-X or U-X seen
@@ -60,11 +60,11 @@ class Decoder:
 
     @property
     def repaired(self) -> int:
-        """Tags so far that break the scheme."""
+        """Number of tags so far that break the scheme."""
         return {"iob1": 0, "iob2": self._bad_starts, "biluo": self._bad_starts + self._unclosed}[self.scheme]
 
     def decode(self, tags: Sequence[Tag]) -> list[tuple[int, int, str]]:
-        """The entities of one sentence: first token, last token + 1, label."""
+        """Decode the entities of one sentence: first token, last token + 1, label."""
         found: list[tuple[int, int, str]] = []
         start, previous = 0, _OUTSIDE
         for i, tag in enumerate((*tags, _OUTSIDE)):

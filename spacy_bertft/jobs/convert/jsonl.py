@@ -1,7 +1,7 @@
-"""JSON Lines: one object a line, {"text": …} with "label", "labels" or "cats", "value", and "spans" or "entities".
+"""JSON Lines: one object per line, {"text": …} with "label", "labels" or "cats", "value", and "spans" or "entities".
 
-Of a pair {"first": …, "second": …} with "label", "labels" or "cats", and "value". Tasks of Prodigy, exports of doccano
-and Docs as JSON are read too; prodigy.py and foreign.py know them.
+A pair is {"first": …, "second": …} with "label", "labels" or "cats", and "value". prodigy.py and foreign.py add
+Prodigy's tasks, doccano's exports and Docs as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spacy_bertft.jobs.text_files import JSON_LINES_FIX, lines, parse_json
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record for each line; a key whose value is null counts as absent.
 
-    Answers of Prodigy that are not accepted are counted, and yield none.
+    Prodigy's answers that are not accepted are counted, and yield no Record.
     """
     layout = foreign.Layout(path, options)
     for number, line in lines(path):
@@ -48,13 +48,13 @@ def _object(line: str, where: str, options: Options) -> dict[str, object]:
             where,
             found=f"a JSON {type(data).__name__}, {brief(data)}",
             expected='one JSON object such as {"text": "…"}',
-            fix="write each record as an object on one line of its own (JSON Lines)",
+            fix="write each record as an object on its own line (JSON Lines)",
         )
     return data
 
 
 def _record(data: dict[str, object], where: str, options: Options, tally: Tally, span_keys: Sequence[str]) -> Record:
-    """The record of an object. span_keys: its keys that hold entities, if it isn't a pair."""
+    """The Record of an object. span_keys: its keys that hold entities, if it isn't a pair."""
     foreign.check_record(data, where, options)
     pair = is_pair(data, options)
     text = _text(data, where, options.first_key if pair else options.text_key, options)
@@ -94,7 +94,7 @@ def _text(data: dict[str, object], where: str, key: str, options: Options) -> st
             where,
             found=f"no text under {key!r}, only the keys {brief(list(data))}",
             expected=f"a string under {key!r}, or two under {options.first_key!r} and {options.second_key!r}",
-            fix="name the key that holds the text with text_key (--text-key), those of a pair with first_key and "
+            fix="name the key that holds the text with text_key (--text-key), or a pair's keys with first_key and "
             "second_key",
         )
     text = data[key]

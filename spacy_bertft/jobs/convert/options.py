@@ -1,4 +1,4 @@
-"""What `convert`, the corpus reader and the command line can be told about annotated files."""
+"""Options of `convert`, the corpus reader and the command line for reading annotated files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ VALUE_KEY = "value"
 class Options:
     """How to read annotated files.
 
-    This is the one list of these options: functions and commands get them by `with_settings`. Beside each type stands
-    the help that the command line shows.
+    This is the only list of these options: functions and commands get them from `with_settings`. The string beside each
+    type is the help on the command line.
     """
 
     text_key: Annotated[str, "JSON key or column that holds the text."] = "text"
-    label_key: Annotated[str, "JSON key or column that holds the one category of a text."] = "label"
+    label_key: Annotated[str, "JSON key or column that holds the only category of a text."] = "label"
     labels_key: Annotated[str, "JSON key or column that holds several categories of a text."] = "labels"
-    value_key: Annotated[str, "JSON key or column that holds the number of a text, such as a rating."] = VALUE_KEY
+    value_key: Annotated[str, "JSON key or column that holds a number for a text, such as a rating."] = VALUE_KEY
     first_key: Annotated[str, "JSON key or column that holds the first text of a pair."] = "first"
     second_key: Annotated[str, "JSON key or column that holds the second text of a pair."] = "second"
-    label_separator: Annotated[str, "What stands between several categories in a CSV or TSV column."] = "|"
+    label_separator: Annotated[str, "Separator of several categories in a CSV or TSV column."] = "|"
     quotes: Annotated[bool, "CSV and TSV: whether double quotes enclose a field."] = True
     token_column: Annotated[int, "CoNLL: column of the token, from 1; -1 is the last."] = 1
     tag_column: Annotated[int, "CoNLL: column of the entity tag."] = -1
@@ -34,7 +34,7 @@ class Options:
 
     def __post_init__(self) -> None:
         keys = [field.name for field in dataclasses.fields(self) if field.name.endswith("_key")]
-        if self.value_key == VALUE_KEY:  # gives way to a column of that name that is something else
+        if self.value_key == VALUE_KEY:  # another key of this name takes precedence over the default
             keys.remove("value_key")
         for name in (*keys, "label_separator"):
             if not getattr(self, name):
@@ -46,7 +46,7 @@ class Options:
         if self.merge_sentences < 1:
             raise ConfigError(
                 f"merge_sentences: found {self.merge_sentences}; expected 1 or more; "
-                "fix: 1 makes one Doc of each sentence"
+                "fix: use 1 for one Doc per sentence"
             )
 
     def _check_different(self, keys: list[str]) -> None:
@@ -60,14 +60,14 @@ class Options:
 
 
 def has_value(keys: Collection[str], options: Options) -> bool:
-    """Whether the number in a record, or in a table with these columns, is what is to be learned.
+    """Whether a record or a table with these keys has a number to train on.
 
-    One called "value" beside a category is taken for the file's own affair, unless it is asked for by another name.
+    A "value" beside a category is not read, as it may be unrelated, unless `value_key` names another key.
     """
     categories = {options.label_key, options.labels_key, "cats"} & set(keys)
     return options.value_key in keys and (options.value_key != VALUE_KEY or not categories)
 
 
 def is_pair(keys: Collection[str], options: Options) -> bool:
-    """Whether a record or a header with these keys is of two texts."""
+    """Whether a record or a header with these keys holds two texts."""
     return options.text_key not in keys and (options.first_key in keys or options.second_key in keys)

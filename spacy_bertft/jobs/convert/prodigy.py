@@ -1,4 +1,4 @@
-"""Prodigy's tasks with their answers, as `prodigy db-out` writes them: which of them are gold, and for what."""
+"""Prodigy's tasks with their answers, as `prodigy db-out` writes them: which are gold, and for which annotation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spacy_bertft.jobs.convert.records import brief
 
 _ANSWERS = ("accept", "reject", "ignore")
 _HASHES = {"_input_hash", "_task_hash"}
-# What says how a task was shown and answered. Keys that hold other annotation (relations, arcs) are not among them.
+# Keys about how a task was shown and answered, but not keys with other annotation (relations, arcs).
 _OWN = _HASHES | {
     "_view_id", "_session_id", "_annotator_id", "_timestamp", "_is_binary", "accept", "answer", "config", "html",
     "meta", "options", "path", "priority", "score", "style", "tokens", "version",
@@ -34,9 +34,9 @@ def is_about_one_entity(data: dict[str, Any]) -> bool:
 
 
 def gold(data: dict[str, Any], where: str, options: Options) -> dict[str, Any] | None:
-    """A task as a record of ours; None if it was rejected, ignored, or left without the one choice asked for.
+    """Turn a task into one of our records; None if it was rejected, ignored, or left without its single choice.
 
-    A rejected label does not hold, but does not say which one does; of rejected spans nobody knows what is wrong.
+    Rejections are not gold: they don't say which label would be right, or what is wrong with the spans.
     """
     answer = data.get("answer", "accept")
     if answer not in _ANSWERS:
@@ -59,7 +59,7 @@ def gold(data: dict[str, Any], where: str, options: Options) -> dict[str, Any] |
 
 
 def _own_keys(options: Options) -> set[str]:
-    """The keys that a person has named, or that are ours."""
+    """The keys that the options name."""
     return {str(value) for name, value in dataclasses.asdict(options).items() if name.endswith("_key")}
 
 
@@ -74,7 +74,7 @@ def _bare(span: Any) -> Any:
 
 
 def _chosen(data: dict[str, Any], record: dict[str, Any], where: str, options: Options) -> dict[str, Any] | None:
-    """The record with its choices: `labels`, or `label` where the interface took no more than one."""
+    """The record with its choices: `labels`, or `label` if the interface allowed only one."""
     choices = data.get("accept", [])
     choices = [choices] if isinstance(choices, str | int) else choices
     if not isinstance(choices, list):

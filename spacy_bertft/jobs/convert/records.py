@@ -1,4 +1,4 @@
-"""What the readers yield: one `Record` for each Doc to be made; and checks that several readers share."""
+"""`Record`, which the readers yield for each Doc to make, and checks that several readers share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spacy_bertft.errors import data_error
 from spacy_bertft.jobs.convert.tally import Tally
 
 _Form = Literal["label", "labels", "cats"]
-# Keys of an entity, ours first, then those of doccano and of Label Studio.
+# Keys of an entity: ours first, then doccano's and Label Studio's.
 _START, _END, _LABEL = ("start", "start_offset"), ("end", "end_offset"), ("label", "labels")
 _SPAN_FORM = '{"start": 0, "end": 5, "label": "PERSON"} or [0, 5, "PERSON"]'
 
@@ -36,13 +36,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Record:
-    """One training example as the file has it.
+    """One training example, as read from a file.
 
-    Either `text` is set, or `words`, each of which is followed by one space. Of two segments, `text` is the first and
-    `second` the other; `answers` are in that one. At most one of `label` (one exclusive category), `labels` (any number
-    of categories) and `cats` (a number for each category) is set; `value`, a number of the text itself, may be set
-    beside them. None says "not annotated"; an empty tuple says "annotated, and there is none". `partial`: there may be
-    more entities than those in `spans`.
+    Either `text` or `words` is set; each word is followed by one space. Of two segments, `text` is the first and
+    `second` the other, which holds the `answers`. At most one of `label` (one exclusive category), `labels` (any number
+    of categories) and `cats` (a number for each category) is set; `value`, a number for the whole text, may be set
+    as well. None means "not annotated", an empty tuple "annotated, and there is none". `partial`: there may be more
+    entities than `spans` has.
     """
 
     where: str  # "file:line", for messages
@@ -79,10 +79,10 @@ def brief(value: object, *, limit: int = 60) -> str:
 
 
 def finite(value: object, where: str, key: str, *, fix: str) -> float:
-    """The value as a number, or an error if it is none, or infinite."""
+    """Return the value as a finite float. Raises DataError if it isn't one."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         number = math.inf
     if not math.isfinite(number):
         raise data_error(where, found=f"{key!r}: {brief(value)}", expected="a finite number", fix=fix)
@@ -90,7 +90,7 @@ def finite(value: object, where: str, key: str, *, fix: str) -> float:
 
 
 def encodable(text: str, where: str, key: str) -> str:
-    """The text, or an error if it can't be written as UTF-8."""
+    """Return the text. Raises DataError if it can't be encoded as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as err:
@@ -104,7 +104,7 @@ def encodable(text: str, where: str, key: str) -> str:
 
 
 def name_of(value: object, where: str, key: str) -> str:
-    """The value as a name, or an error if it is none."""
+    """Return the value as a name. Raises DataError if it can't be one."""
     if isinstance(value, (str, int)) and str(value).strip():  # bool is an int
         return encodable(str(value), where, key)
     raise data_error(
@@ -114,7 +114,7 @@ def name_of(value: object, where: str, key: str) -> str:
 
 
 def entities(value: object, text: str, where: str, key: str, tally: Tally) -> tuple[Entity, ...]:
-    """The entities in a list, in order, or an error if they are none of the text, or overlap."""
+    """Return the entities in a list, sorted. Raises DataError if they lie outside the text or overlap."""
     if not isinstance(value, list):
         raise data_error(
             where,
@@ -131,7 +131,7 @@ def entities(value: object, text: str, where: str, key: str, tally: Tally) -> tu
             raise data_error(
                 where,
                 found=f"overlapping entities {_show(first, text)} and {_show(second, text)}",
-                expected="entities without a common character",
+                expected="entities that share no character",
                 fix="keep one of them",
             )
     return tuple(found)
@@ -166,7 +166,7 @@ def _entity(item: object, text: str, where: str, key: str, tally: Tally) -> Enti
 
 
 def _only(value: object) -> object:
-    """The one item of a list that has no others; anything else as it is."""
+    """The item of a list that has only one; anything else as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -177,7 +177,7 @@ def _trim(entity: Entity, text: str, where: str, tally: Tally) -> Entity:
             where,
             found=f"an entity of white space only, {entity.start} to {entity.end}",
             expected="at least one other character",
-            fix="delete this entity or mend its offsets",
+            fix="delete this entity or correct its offsets",
         )
     start = entity.end - len(piece.lstrip())
     end = entity.start + len(piece.rstrip())

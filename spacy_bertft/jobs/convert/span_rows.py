@@ -1,4 +1,4 @@
-"""CSV and TSV of entities: a row for each, with its text, start, end and label."""
+"""CSV and TSV of entities: one row per entity, with its text, start, end and label."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Text:
 
 
 def bounds_of(columns: Collection[str], options: Options) -> _Bounds | None:
-    """The columns of first and last characters; None in a table of something else."""
+    """The columns of start and end; None if the table is not of entities."""
     if is_pair(columns, options) or not {options.label_key, options.labels_key} & set(columns):
         return None
     return next((bounds for bounds in _BOUNDS if set(bounds) <= set(columns)), None)
 
 
 def check_columns(columns: Collection[str], where: str, options: Options) -> None:
-    """Raise DataError for a table of entities whose labels are under the name of several categories."""
+    """Raise DataError for a table of entities whose labels are in the column for several categories."""
     bounds = bounds_of(columns, options)
     if bounds and options.label_key not in columns:
         shown = ", ".join(map(repr, (*bounds, options.labels_key)))
@@ -45,14 +45,14 @@ def check_columns(columns: Collection[str], where: str, options: Options) -> Non
             found=f"the columns {shown}",
             expected=f"the label of an entity under {options.label_key!r}",
             fix=f"set label_key and another labels_key (--label-key {options.labels_key} --labels-key other); if the "
-            f"rows are no entities, rename {bounds[0]!r} and {bounds[1]!r}",
+            f"rows are not entities, rename {bounds[0]!r} and {bounds[1]!r}",
         )
 
 
 def read(
     rows: Iterable[tuple[str, dict[str, str]]], bounds: _Bounds, options: Options, tally: Tally
 ) -> Iterator[Record]:
-    """Yield a Record for each text: rows with one "id", or, where there is no such column, neighbours with one text."""
+    """Yield a Record per text: rows with the same "id" or, without such a column, neighbours with the same text."""
     seen: dict[str, Record] = {}
     used = {*bounds, options.text_key, options.label_key, _ID}
     for text in _texts(rows, bounds, options, tally, used):
@@ -95,7 +95,7 @@ def _texts(
 
 
 def _span(row: dict[str, str], bounds: _Bounds, options: Options, where: str) -> list[object] | None:
-    """A row's entity; None if its cells are empty, which says that the text has none."""
+    """A row's entity; None if its cells are empty, since the text has none."""
     start, end, label = (row[key].strip() for key in (*bounds, options.label_key))
     if not (start or end or label):
         return None
@@ -114,8 +114,8 @@ def _offset(cell: str, name: str, where: str) -> int:
         raise data_error(
             where,
             found=f"{name!r}: {brief(cell)}",
-            expected="a whole number, the place of a character in the text",
-            fix="count in characters, from 0; if the rows are no entities but categories, rename the columns of start "
+            expected="a whole number, the position of a character in the text",
+            fix="count in characters, from 0; if the rows are categories, not entities, rename the columns of start "
             "and end",
         )
     return int(cell.partition(".")[0])
@@ -125,14 +125,14 @@ def _check_same(text: _Text, other: str, where: str) -> None:
     if text.text != other:
         raise data_error(
             where,
-            found=f"another text than at {text.where} under the same {_ID!r}, {brief(other)}",
-            expected="one text an id",
+            found=f"a different text than at {text.where} under the same {_ID!r}, {brief(other)}",
+            expected="one text per id",
             fix="give each text its own id, or rename the column",
         )
 
 
 def _check_ids(texts: list[_Text]) -> None:
-    """Raise DataError if it is the rows that are numbered, for the entities of one text would come apart."""
+    """Raise DataError if the ids number rows instead of texts, which would separate the entities of a text."""
     if any(text.rows > 1 for text in texts):
         return
     for first, second in pairwise(texts):
@@ -141,5 +141,5 @@ def _check_ids(texts: list[_Text]) -> None:
                 second.where,
                 found=f"an id for each row, and the text of line {first.where.rpartition(':')[2]} again",
                 expected=f"one {_ID!r} for all rows of a text",
-                fix="give them the same id, or rename the column: then neighbouring rows with one text belong together",
+                fix="give them the same id, or rename the column: then neighbouring rows of one text belong together",
             )

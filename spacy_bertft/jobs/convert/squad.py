@@ -31,7 +31,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         "".join(line for _, line in lines(path)),
         str(path),
         expected="one JSON object in the form of SQuAD",
-        fix="check that the file is complete; for one object a line (JSON Lines), set format (--format) to jsonl",
+        fix="check that the file is complete; for one object per line (JSON Lines), set format (--format) to jsonl",
     )
     foreign.check_json(content, str(path), options)
     if not isinstance(content, dict):
@@ -57,7 +57,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
 
 
 def _items(data: dict[str, Any], key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects in a list, each with where it is."""
+    """The objects in a list, each with its position."""
     items = data.get(key)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise data_error(

@@ -1,4 +1,4 @@
-"""What a conversion did, in numbers: `Tally` while it runs, `Report` when it is done."""
+"""Counts of a conversion: `Tally` while it runs, `Report` when it is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_EXAMPLES = 5
-# How two files' numbers become one, where it is no sum.
+# How to combine two files' numbers that are not summed.
 _COMBINE: dict[str, Callable[[Any, Any], Any]] = {"lowest": min, "highest": max}
 
 
@@ -27,18 +27,18 @@ class Misaligned:
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of one file, or of all.
+    """Counts of one file, or of all files.
 
     records, docs   read and written; always equal
     entities        label -> entities written
     categories      category -> Docs that have it (a value of 0.5 or more)
-    misaligned      entities that fit no tokens, left as missing annotation; `examples` has the first five
+    misaligned      entities that don't align with tokens, left as missing annotation; `examples` has the first five
     trimmed         entities and answers that had white space at an edge
-    answered        questions with an answer; `unanswered` those without, `widened` those with an answer that begins or
-                    ends inside a token
-    valued          Docs with a value; `value_sum`, `lowest` and `highest` are of their values
+    answered        questions with an answer; `unanswered` without one, `widened` with an answer that begins or ends
+                    inside a token
+    valued          Docs with a value; `value_sum`, `lowest` and `highest` are over their values
     repaired        tags that can't follow the one before, read as the start of a new entity
-    rejected        answers of Prodigy that are no gold: rejected, ignored, or a choice without an option
+    rejected        Prodigy's answers that are not gold: rejected, ignored, or without a choice
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
     ignored         key or column that isn't used -> records that have it
     """
@@ -65,7 +65,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What was read from `source` and written to `target`."""
+    """Counts of what was read from `source` and written to `target`."""
 
     source: Path
     target: Path
@@ -89,7 +89,7 @@ class Report:
 
 @dataclass
 class Tally:
-    """`Counts` in the making: the readers and the writer count into it."""
+    """Mutable `Counts`, which the readers and the writer update."""
 
     records: int = 0
     docs: int = 0
@@ -127,7 +127,7 @@ class Tally:
                 setattr(self, name, _COMBINE.get(name, operator.iadd)(total, value))
 
     def freeze(self) -> Counts:
-        """The numbers as they are now, names sorted."""
+        """The current counts, with names sorted."""
         return Counts(**{name: _frozen(value) for name, value in vars(self).items()})
 
 

@@ -1,1 +1,1 @@
-"""A pipeline for ONNX Runtime, and how it compares with the one it was made from."""
+"""Export of a pipeline for ONNX Runtime, and a comparison with the original."""

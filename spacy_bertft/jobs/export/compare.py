@@ -1,4 +1,4 @@
-"""Two pipelines side by side: hidden states, scores and speed."""
+"""Comparison of two pipelines: hidden states, scores and speed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spacy_bertft.jobs.export.report import Change, Hidden
 SAMPLE_WORDS = 5000
 ROUNDS = 5
 _BATCH = 32
-# Compared where there is no dev set.
+# Used if there is no dev set.
 OWN_TEXTS = (
     "The train to the coast was late again, so we had coffee at the station.",
     "Please send the invoice to our office in Leeds before the end of March.",
@@ -43,9 +43,9 @@ OWN_TEXTS = (
 
 
 def sample(nlp: Language, examples: Sequence[Example] | None) -> list[Doc]:
-    """The first Docs of the examples, or else of OWN_TEXTS, until there are SAMPLE_WORDS words.
+    """Take Docs of the examples, or else of OWN_TEXTS, until they have SAMPLE_WORDS words.
 
-    OWN_TEXTS become pairs where a head needs two segments.
+    OWN_TEXTS become pairs if a head needs two segments.
     """
     if examples is not None:
         docs = (eg.predicted for eg in examples)
@@ -64,7 +64,7 @@ def sample(nlp: Language, examples: Sequence[Example] | None) -> list[Doc]:
 
 
 def hidden_states(before: Language, after: Language, names: Sequence[str], docs: Sequence[Doc]) -> Hidden:
-    """Differences of all hidden values that heads can read."""
+    """Compare all hidden values that heads can read."""
     largest = total = size = 0.0
     n_values = 0
     for name in names:
@@ -81,7 +81,7 @@ def hidden_states(before: Language, after: Language, names: Sequence[str], docs:
 
 
 def _rows(nlp: Language, name: str, docs: Sequence[Doc]) -> Tensor:
-    """The rows of all subwords and of each window's first special one, in the order of the texts. (S + W, D)."""
+    """Hidden states of all subwords, then of each window's first special token. (S + W, D)."""
     pipe = nlp.get_pipe(name)
     assert isinstance(pipe, EncoderPipe)
     features = pipe.predict(docs)
@@ -89,12 +89,12 @@ def _rows(nlp: Language, name: str, docs: Sequence[Doc]) -> Tensor:
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:
-    """Scores that both have."""
+    """The changes of all scores that both have."""
     return tuple(Change(name, value, after[name]) for name, value in before.items() if name in after)
 
 
 def speed(before: Language, after: Language, docs: Sequence[Doc]) -> Change:
-    """Words a second of the whole pipelines behind the tokenizer, run in turns: the medians."""
+    """Measure words per second of the whole pipelines, after the tokenizer: medians over runs in turns."""
     words = sum(map(len, docs))
     repeats = -(-SAMPLE_WORDS // max(words, 1))
     times: tuple[list[float], list[float]] = ([], [])

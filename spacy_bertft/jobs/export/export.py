@@ -36,16 +36,16 @@ def export(
 ) -> ExportReport:
     """Write the pipeline of the folder `pipeline` to the folder `out`, with its encoders for ONNX Runtime on a CPU.
 
-    int8: weights of the encoders' products and embeddings in 8 bits.
-    dev: annotated texts to compare scores on: .spacy, or what `bertft convert` reads.
-    tolerance: points that a score may drop. If one drops by more, nothing is written and a DroppedError raised.
-    force: write it all the same.
+    int8: store the weights of the encoders' matrix products and embeddings in 8 bits.
+    dev: annotated texts to compare scores on: .spacy, or a file that `bertft convert` reads.
+    tolerance: points that a score may drop. If one drops by more, nothing is written and DroppedError is raised.
+    force: write the pipeline anyway.
     overwrite: replace a pipeline that `out` holds.
-    note: is told what is being done, for it can take minutes.
+    note: called with a line about each stage, since the export can take minutes.
     """
     if not tolerance >= 0 or math.isinf(tolerance):
         raise ConfigError(
-            f"The tolerance is {tolerance:g}; expected a number of points from 0 on, such as {_DEFAULT_TOLERANCE}. To "
+            f"The tolerance is {tolerance:g}; expected a number of points, 0 or more, such as {_DEFAULT_TOLERANCE}. To "
             "allow any drop, use --force."
         )
     names = _encoder_names(pipeline)
@@ -53,7 +53,7 @@ def export(
         report = _export(pipeline, out, folder, names, int8=int8, dev=dev, tolerance=tolerance, note=note)
         if report.dropped and not force:
             raise DroppedError(report)
-        gc.collect()  # lets go of the files mapped into memory: on Windows their folder can't be moved before
+        gc.collect()  # closes memory-mapped files: before that, Windows can't move their folder
     return report
 
 
@@ -68,7 +68,7 @@ def _export(
     tolerance: float,
     note: _Note,
 ) -> ExportReport:
-    """Write to `folder`, what will be `out`, and compare."""
+    """Write to `folder`, which becomes `out` later, and compare."""
     before = _load(pipeline, names)
     examples = None if dev is None else read_examples(before, dev)
     note(f"writing the graph of {', '.join(names)}")
@@ -103,20 +103,20 @@ def _size(folder: Path) -> int:
 
 
 def _encoder_names(pipeline: Path) -> list[str]:
-    """The encoder components of a saved pipeline, as its config has them."""
+    """Names of the encoder components in a saved pipeline's config."""
     check_pipeline(pipeline)
     components: dict[str, dict[str, Any]] = _read_config(pipeline).get("components", {})
     encoders = {name: block for name, block in components.items() if block.get("factory") == "bertft_encoder"}
     if not encoders:
         raise ConfigError(
             f"The pipeline {str(pipeline)!r} has no bertft_encoder (found: {', '.join(components) or 'nothing'}). "
-            "Expected one at least: only encoders of this package are exported."
+            "Expected at least one: only encoders of this package can be exported."
         )
     exported = [name for name, block in encoders.items() if block["model"].get("backend") == "onnxruntime"]
     if exported:
         raise ConfigError(
-            f"The encoder {exported[0]!r} of {str(pipeline)!r} was exported already. Expected the pipeline that was "
-            'trained, whose encoders have backend = "torch": export that one again.'
+            f"The encoder {exported[0]!r} of {str(pipeline)!r} was exported already. Expected the trained "
+            'pipeline, whose encoders have backend = "torch": export that one again.'
         )
     return list(encoders)
 
@@ -124,10 +124,10 @@ def _encoder_names(pipeline: Path) -> list[str]:
 def _read_config(pipeline: Path) -> Any:
     try:
         return load_config(pipeline / PIPELINE, interpolate=True)
-    except Exception as error:  # of configparser, confection and spaCy
+    except Exception as error:  # raised by configparser, confection or spaCy
         raise unreadable(pipeline, error) from error
 
 
 def _load(pipeline: Path, names: Sequence[str]) -> Language:
-    """The pipeline, its encoders on the CPU."""
+    """Load the pipeline with its encoders on the CPU."""
     return load_pipeline(pipeline, {f"components.{name}.model.device": "cpu" for name in names})

@@ -1,4 +1,4 @@
-"""What an export changed, in numbers."""
+"""Measured changes of an export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from spacy_bertft.components.metric_kinds import kind_of
 from spacy_bertft.errors import BertftError
 
-# Scores that differ by rounding alone have not dropped.
+# Differences by rounding alone don't count as drops.
 _ROUNDING = 1e-6
 
 
@@ -22,27 +22,27 @@ class Change:
 
     @property
     def difference(self) -> float:
-        """What was added to the figure."""
+        """`after` minus `before`."""
         return self.after - self.before
 
     @property
     def worse_by(self) -> float:
-        """How much worse the score is, in points; of an error, in percent of what it was."""
+        """How much worse the score is, in points; for an error metric, in percent of `before`."""
         return kind_of(self.name).worse_by(self.before, self.after)
 
     @property
     def loss(self) -> str:
-        """The same with its unit."""
+        """`worse_by` with its unit."""
         return f"{self.worse_by:.2f} {'points' if kind_of(self.name).more_is_better else '%'}"
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """How far hidden values are from what they were, over all subwords of `texts` texts and the special ones."""
+    """Differences of hidden values over all subwords of `texts` texts and each window's first special token."""
 
     largest: float  # difference
     mean: float  # difference
-    size: float  # mean of the values' own sizes, to judge the differences by
+    size: float  # mean absolute value before the export, to judge the differences by
     texts: int
 
 
@@ -54,12 +54,12 @@ class ExportReport:
     out: Path
     encoders: tuple[str, ...]  # names of the components
     int8: bool
-    dev: Path | None  # what the scores are of; without it the built-in texts were compared
+    dev: Path | None  # texts of the scores; None: only hidden states and speed, on built-in texts
     tolerance: float  # points that a score may drop, or percent that an error may grow
     hidden: Hidden
     scores: tuple[Change, ...]  # as jobs/evaluate.py gives them
-    label_scores: tuple[Change, ...]  # the same for single labels, "ents_per_type.PERSON.f"; these may drop
-    speed: Change  # words a second, on the CPU
+    label_scores: tuple[Change, ...]  # for single labels, such as "ents_per_type.PERSON.f"; these may drop
+    speed: Change  # words per second, on the CPU
     size: Change  # bytes on disk
 
     @property
@@ -80,7 +80,7 @@ class DroppedError(BertftError):
         int8 = "export without --int8 (that changes next to nothing), " if report.int8 else ""
         super().__init__(
             f"The exported pipeline is worse on {report.dev}: {drops}. Expected drops of at most {report.tolerance:g} "
-            f"points (--tolerance), so {report.out} was not written. To go on, {int8}train longer or on more data and "
-            "export again, allow more with --tolerance, or take it as it is with --force."
+            f"points (--tolerance), so {report.out} was not written. To continue, {int8}train longer or on more data "
+            "and export again, allow more with --tolerance, or write it as it is with --force."
         )
         self.report = report

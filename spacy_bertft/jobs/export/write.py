@@ -1,4 +1,4 @@
-"""A copy of a saved pipeline whose encoders run by ONNX Runtime, put in its place only when it is complete."""
+"""Copying a saved pipeline with its encoders exported for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _META = "meta.json"
 
 
 def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:
-    """Write the loaded pipeline `nlp` of the folder `pipeline` to `folder`: a copy but for the encoders."""
+    """Copy the folder `pipeline`, loaded as `nlp`, to `folder`, with its encoders exported."""
     replaced = {pipeline / name / ENCODER_FOLDER for name in names}
     shutil.copytree(pipeline, folder, ignore=lambda inside, files: files if Path(inside) in replaced else ())
     for name in names:
@@ -41,7 +41,7 @@ def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, 
 
 
 def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
-    """The encoder at rest, with a graph for its weights. name: of its component, for messages."""
+    """The encoder as saved, with a graph instead of its weights. name: its component's name, for messages."""
     checkpoint = encoder.at_rest()
     net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None
     if net is None:
@@ -55,7 +55,7 @@ def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
 
 
 def _require_onnx(meta: Path) -> None:
-    """Let wheels of the pipeline ask for ONNX Runtime, beside this package."""
+    """Add ONNX Runtime to the requirements of the pipeline's wheels."""
     content = srsly.read_json(meta)
     lines = content.get("requirements", [])
     others = [line for line in lines if canonicalize_name(Requirement(line).name) != "spacy-bertft"]

@@ -24,13 +24,13 @@ def adapt(
     note: Callable[[str], None] = lambda line: None,
     progress: Callable[[StepReport], None] = lambda done: None,
 ) -> Result:
-    """Train a masked language model and write it to the folder `output`, as Hugging Face has them.
+    """Train a masked language model and write it to the folder `output`, in Hugging Face's format.
 
-    resume: go on from the newest checkpoint there, if there is one.
+    resume: continue from the newest checkpoint there, if there is one.
     overwrite: replace a model or a run there.
-    note: is told what is being done; progress: what each step did.
+    note: called with a line about each stage; progress: called after each step.
 
-    Started by torchrun, the processes share each batch; the steps are those of one process.
+    Under torchrun, the processes share each batch; the steps are the same as with one process.
     """
     _check_output(output, resume=resume, overwrite=overwrite)
     if overwrite and join_processes().is_first:
@@ -52,11 +52,11 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     is_run = any(name == CONFIG or name.startswith(PREFIX) for name in there)
     if is_run and not (resume or overwrite):
         raise ConfigError(
-            f"{output}: found a model or an unfinished run there; expected a new folder; fix: go on with --resume, "
+            f"{output}: found a model or an unfinished run there; expected a new folder; fix: continue with --resume, "
             "replace it with --overwrite, or name another output"
         )
     if resume and CONFIG in there and not find_checkpoints(output):
         raise ConfigError(
-            f"{output}: found a finished model and no checkpoint to go on from; expected an unfinished run; fix: train "
-            "anew with --overwrite, or name another output"
+            f"{output}: found a finished model and no checkpoint to continue from; expected an unfinished run; fix: "
+            "train again with --overwrite, or name another output"
         )

@@ -1,4 +1,4 @@
-"""Raw text, tokenised once into files that are mapped into memory: a corpus may be larger than memory."""
+"""Cache of tokenised raw text in memory-mapped files: a corpus may be larger than memory."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _META, _IDS, _TEXTS, _DOCUMENTS, _COUNTS = "cache.json", "ids.bin", "texts.bin",
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """X texts of Y documents as subwords, without special ones. The arrays are read-only, and stay on disk.
+    """X texts of Y documents as subwords, without special tokens. The arrays are read-only and stay on disk.
 
     A text has at least one subword, a document at least one text. To use a cache in another process, open it there:
-    pickling reads it all.
+    pickling would read all of it.
     """
 
     ids: NDArray[Any]  # (S,) uint16 or uint32
-    text_ends: Ints  # (X,) subword behind each text's last
-    document_ends: Ints  # (Y,) text behind each document's last
+    text_ends: Ints  # (X,) index after each text's last subword
+    document_ends: Ints  # (Y,) index after each document's last text
     counts: Ints  # (V,) how often each subword of the vocabulary occurs
     n_bytes: int  # of the texts in UTF-8
     tokenizer_hash: str  # of the tokenizer that made it
@@ -50,7 +50,7 @@ def find_or_build(
     text_key: str = "text",
     progress: OnBytesRead | None = None,
 ) -> Cache:
-    """The cache in `folder` if it was built from the same files, unchanged, with the same tokenizer; else a new one."""
+    """Open the cache in `folder` if it is of the same, unchanged files and the same tokenizer; else build it."""
     key = _key(text_files(paths), tokenizer, text_key)
     try:
         meta = _read_meta(folder)
@@ -69,11 +69,11 @@ def build_cache(
     text_key: str = "text",
     progress: OnBytesRead | None = None,
 ) -> Cache:
-    """Tokenise all texts of files and folders to `folder`, which is there once it is whole; an old cache is replaced.
+    """Tokenise all texts of files and folders to `folder`, which appears once complete; an old cache is replaced.
 
     paths, text_key, progress: see `read_documents`.
-    tokenizer: is not changed; its truncation and padding are not used. Special subwords that are written out in the
-        texts, such as "[MASK]", are read as plain text.
+    tokenizer: not changed; its truncation and padding are not used. Special tokens that are written out in the texts,
+        such as "[MASK]", are read as plain text.
     """
     plain = bare(tokenizer)
     key = _key(text_files(paths), tokenizer, text_key)
@@ -95,7 +95,7 @@ def build_cache(
         if not writer.n_subwords:
             raise data_error(
                 str(paths[0]),
-                found="texts of which the tokenizer leaves nothing",
+                found="texts that the tokenizer reduces to nothing",
                 expected="at least one subword",
                 fix="check that the texts and the tokenizer belong together",
             )
@@ -119,12 +119,12 @@ def open_cache(folder: Path) -> Cache:
 class _Writer:
     """Appends batches to the files of a cache.
 
-    The files are not buffered (batches are large), so that a full disk shows where it is met, not when they are closed.
+    The files are not buffered (batches are large), so that a full disk raises on writing, not on closing.
     """
 
     def __init__(self, folder: Path, part: Path, size: int) -> None:
         self.folder = folder  # for messages
-        self.part = part  # what is written to
+        self.part = part  # where the files are written
         self.n_documents = self.n_texts = self.n_subwords = self.n_bytes = 0
         self.written = 0  # bytes
         self.needed = 0  # bytes of the whole cache, an estimate; 0: unknown
@@ -144,10 +144,10 @@ class _Writer:
         self._stack.close()
 
     def add(self, texts: Sequence[str], document_ends: Sequence[int], encode: Encode) -> None:
-        """Tokenise and write texts; the last document that is in them need not end there."""
+        """Tokenise and write texts; the last document may continue in the next call."""
         ids, counts = encode(texts)
-        kept = counts > 0  # (X,) texts of which the tokenizer leaves something
-        behind = np.concatenate([[0], np.cumsum(kept)]) + self.n_texts  # (X + 1,) texts written, behind each
+        kept = counts > 0  # (X,) texts with at least one subword
+        behind = np.concatenate([[0], np.cumsum(kept)]) + self.n_texts  # (X + 1,) texts written so far
         ends = behind[np.array(document_ends, np.int64)]
         ends = ends[np.diff(ends, prepend=self._last_end) > 0]
         text_ends = np.cumsum(counts)[kept] + self.n_subwords
@@ -162,7 +162,7 @@ class _Writer:
         self.n_bytes += sum(len(text.encode()) for text in texts)
 
     def close(self, meta: Mapping[str, object]) -> None:
-        """Write what is left."""
+        """Close the files, and write the counts and the metadata."""
         with _writing(self.folder):
             self._stack.close()
             self._counts.astype("<i8").tofile(self.part / _COUNTS)
@@ -193,18 +193,18 @@ def _unwritable(folder: Path, err: OSError, *, needed: int = 0) -> ConfigError:
 
 
 def _check_target(folder: Path) -> None:
-    """An error if anything but a cache is in the place of a new one."""
+    """Raise ConfigError if the place of a new cache is taken by anything else."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: found a file; expected a folder, or a path that is free; fix: name another")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _META).is_file():
         raise ConfigError(
-            f"{folder}: found a folder with other things than a cache; expected a cache, an empty folder, or a path "
+            f"{folder}: found a folder that is not a cache; expected a cache, an empty folder, or a path "
             "that is free; fix: name another"
         )
 
 
 def _key(files: Sequence[Path], tokenizer: Tokenizer, text_key: str) -> dict[str, object]:
-    """What a cache depends on, as it is in its cache.json."""
+    """What a cache depends on, as stored in its cache.json."""
     stats = [(path.resolve(), path.stat()) for path in files]
     sources = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     return {"version": _VERSION, "tokenizer": tokenizer_hash(tokenizer), "text_key": text_key, "sources": sources}
@@ -218,7 +218,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except OSError as err:
         found, expected = f"no cache.json ({err.strerror})", "the folder of a cache, with cache.json in it"
         raise data_error(str(folder), found=found, expected=expected, fix="check the path, or build one") from None
-    meta = parse_json(content, str(path), expected="what a cache has", fix=fix)
+    meta = parse_json(content, str(path), expected="the metadata of a cache", fix=fix)
     if not isinstance(meta, dict) or meta.get("version") != _VERSION:
         version = meta.get("version") if isinstance(meta, dict) else None
         raise data_error(str(path), found=f"a cache of format {version}", expected=f"format {_VERSION}", fix=fix)
@@ -235,5 +235,5 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
             expected=f"{expected} bytes, as cache.json says",
             fix="build the cache again",
         )
-    # As a plain array, for slices of a memmap are slow.
+    # A plain array, since slices of a memmap are slow.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))

@@ -1,4 +1,4 @@
-"""The settings of a pretraining run: configs/adapt.cfg, checked."""
+"""The validated settings of a pretraining run, as in configs/adapt.cfg."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spacy_bertft.jobs.pretraining.from_scratch import Size
 from spacy_bertft.jobs.pretraining.masking import Draw
 from spacy_bertft.jobs.pretraining.texts import text_files
 
-_SAID = 500  # characters of an error that are shown: the config may be something else, in one long line
+_SAID = 500  # characters of an error to show: the file may be one long line of something else
 
 
 class _Section(BaseModel):
@@ -29,7 +29,7 @@ class CorpusSettings(_Section):
     paths: list[Path] = Field(min_length=1)
     exclude: list[str] = []  # patterns of file names in folders
     text_key: str = "text"
-    held_out: float = Field(default=0.01, gt=0, lt=1)  # share of the windows that only measure
+    held_out: float = Field(default=0.01, gt=0, lt=1)  # fraction of the windows, used only for evaluation
     cache: Path | None = None  # None: in the output folder
 
     @field_validator("paths", "exclude", mode="before")
@@ -68,8 +68,8 @@ class TrainingSettings(_Section):
     """[training]"""
 
     steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=128, ge=1)  # windows in a step
-    window: int = Field(default=128, ge=4)  # subwords, special ones included
+    batch_size: int = Field(default=128, ge=1)  # windows per step
+    window: int = Field(default=128, ge=4)  # subwords, including special tokens
     learn_rate: float = Field(default=1e-4, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -81,14 +81,14 @@ class TrainingSettings(_Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Device = "auto"
     precision: Precision = "auto"
-    batch_subwords: int | None = Field(default=None, ge=1)  # in one forward; None: by device
+    batch_subwords: int | None = Field(default=None, ge=1)  # per forward pass; None: by device
     gradient_checkpointing: bool = False
     evaluate_every: int = Field(default=500, ge=1)
     save_every: int = Field(default=500, ge=1)
 
 
 class Settings(_Section):
-    """A whole run."""
+    """All settings of a run."""
 
     corpus: CorpusSettings
     encoder: EncoderSection = EncoderSection()
@@ -97,23 +97,23 @@ class Settings(_Section):
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a config file. overrides: "training.steps" -> value, …"""
+    """Read the settings of a config file. overrides: "training.steps" -> value, …"""
     if not path.is_file():
-        found = "something that is no plain file" if path.exists() else "no such file"
+        found = "something that is not a regular file" if path.exists() else "no such file"
         raise ConfigError(f"{path}: found {found}; expected a config like configs/adapt.cfg; fix: correct the path")
     try:
         content = Config().from_disk(path, overrides=dict(overrides or {}), interpolate=True)
-    except Exception as error:  # of configparser and confection
+    except Exception as error:  # raised by configparser or confection
         said = " ".join(str(error)[:_SAID].split())
         raise ConfigError(
-            f"{path}: found a config that can't be read ({said}); expected the form of "
-            "configs/adapt.cfg; fix: correct it there"
+            f"{path}: found a config that can't be read ({said}); expected the format of "
+            "configs/adapt.cfg; fix: correct the file"
         ) from error
     return check_settings(content, str(path))
 
 
 def check_settings(content: Mapping[str, Any], where: str) -> Settings:
-    """The settings, or an error that names every wrong one."""
+    """Validate the settings. Raises ConfigError with every wrong one."""
     try:
         return Settings.model_validate(dict(content))
     except ValidationError as error:

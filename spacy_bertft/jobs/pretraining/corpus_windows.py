@@ -1,4 +1,4 @@
-"""The windows of a run: which it learns on and which it is measured on, and batches of them with subwords to guess."""
+"""The windows of a run: the split into training and held-out windows, and batches with corrupted subwords."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from spacy_bertft.types import Ints, Packed, Windows
 
 _SPLIT_SEED = 2**31 - 1
 _MAX_HELD_OUT = 2048  # windows
-# Subwords in one forward, at least: each adds a gradient as large as the embeddings, so that on a CPU more pay than do
-# for prediction.
+# Minimum budget of subwords per forward pass: each pass adds a gradient as large as the embeddings, so a CPU profits
+# from longer passes than in prediction.
 _BUDGET = 2048
 
 
 def split_windows(cache: Cache, encoder: Encoder, settings: Settings) -> tuple[Stretches, Stretches]:
-    """Windows to learn on, and windows to measure on, drawn from all of them."""
+    """Split all windows at random into training windows and held-out windows."""
     pairs = settings.objective.next_sentence
     size = encoder.pair_size if pairs else encoder.window - encoder.n_special
     cut = pair_stretch if pairs else stretch
@@ -40,7 +40,7 @@ def split_windows(cache: Cache, encoder: Encoder, settings: Settings) -> tuple[S
     if len(every) < 2 * n_held_out:
         raise DataError(
             f"The corpus gives {len(every)} windows of up to {settings.training.window} subwords. Expected enough to "
-            "learn on some and measure on others. Add texts."
+            "train on some and evaluate on others. Add texts."
         )
     generator = np.random.default_rng([settings.training.seed, _SPLIT_SEED])
     held_out = np.sort(generator.choice(len(every), n_held_out, replace=False))
@@ -49,12 +49,12 @@ def split_windows(cache: Cache, encoder: Encoder, settings: Settings) -> tuple[S
 
 
 class BatchMaker:
-    """Makes batches of a corpus for an encoder: windows, some of whose subwords are to be guessed."""
+    """Makes batches of a corpus for an encoder: windows with some subwords to predict."""
 
     def __init__(
         self, cache: Cache, encoder: Encoder, objective: ObjectiveSettings, batch_subwords: int | None = None
     ) -> None:
-        """batch_subwords: in one forward; None: by device."""
+        """batch_subwords: per forward pass; None: by device."""
         self._cache = cache
         self._encoder = encoder
         self._pairs = objective.next_sentence
@@ -66,13 +66,13 @@ class BatchMaker:
         )
 
     def make(self, stretches: Stretches, chosen: Ints, generator: np.random.Generator) -> list[Batch]:
-        """The chosen windows, corrupted, in parts of like length under the budget."""
+        """Corrupt the chosen windows, and group them by length into parts within the budget."""
         windows, is_next = self._windows(stretches, chosen, generator)
         specials = self._encoder.specials
         engine = self._encoder.engine()
         budget = self._batch_subwords or max(engine.budget, _BUDGET)
         groups = bucket(window_lengths(windows, specials), budget=budget, padded=engine.padded)
-        # Corrupted as a whole, so that it does not matter in which parts it is computed.
+        # Corrupted as a whole, so that the division into parts changes nothing.
         packed = pack(self._cache.ids, windows, np.concatenate(groups), specials)
         corrupted = corrupt(packed.ids, self._corruption, self._vocabulary, self._counts, generator)
         return _parts(replace(packed, ids=corrupted.ids), corrupted, groups, is_next)
@@ -80,7 +80,7 @@ class BatchMaker:
     def _windows(
         self, stretches: Stretches, chosen: Ints, generator: np.random.Generator
     ) -> tuple[Windows, Ints | None]:
-        """A window for each of the chosen stretches; of two segments, also whether the second follows the first."""
+        """A window per chosen stretch; for two segments, also whether the second follows the first."""
         if not self._pairs:
             return plain_windows(stretches, chosen), None
         text_ends = np.asarray(self._cache.text_ends)
@@ -88,7 +88,7 @@ class BatchMaker:
 
 
 def _parts(packed: Packed, corrupted: Corrupted, groups: Sequence[Ints], is_next: Ints | None) -> list[Batch]:
-    """A batch in parts: `groups` of windows, which lie in it one after the other. is_next: (W,) before the packing."""
+    """Split a batch into `groups` of windows, which are packed one after the other. is_next: (W,), before packing."""
     found = []
     window = row = 0
     for group in groups:

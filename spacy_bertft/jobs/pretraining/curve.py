@@ -1,4 +1,4 @@
-"""How well held-out windows are guessed, and how that changes in the course of a run: curve.csv."""
+"""Evaluation on held-out windows, and its curve over a run: curve.csv."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _AT_ONCE = 64  # windows
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well held-out windows are guessed."""
+    """Metrics of a masked language model on held-out windows."""
 
-    held_out_loss: float  # cross-entropy of a chosen subword, in nats; with next sentences, theirs added
+    held_out_loss: float  # mean cross-entropy per chosen subword, in nats, plus the next-sentence loss if any
     perplexity: float  # of the chosen subwords
-    accuracy: float  # share of the chosen subwords that are guessed
+    accuracy: float  # fraction of the chosen subwords that are predicted correctly
 
 
 def evaluate(
     model: MaskedModel, n_windows: int, make_batches: Callable[[Ints, np.random.Generator], list[Batch]]
 ) -> Evaluation:
-    """Guess held-out windows, corrupted in the same way each time.
+    """Evaluate on held-out windows, corrupted in the same way each time.
 
-    make_batches: numbers of windows, and what to draw random numbers from -> the corrupted windows.
+    make_batches: window indices and a random generator -> the corrupted windows.
     """
     model.eval()
     masked = following = 0.0
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def curve_row(state: RunState, rate: float, evaluation: Evaluation) -> dict[str, Any]:
-    """A row of the curve: where the run is, its mean losses since the last row, and an evaluation."""
+    """A row of the curve: progress of the run, mean losses since the last row, and an evaluation."""
     loss, next_loss, steps = state.losses
     return {
         "step": state.step,

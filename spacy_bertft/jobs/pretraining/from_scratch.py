@@ -1,4 +1,4 @@
-"""A BERT from nothing: a vocabulary learned from texts, and random weights of a named size."""
+"""A BERT from scratch: a vocabulary learned from texts, and random weights of a named size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spacy_bertft.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Size = Literal["tiny", "mini", "small", "medium", "base"]
-# Layers and width, of Turc et al., 2019, Well-read students learn better. A head is 64 wide, the inner width is 4 D.
+# Layers and width D as in Turc et al., 2019, Well-read students learn better. A head has width 64, the inner layer 4 D.
 SIZES: Mapping[Size, tuple[int, int]] = {
     "tiny": (2, 128),
     "mini": (4, 256),
@@ -26,25 +26,25 @@ SIZES: Mapping[Size, tuple[int, int]] = {
     "base": (12, 768),
 }
 _HEAD_WIDTH = 64
-_ALWAYS_KNOWN = 1000  # of the characters of a corpus, the commonest
+_ALWAYS_KNOWN = 1000  # most frequent characters of a corpus
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True) -> list[str]:
-    """A WordPiece vocabulary of about `size` subwords, in the order of their ids; the same texts give the same one.
+    """Learn a WordPiece vocabulary of about `size` subwords, in the order of their ids; deterministic for given texts.
 
-    Characters that are rarer than one in a million, beyond the first thousand, become unknown.
+    Characters rarer than one in a million become unknown, except the thousand most frequent.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    words: Counter[str] = Counter()  # what stands between spaces
+    words: Counter[str] = Counter()  # split at white space
     for text in texts:
         words.update(normalizer.normalize_str(text).split())
     if not words:
         raise DataError("Found no words to learn a vocabulary from. Expected texts. Correct the corpus's paths.")
     known = _alphabet(words)
-    # Given as special, the characters get fixed ids. Otherwise the trainer numbers them in the order of a hash map,
-    # and pairs of the same frequency are merged in another order every time.
+    # As special tokens, the characters get fixed ids. Otherwise the trainer numbers them in the order of a hash map,
+    # and merges pairs of equal frequency in a different order every time.
     fixed = [*SPECIAL, *known, *(f"##{character}" for character in known)]
     if len(fixed) >= size:
         raise DataError(
@@ -60,7 +60,7 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True)
 
 
 def _alphabet(words: Mapping[str, int]) -> list[str]:
-    """The characters to know, in order."""
+    """The characters to keep, sorted."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -72,7 +72,7 @@ def _alphabet(words: Mapping[str, int]) -> list[str]:
 
 
 def _repeated(words: Mapping[str, int], known: Sequence[str]) -> Iterator[str]:
-    """Each word of known characters as often as it occurs, for a trainer that takes no counts."""
+    """Yield each word of known characters as often as it occurs, since the trainer takes no counts."""
     characters = set(known)
     for word, count in words.items():
         if characters.issuperset(word):
@@ -109,7 +109,7 @@ def new_model(
 ) -> tuple[Any, dict[str, bytes]]:
     """A BERT with its pretraining heads and random weights, and its config.json.
 
-    dropout: of this model, not of its config.json; None: as there.
+    dropout: in this model, but not in its config.json; None: as in config.json.
     """
     from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 

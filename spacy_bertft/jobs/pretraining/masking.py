@@ -1,4 +1,4 @@
-"""Which subwords a masked language model has to guess, and what stands in their places (Devlin et al., 2019, 3.1)."""
+"""Choosing and corrupting the subwords that a masked language model predicts (Devlin et al., 2019, 3.1)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _Bools = NDArray[np.bool_]
 class Corruption:
     """How texts are corrupted."""
 
-    rate: float = 0.15  # of subwords, or of words, that are chosen
-    masked: float = 0.8  # of these, how many become the mask
-    random: float = 0.1  # … another subword; the others stay
+    rate: float = 0.15  # fraction of subwords, or of words, that are chosen
+    masked: float = 0.8  # fraction of these that becomes the mask token
+    random: float = 0.1  # … a random subword; the rest stays
     whole_words: bool = False  # choose words, not subwords
-    draw: Draw = "unigram"  # other subwords: as often as they occur in the corpus, or all alike
+    draw: Draw = "unigram"  # random subwords: by frequency in the corpus, or uniformly
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What corrupting needs to know of a tokenizer's V subwords."""
+    """A tokenizer's V subwords, as far as corruption needs them."""
 
     mask: int
     special: _Bools  # (V,) never chosen, and never drawn
@@ -39,10 +39,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, subwords: Mapping[str, int], *, mask: int, special: Ints) -> Vocabulary:
-        """subwords: the tokenizer's vocabulary; special: ids of its special subwords.
+        """subwords: the tokenizer's vocabulary; special: ids of its special tokens.
 
-        How a subword goes on with a word is read off the vocabulary: "##" before it (WordPiece), or no "Ġ" or "▁" (BPE
-        and SentencePiece).
+        The vocabulary shows which subwords continue a word: those with "##" (WordPiece), or without "Ġ" or "▁" (BPE and
+        SentencePiece).
         """
         size = max(subwords.values()) + 1
         is_special = np.zeros(size, dtype=bool)
@@ -55,7 +55,7 @@ class Vocabulary:
 
 
 def vocabulary_of(encoder: Encoder) -> Vocabulary:
-    """The vocabulary of an encoder's tokenizer. An EncoderError if it has no mask subword."""
+    """The vocabulary of an encoder's tokenizer. Raises EncoderError if it has no mask token."""
     content = json.loads(encoder.checkpoint.files["tokenizer.json"])
     special = [int(token["id"]) for token in content.get("added_tokens", []) if token.get("special")]
     return Vocabulary.of(encoder.tokenizer.get_vocab(), mask=mask_id(encoder), special=np.array(special))
@@ -63,11 +63,11 @@ def vocabulary_of(encoder: Encoder) -> Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Corrupted:
-    """Packed subwords to guess from, and what to guess."""
+    """Packed subwords after corruption, and the subwords to predict."""
 
     ids: Ints  # (N,)
     rows: Ints  # (M,) rows of the chosen subwords
-    targets: Ints  # (M,) the subwords that were there
+    targets: Ints  # (M,) the original subwords
 
 
 def corrupt(
@@ -75,11 +75,11 @@ def corrupt(
 ) -> Corrupted:
     """Choose subwords of packed windows and corrupt them.
 
-    ids: (N,), special ones included, those of a window in order. counts: (V,) how often each subword occurs.
+    ids: (N,), including special tokens, in order within each window. counts: (V,) how often each subword occurs.
     """
     eligible = ~vocabulary.special[ids]
     if settings.whole_words:
-        # A word begins at its first subword, and behind every special one.
+        # A word begins at its first subword, and after every special token.
         starts = vocabulary.word_starts[ids] | np.append(True, ~eligible[:-1])
         word = np.cumsum(starts) - 1  # (N,)
         chosen = (generator.random(len(ids)) < settings.rate)[word] & eligible
@@ -95,7 +95,7 @@ def corrupt(
 
 
 def _draw(n: int, how: Draw, vocabulary: Vocabulary, counts: Ints, generator: np.random.Generator) -> Ints:
-    """n subwords, none special."""
+    """Draw n subwords, none special."""
     weights = np.where(vocabulary.special, 0, counts if how == "unigram" else 1)
     sums = np.cumsum(weights)
     drawn: Ints = np.searchsorted(sums, generator.random(n) * sums[-1], side="right").astype(np.int64)

@@ -25,7 +25,7 @@ class Processes:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """The first process runs the block, and then the others do."""
+        """Run the block in the first process, then in the others."""
         if self.count > 1 and not self.is_first:
             torch.distributed.barrier()
         yield
@@ -33,7 +33,7 @@ class Processes:
             torch.distributed.barrier()
 
     def add_up(self, sums: Tensor, module: nn.Module) -> None:
-        """Add numbers and a module's gradients to those of all other processes, in place."""
+        """Sum numbers and a module's gradients over all processes, in place."""
         if self.count == 1:
             return
         torch.distributed.all_reduce(sums)
@@ -44,7 +44,7 @@ class Processes:
 
 
 def join_processes() -> Processes:
-    """The processes that torchrun has started, connected; without torchrun, this one alone."""
+    """Connect the processes that torchrun has started; without torchrun, this is the only one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: all that going on needs, each whole or not at all. No pickle."""
+"""Checkpoints of a run: all that resuming needs, written completely or not at all. No pickle."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 @dataclass
 class RunState:
-    """Where a run is."""
+    """The progress of a run."""
 
     settings: Mapping[str, Any]
     step: int = 0  # steps taken
-    subwords: int = 0  # seen in them, special ones included
+    subwords: int = 0  # in these steps, including special tokens
     seconds: float = 0.0
     losses: tuple[float, float, int] = (0.0, 0.0, 0)  # sums since the last row of the curve, and over how many steps
     curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the CSV so far
@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, state: RunState, module: nn.Module, optimizer:
         shutil.rmtree(part, ignore_errors=True)
         raise DataError(
             f"The checkpoint {target} could not be written: {error}. Expected room for it on the disk. Free some and "
-            "start again with --resume: the checkpoint before it is whole."
+            "start again with --resume: the previous checkpoint is intact."
         ) from error
     for step, old in find_checkpoints(folder).items():
         if step < state.step:
@@ -73,7 +73,7 @@ def delete_checkpoints(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: ModuleOptimizer) -> RunState:
-    """Put a checkpoint's weights, optimizer state and random state back; where the run was."""
+    """Restore a checkpoint's weights, optimizer state and random state. Returns the run's state."""
     try:
         tensors = load_file(path / _TENSORS)
         state = RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
@@ -81,14 +81,14 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: ModuleOptimizer) -
         load_random_state(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"The checkpoint {path} could not be read: {error}. Expected one that this run has written. Start anew "
+            f"The checkpoint {path} could not be read: {error}. Expected one that this run has written. Start again "
             "with --overwrite."
         ) from error
     return state
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has it, so that a power cut leaves no half checkpoint under a whole one's name."""
+    """Wait until the file is on disk, so that a power cut leaves no partial checkpoint under the final name."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The windows of a cached corpus, in the order of training: shuffled by block, so that few pages are read at once."""
+"""The windows of a cached corpus in training order: shuffled in blocks, so that few pages are read at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK, _BLOCKS_MIXED = 1024, 64
 
 @dataclass(frozen=True, slots=True)
 class Stretches:
-    """Stretches of a corpus's subwords that are windows, without their special subwords."""
+    """Stretches of a corpus's subwords that become windows, without special tokens."""
 
     starts: Ints  # (W,)
     ends: Ints  # (W,)
@@ -28,9 +28,9 @@ class Stretches:
 
 
 def stretch(text_ends: Ints, document_ends: Ints, *, size: int) -> Stretches:
-    """Cut texts into windows of about equal length, at most `size` subwords each; none goes beyond its text.
+    """Cut texts into windows of about equal length, at most `size` subwords each; none crosses the end of its text.
 
-    text_ends: (X,) subword behind each text; document_ends: (Y,) text behind each document.
+    text_ends: (X,) index after each text's last subword; document_ends: (Y,) index after each document's last text.
     """
     starts = np.append(0, text_ends[:-1])
     counts = text_ends - starts
@@ -62,7 +62,7 @@ def pair_stretch(text_ends: Ints, document_ends: Ints, *, size: int) -> Stretche
 
 
 def order(n_windows: int, *, seed: int) -> Iterator[Ints]:
-    """Numbers of windows without end, epoch by epoch, each in an order of its own. Yields some at a time."""
+    """Yield window indices endlessly, several at a time, in a new order every epoch."""
     n_blocks = -(-n_windows // BLOCK)
     for epoch in range(2**62):
         generator = np.random.default_rng([seed, epoch])
@@ -75,7 +75,7 @@ def order(n_windows: int, *, seed: int) -> Iterator[Ints]:
 
 
 def batches(n_windows: int, size: int, *, seed: int, skip: int = 0) -> Iterator[Ints]:
-    """Batches of `size` windows without end; `skip` leaves out the first ones."""
+    """Yield batches of `size` window indices endlessly, without the first `skip` batches."""
     held = np.zeros(0, dtype=np.int64)
     to_skip = skip * size
     for numbers in order(n_windows, seed=seed):
@@ -90,7 +90,7 @@ def batches(n_windows: int, size: int, *, seed: int, skip: int = 0) -> Iterator[
 
 
 def plain_windows(stretches: Stretches, chosen: Ints) -> Windows:
-    """A window for each of the chosen stretches."""
+    """Make a window of each chosen stretch."""
     starts, ends = stretches.starts[chosen], stretches.ends[chosen]
     return Windows(Pieces(starts, ends, starts, ends), np.ones_like(starts))
 
@@ -98,10 +98,10 @@ def plain_windows(stretches: Stretches, chosen: Ints) -> Windows:
 def neighbour_windows(
     stretches: Stretches, chosen: Ints, text_ends: Ints, *, size: int, generator: np.random.Generator
 ) -> tuple[Windows, Ints]:
-    """A window of two segments for each of the chosen stretches, and whether the second follows the first (W,).
+    """Make a window of two segments of each chosen stretch, and tell whether the second follows the first (W,).
 
-    Half of the second segments do: both are the stretch, divided between two of its texts (or, of a single text, in its
-    middle). The others are the beginning of a stretch of another document (Devlin et al., 2019, section 3.1, task 2).
+    In half of them it does: the stretch is divided between two of its texts (or a single text in its middle). In the
+    others it is the beginning of a stretch of another document (Devlin et al., 2019, section 3.1, task 2).
     """
     is_next = (generator.random(len(chosen)) < 0.5).astype(np.int64)
     first_ends, second_starts, second_ends = (np.empty(len(chosen), dtype=np.int64) for _ in range(3))
@@ -131,4 +131,4 @@ def _of_another_document(stretches: Stretches, number: int, generator: np.random
         other = int(generator.integers(len(stretches)))
         if stretches.documents[other] != stretches.documents[number]:
             return other
-    return (number + len(stretches) // 2) % len(stretches)  # of a corpus of one document
+    return (number + len(stretches) // 2) % len(stretches)  # the corpus has (nearly) one document

@@ -1,4 +1,4 @@
-"""The model that a run starts with: a pretrained one, or a new one with a vocabulary of the corpus."""
+"""The model that a run starts with: a pretrained one, or a new one with a vocabulary learned from the corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spacy_bertft.jobs.writing import disk_error
 
 
 def starting_model(settings: Settings, note: Callable[[str], None]) -> MaskedModel:
-    """The model that the settings name. note: is told what is unusual about it, or takes time."""
+    """Load or create the model in the settings. note: called with a line about anything unusual or slow."""
     how = _encoder_settings(settings.training)
     return _new(settings, how, note) if settings.encoder.name is None else _loaded(settings, how, note)
 
@@ -51,8 +51,8 @@ def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None
         if (cause := disk_error(error)) is None:
             raise
         raise ConfigError(
-            f"The encoder {wanted.name!r} could not be read or stored: {cause}. Expected to read its files, and room "
-            "for them in the cache of the Hugging Face hub and among temporary files. Check the permissions and the "
+            f"The encoder {wanted.name!r} could not be read or stored: {cause}. Expected readable files, and room "
+            "for them in the cache of the Hugging Face hub and the temporary folder. Check the permissions and the "
             "free space."
         ) from error
     if model.missing:

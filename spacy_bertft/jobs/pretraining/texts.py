@@ -1,4 +1,4 @@
-"""Raw text from files and folders, as documents: lists of texts that follow one another."""
+"""Raw text from files and folders, as documents: lists of consecutive texts."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from spacy_bertft.jobs.text_files import JSON_LINES_FIX, decode, parse_json, wit
 _KINDS = (".txt", ".jsonl", ".spacy")
 _PACKINGS = ("", ".gz", ".xz")
 MAX_BYTES = 1_000_000  # of a text; longer ones are cut
-MAX_TEXTS, MAX_CHARACTERS = 10_000, 10_000_000  # of a document; it ends where it reaches either
+MAX_TEXTS, MAX_CHARACTERS = 10_000, 10_000_000  # of a document, which is split where it reaches either
 _PROGRESS_STEP = 1_000_000  # bytes
 
-OnBytesRead = Callable[[int, int], object]  # how many are read, and of how many
+OnBytesRead = Callable[[int, int], object]  # bytes read so far, and in all
 
 
 def read_documents(
     paths: Sequence[Path], *, text_key: str = "text", progress: OnBytesRead | None = None
 ) -> Iterator[list[str]]:
-    """Yield the documents of all files: non-empty lists of texts, which are not blank and have no white space around.
+    """Yield the documents of all files: non-empty lists of texts, which are stripped and not blank.
 
     paths: files, and folders that are searched for files with known endings.
-        .txt    One text a line. Blank lines divide documents; without any, the whole file is one.
+        .txt    One text per line. Blank lines separate documents; without any, the whole file is one.
         .jsonl  Objects with a string under `text_key`, each a document. Its lines are the texts.
         .spacy  DocBins. Each Doc is a document, the lines of its text are the texts.
-        All of them also packed, as .txt.gz or .txt.xz.
-    progress: is told now and then how many bytes of the files, as they are on disk, are read, and how many there are.
+        All of them also compressed, as .txt.gz or .txt.xz.
+    progress: called now and then with the bytes read so far and in all, counted in the files as they are on disk.
 
-    Memory is bounded, however large the files: a text of more than MAX_BYTES in UTF-8 comes in pieces, cut behind a
-    space if there is one, and a document of more than MAX_TEXTS or MAX_CHARACTERS comes as several. But one record
-    of a .jsonl file and one .spacy file are held whole. Halves of surrogate pairs (in JSON) become question marks.
+    Memory is bounded, however large the files: a text of more than MAX_BYTES in UTF-8 is split, after a space if
+    there is one, and a document of more than MAX_TEXTS or MAX_CHARACTERS becomes several. But a whole record of a
+    .jsonl file and a whole .spacy file are held in memory. Unpaired surrogates (in JSON) become question marks.
     """
     if not text_key:
         raise ConfigError("text_key: found an empty string; expected a name; fix: leave it out or fill it")
@@ -68,9 +68,9 @@ def read_documents(
 
 
 def text_files(paths: Sequence[Path], *, exclude: Sequence[str] = ()) -> list[Path]:
-    """The files that are read: those named, and those with known endings in the folders named, each once.
+    """List the files to read, each once: the given files, and files with known endings in the given folders.
 
-    Folders are walked in sorted order; names that start with a dot, or match a pattern of `exclude`, are passed over.
+    Folders are walked in sorted order; names that start with a dot or match a pattern of `exclude` are skipped.
     """
     if not paths:
         raise ConfigError("paths: found none; expected files or folders with text; fix: name one")
@@ -89,13 +89,13 @@ def text_files(paths: Sequence[Path], *, exclude: Sequence[str] = ()) -> list[Pa
         raise ConfigError(
             f"exclude: found {list(exclude)}, "
             + (f"of which {sorted(unused)} match no file in a folder" if unused else "which leave no file")
-            + "; expected patterns of the names of some files in the folders named; fix: correct them"
+            + "; expected patterns that match some file names in the given folders; fix: correct them"
         )
     return list(found.values())
 
 
 def _known() -> str:
-    return f"{', '.join(_KINDS)}, and each of them with {' or '.join(_PACKINGS[1:])} behind"
+    return f"{', '.join(_KINDS)}, and each of them followed by {' or '.join(_PACKINGS[1:])}"
 
 
 def _kind(path: Path) -> tuple[str, str] | None:
@@ -113,7 +113,7 @@ def _walk(folder: Path) -> list[Path]:
     if not files:
         raise data_error(
             str(folder),
-            found="a folder without any file of text",
+            found="a folder without any text file",
             expected=f"files that end in {_known()}",
             fix="check the path, or rename the files",
         )
@@ -126,7 +126,7 @@ def _checked(path: Path) -> Path:
     if not path.is_file():
         raise data_error(
             str(path),
-            found="something that is no plain file",
+            found="something that is not a regular file",
             expected="a file or folder",
             fix="save it to a file first",
         )
@@ -142,21 +142,21 @@ def _checked(path: Path) -> Path:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while a file is read and unpacked into DataErrors."""
+    """Turn errors of reading and decompressing a file into DataErrors."""
     try:
         yield
     except EOFError:
         raise data_error(
             str(path),
-            found="a compressed file that breaks off",
-            expected="a whole one",
+            found="a compressed file that is cut off",
+            expected="a complete one",
             fix="copy or download it again",
         ) from None
     except (gzip.BadGzipFile, lzma.LZMAError, zlib.error) as err:
         raise data_error(
             str(path),
-            found=f"a compressed file that can't be unpacked ({err})",
-            expected=f"what its ending {path.suffix} says",
+            found=f"a compressed file that can't be decompressed ({err})",
+            expected=f"the format that its ending {path.suffix} says",
             fix="copy or download it again, or rename it if it is something else",
         ) from err
     except OSError as err:
@@ -169,7 +169,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _group(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Documents from texts, among which empty ones end a document."""
+    """Group texts into documents; an empty text ends a document."""
     document: list[str] = []
     size = 0
     for text in texts:
@@ -184,7 +184,7 @@ def _group(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _texts(path: Path, raw: IO[bytes], text_key: str) -> Iterator[str]:
-    """The texts of one file, with empty ones between its documents."""
+    """Yield the texts of one file, with empty ones between its documents."""
     kind, packing = _kind(path) or ("", "")
     with _reading(path):
         stream = _unpacked(raw, packing)
@@ -238,7 +238,7 @@ def _docs(path: Path, stream: IO[bytes]) -> Iterator[str]:
     try:
         for doc in DocBin().from_bytes(data).get_docs(Vocab()):
             yield from _document(doc.text)
-    except Exception as err:  # of msgpack, zlib, numpy and spaCy
+    except Exception as err:  # raised by msgpack, zlib, numpy or spaCy
         raise data_error(
             str(path),
             found=f"a file that spaCy can't read ({type(err).__name__}: {err})",
@@ -248,7 +248,7 @@ def _docs(path: Path, stream: IO[bytes]) -> Iterator[str]:
 
 
 def _document(text: str) -> Iterator[str]:
-    """The lines of a text, as texts, and an empty one, which ends the document."""
+    """Yield the lines of a text, and then an empty text, which ends the document."""
     for _, raw, _ in _lines(BytesIO(text.encode("utf-8", "replace"))):
         if line := raw.decode("utf-8").strip():
             yield line
@@ -256,7 +256,7 @@ def _document(text: str) -> Iterator[str]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes, bool]]:
-    """Lines, or pieces of those over MAX_BYTES: the number of the line, its bytes, and whether that is all of it."""
+    """Yield lines, or pieces of lines over MAX_BYTES: line number, bytes, and whether they are the whole line."""
     number, rest, whole = 1, b"", True
     while raw := rest + stream.readline(MAX_BYTES - len(rest)):
         rest = b""
@@ -269,7 +269,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _cut(raw: bytes) -> int:
-    """Where to cut UTF-8: behind the last space or tab, or else before the last character's first byte."""
+    """Where to cut UTF-8: after the last space or tab, or else before the last character's first byte."""
     space = max(raw.rfind(b" "), raw.rfind(b"\t")) + 1
     if space:
         return space

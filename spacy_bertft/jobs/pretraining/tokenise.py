@@ -1,4 +1,4 @@
-"""From texts to the ids of their subwords, fast."""
+"""Fast tokenisation of texts to subword ids."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tokenizers import Encoding, Tokenizer
 
 from spacy_bertft.types import Ints
 
-BATCH_TEXTS = 2_000  # tokenised at once, or …
+BATCH_TEXTS = 2_000  # tokenised in one call, or …
 _BATCH_CHARACTERS = 1_000_000  # … this many characters; either is enough
-MAX_TABLE = 4_000_000  # characters of words in a WordTable, 100 MB or so
-_LINE = 100  # words of a line that WordTable tokenises
+MAX_TABLE = 4_000_000  # characters of words in a WordTable, about 100 MB
+_LINE = 100  # words per line that WordTable tokenises
 
 Encode = Callable[[Sequence[str]], tuple[NDArray[Any], Ints]]
 
 
 def bare(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that neither cuts off nor pads, and takes special tokens in texts for plain text."""
+    """Copy a tokenizer, without truncation and padding; special tokens in texts are read as plain text."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()
@@ -32,14 +32,14 @@ def bare(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """What tells tokenizers apart; truncation and padding don't count."""
+    """Hash of a tokenizer, except its truncation and padding."""
     return hashlib.sha256(bare(tokenizer).to_str().encode()).hexdigest()
 
 
 def in_batches(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts to tokenise at once, and the ends of the documents that end among them.
+    """Yield batches of texts to tokenise, and the ends of the documents that end in them.
 
-    An end is a number of texts of its batch. A document may go on in the next batch, and the last batch may be empty.
+    An end is a number of texts of its batch. A document may continue in the next batch. The last batch may be empty.
     """
     texts: list[str] = []
     ends: list[int] = []
@@ -56,7 +56,7 @@ def in_batches(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], 
 
 
 def make_encode(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
-    """The fastest way from texts to the ids (S,) of all of them and their numbers (X,), for a bare tokenizer."""
+    """The fastest function from texts to their ids (S,) and the number of ids per text (X,), for a bare tokenizer."""
     if splits_at_spaces(tokenizer):
         return WordTable(tokenizer, dtype)
 
@@ -69,18 +69,18 @@ def make_encode(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Encode:
 
 
 def encode_fast(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Encodings without special subwords, and without offsets where the version of tokenizers can."""
+    """Encode without special tokens, and without offsets if this version of tokenizers can."""
     encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
     encodings: list[Encoding] = encode(texts, add_special_tokens=False)
     return encodings
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a bare tokenizer gives "a b" the subwords of "a" and then those of "b", whatever a and b are.
+    """Whether a bare tokenizer splits "a b" into the subwords of "a" and then of "b", for any a and b.
 
-    BERT's does. Its normalizer maps characters one by one, but for decomposition and order of combining marks, neither
-    of which reaches over a space; the pre-tokenizer splits at spaces; WordPiece knows single words. An added token that
-    isn't special (special ones are not looked for) might hold a space, so there must be none.
+    BERT's does. Its normalizer maps characters one by one, except for decomposing and reordering combining marks, which
+    never crosses a space; the pre-tokenizer splits at spaces; WordPiece handles single words. An added token that isn't
+    special (special ones are not matched) might contain a space, so there must be none.
     """
     parts = json.loads(tokenizer.to_str())
     kinds = [(parts[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer", "model")]
@@ -89,15 +89,15 @@ def splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 class WordTable:
-    """Tokenises each word, here what stands between spaces, once; for tokenizers that split at spaces.
+    """Tokenises each word (the text between spaces) only once; for tokenizers that split at spaces.
 
-    Most words of a text have been seen before, and finding them in a dict takes a tenth of the time.
+    Most words of a text have occurred before, and looking them up in a dict takes a tenth of the time.
     """
 
     def __init__(self, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> None:
         self._tokenizer = tokenizer
         self._dtype = dtype
-        self._ids: dict[str, bytes] = {"": b""}  # word -> its ids, as they are written
+        self._ids: dict[str, bytes] = {"": b""}  # word -> its ids, as bytes
         self._size = 0  # characters
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[Any], Ints]:
@@ -113,7 +113,7 @@ class WordTable:
         return np.frombuffer(b"".join(found), self._dtype), counts
 
     def _learn(self, words: Sequence[str]) -> None:
-        """Tokenise new words, many to a line, for a call for each takes twice as long.
+        """Tokenise new words, many per line, since one call per word takes twice as long.
 
         A subword belongs to the word that it starts in.
         """

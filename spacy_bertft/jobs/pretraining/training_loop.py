@@ -36,7 +36,7 @@ from spacy_bertft.types import Ints
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run did."""
+    """The result of a run."""
 
     before: Evaluation
     after: Evaluation
@@ -46,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a run tells its caller after each step."""
+    """What a run reports after each step."""
 
     step: int
     steps: int
@@ -89,14 +89,14 @@ class Run:
     def _cache(self) -> Cache:
         corpus = self.settings.corpus
         folder = corpus.cache or self.output / "cache"
-        with self.processes.first_alone():  # the others find what it has built
+        with self.processes.first_alone():  # the others find the cache that it built
             return find_or_build(corpus.files(), self.model.encoder.tokenizer, folder, text_key=corpus.text_key)
 
     def _batches(self, stretches: Stretches, chosen: Ints, generator: np.random.Generator) -> list[Batch]:
         return self.batch_maker.make(stretches, chosen, generator)
 
     def evaluate(self) -> Evaluation:
-        """How well held-out windows are guessed now."""
+        """Evaluate the model on held-out windows."""
         return evaluate(
             self.model,
             len(self.held_out),
@@ -137,11 +137,11 @@ class Run:
             write_curve(self.output, state.curve)
 
     def _step(self, step: int, chosen: Ints) -> tuple[int, float, float, float]:
-        """Learn on one batch: how many subwords, the loss, that of next sentences, the rate."""
+        """Train on one batch. Returns the number of subwords, the loss, the next-sentence loss and the rate."""
         self.model.train()
         generator = np.random.default_rng([self.training.seed, step])
         parts = self._batches(self.train, chosen, generator)
-        # Every process corrupts the whole batch alike and learns on its share, so that their number changes nothing.
+        # Every process corrupts the whole batch alike and trains on its part, so their number changes nothing.
         n_targets = max(1, sum(len(part.targets) for part in parts))
         n_subwords = sum(len(part.packed.ids) for part in parts)
         sums = torch.zeros(2, dtype=torch.float64)
@@ -164,7 +164,7 @@ class Run:
         return n_subwords, loss, next_loss, rate
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that a run must have to go on from a checkpoint; how long and how fast may change."""
+        """The settings that must match to resume from a checkpoint; duration and speed may change."""
         settings = json.loads(self.settings.model_dump_json())
         for name in ("steps", "evaluate_every", "save_every", "device", "batch_subwords", "gradient_checkpointing"):
             settings["training"].pop(name)
@@ -180,14 +180,14 @@ class Run:
         if state.settings != self._identity():
             changed = _differences(state.settings, self._identity())
             raise ConfigError(
-                f"The checkpoint {found[max(found)]} is of a run with other settings ({', '.join(changed)}). Expected "
-                "the same. Set them back, or start anew with --overwrite."
+                f"The checkpoint {found[max(found)]} is from a run with other settings ({', '.join(changed)}). "
+                "Expected the same. Restore them, or start again with --overwrite."
             )
         return state
 
 
 def learn_rate(step: int, training: TrainingSettings) -> float:
-    """Warm-up from 0 to the highest rate, then a straight line to 0 just after the last step. step: from 1."""
+    """Linear warm-up from 0 to the highest rate, then linear decay to 0 just after the last step. step: from 1."""
     if step <= training.warmup_steps:
         return training.learn_rate * step / training.warmup_steps
     left = training.steps + 1 - step

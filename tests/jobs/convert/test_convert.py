@@ -149,7 +149,7 @@ def test_inputs_that_are_none(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
 def test_a_pipe_can_not_be_read_twice(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(DataError, match="no plain file"):
+    with pytest.raises(DataError, match="not a regular file"):
         convert([tmp_path / "a.jsonl"], tmp_path)
 
 

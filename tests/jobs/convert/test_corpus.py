@@ -221,7 +221,7 @@ def test_an_empty_file_is_an_error(put):
 
 
 def test_an_unknown_ending_is_an_error(put):
-    with pytest.raises(ConfigError, match=r"ends in '\.txt'; expected one of \.jsonl.*fix: say with format"):
+    with pytest.raises(ConfigError, match=r"ends in '\.txt'; expected one of \.jsonl.*fix: set format"):
         read(put("a.txt", TABLE))
 
 

@@ -130,9 +130,9 @@ def test_a_text_over_spacys_max_length(made):
 
 
 BAD = {
-    "bad json": ('{"text": "a",}', "invalid JSON", "one line of its own"),
-    "pretty json": ('{\n"text": "a"}', "invalid JSON", "one line of its own"),
-    "deep json": ("[" * 100_000, "invalid JSON", "one line of its own"),
+    "bad json": ('{"text": "a",}', "invalid JSON", "on its own line"),
+    "pretty json": ('{\n"text": "a"}', "invalid JSON", "on its own line"),
+    "deep json": ("[" * 100_000, "invalid JSON", "on its own line"),
     "array": ('[{"text": "a"}]', "a JSON list", "JSON Lines"),
     "number": ("3", "a JSON int", "JSON Lines"),
     "no text": ('{"body": "a"}', "no text under 'text', only the keys ['body']", "--text-key"),
@@ -165,7 +165,7 @@ BAD = {
     "empty span": ('{"text": "ab", "spans": [[1, 1, "X"]]}', "from 1 to 1", "count in characters"),
     "reversed": ('{"text": "ab", "spans": [[2, 1, "X"]]}', "from 2 to 1", "count in characters"),
     "too long": ('{"text": "ab", "spans": [[0, 3, "X"]]}', "from 0 to 3", "count in characters"),
-    "blank span": ('{"text": "a  b", "spans": [[1, 3, "X"]]}', "white space only, 1 to 3", "mend its offsets"),
+    "blank span": ('{"text": "a  b", "spans": [[1, 3, "X"]]}', "white space only, 1 to 3", "correct its offsets"),
 }  # fmt: skip
 
 

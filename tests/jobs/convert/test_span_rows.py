@@ -43,7 +43,7 @@ BAD = {
     "beyond": ("text,start,end,label\nAda,0,4,PER\n", 2, "an entity from 0 to 4", "count in characters"),
     "overlap": (f"text,start,end,label\n{TEXT},0,3,PER\n{TEXT},0,7,X\n", 2, "overlapping", "keep one"),
     "apart": (f"text,start,end,label\n{TEXT},0,3,PER\nNo,,,\n{TEXT},8,11,X\n", 4, "the text of line 2 again", "sort"),
-    "texts": ("id,text,start,end,label\n1,Ada,0,3,PER\n1,Bob,0,3,PER\n", 3, "another text", "its own id"),
+    "texts": ("id,text,start,end,label\n1,Ada,0,3,PER\n1,Bob,0,3,PER\n", 3, "a different text", "its own id"),
     "row ids": (f"id,text,start,end,label\n1,{TEXT},0,3,PER\n2,{TEXT},8,11,PER\n", 3, "an id for each row", "same id"),
     "labels": ("text,start,end,labels\nAda,0,3,PER\n", 1, "'start', 'end', 'labels'", "--label-key labels"),
     "no text": ("text,start,end,label\n ,0,3,PER\n", 2, "an empty text", "delete this row"),

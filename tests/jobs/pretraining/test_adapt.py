@@ -365,7 +365,7 @@ def test_something_else_in_place_of_a_config(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.cfg: found a config that can't be read \(.*word") as caught:
         read_settings(tmp_path / "a.cfg")
     assert len(str(caught.value)) < 1000
-    with pytest.raises(ConfigError, match="found something that is no plain file; expected a config"):
+    with pytest.raises(ConfigError, match="found something that is not a regular file; expected a config"):
         read_settings(tmp_path)
     with pytest.raises(ConfigError, match=f"found training.seed = {10**20}"):
         read_settings(ROOT / "configs/adapt.cfg", {"training.seed": 10**20})

@@ -259,7 +259,7 @@ def test_errors_of_the_progress_callback_are_left_alone(tokenizer, corpus, tmp_p
 def test_other_folders_and_files_are_not_overwritten(tokenizer, corpus, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(ConfigError, match="other things than a cache"):
+    with pytest.raises(ConfigError, match="a folder that is not a cache"):
         find_or_build([corpus], tokenizer(), tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
     with pytest.raises(ConfigError, match="found a file"):

@@ -145,11 +145,11 @@ BAD = {
     "binary jsonl": ("a.jsonl", b"\0\1\2", r"a\.jsonl:1: found a NUL"),
     "empty": ("a.txt", b"", r"a\.txt: found no text"),
     "blank": ("a.txt", b" \n\n", r"a\.txt: found no text"),
-    "cut gz": ("a.txt.gz", gzip.compress(b"abcdef\n" * 99)[:-9], r"a\.txt\.gz: found a compressed file that breaks"),
-    "cut xz": ("a.txt.xz", lzma.compress(b"abcdef\n" * 99)[:-9], r"a\.txt\.xz: found a compressed file that breaks"),
-    "no gz": ("a.txt.gz", b"plain\n", r"a\.txt\.gz: found a compressed file that can't be unpacked"),
-    "no xz": ("a.txt.xz", b"plain\n" * 9, r"a\.txt\.xz: found a compressed file that can't be unpacked"),
-    "damaged gz": ("a.txt.gz", gzip.compress(b"abcd\n")[:10] + b"\xff" * 20, r"can't be unpacked"),
+    "cut gz": ("a.txt.gz", gzip.compress(b"abcdef\n" * 99)[:-9], r"a\.txt\.gz: found a compressed file that is cut"),
+    "cut xz": ("a.txt.xz", lzma.compress(b"abcdef\n" * 99)[:-9], r"a\.txt\.xz: found a compressed file that is cut"),
+    "no gz": ("a.txt.gz", b"plain\n", r"a\.txt\.gz: found a compressed file that can't be decompressed"),
+    "no xz": ("a.txt.xz", b"plain\n" * 9, r"a\.txt\.xz: found a compressed file that can't be decompressed"),
+    "damaged gz": ("a.txt.gz", gzip.compress(b"abcd\n")[:10] + b"\xff" * 20, r"can't be decompressed"),
     "no json": ("a.jsonl", b'{"text": "x"}\n{text', r"a\.jsonl:2: found invalid JSON"),
     "no object": ("a.jsonl", b'["x"]', r"a\.jsonl:1: found no text under 'text' \(list\)"),
     "no key": ("a.jsonl", b'{"body": "x"}', r"no text under 'text' \(the keys 'body'\).*text_key"),
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_named(tmp_path, case):
 
 
 def test_paths_that_hold_nothing_are_named(tmp_path):
-    with pytest.raises(DataError, match="a folder without any file of text"):
+    with pytest.raises(DataError, match="a folder without any text file"):
         text_files([tmp_path])
     with pytest.raises(DataError, match="no such file"):
         text_files([tmp_path / "a.txt"])

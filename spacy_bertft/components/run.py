@@ -1,0 +1,58 @@
+"""What a component checks and sets in a pipeline's config when `spacy train` initialises it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from spacy.language import Language
+from spacy.training import Example
+from spacy.util import registry
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.schedules import run_in_epochs
+
+
+def plan_run(nlp: Language | None, pipe: Any, get_examples: Callable[[], Iterable[Example]]) -> None:
+    """Tell the learning rate's schedule how many steps an epoch has, if it needs that; warn of one that ends early.
+
+    spaCy reads the schedule from nlp.config again after initialisation. Only the first of our components does this.
+    """
+    if nlp is None:
+        return
+    ours = (component for _, component in nlp.pipeline if hasattr(component, "load_training_state"))
+    training = nlp.config["training"]
+    rate = training.get("optimizer", {}).get("learn_rate")
+    if next(ours, None) is not pipe or not isinstance(rate, dict):
+        return
+    values = nlp.config.interpolate()["training"]
+    if run_in_epochs(values["optimizer"]["learn_rate"]):
+        batcher = registry.resolve({"batcher": values["batcher"]})["batcher"]
+        rate["steps_per_epoch"] = sum(1 for _ in batcher(list(get_examples())))
+    _warn(values)
+
+
+def _warn(training: dict[str, Any]) -> None:
+    rate, max_steps = training["optimizer"]["learn_rate"], training.get("max_steps") or 0
+    if rate.get("@schedules") != "warmup_linear.v1":
+        return
+    total = rate.get("total_steps", 0)
+    if total < max_steps or (max_steps == 0 and training.get("max_epochs") == 0):
+        warnings.warn(
+            f"The learning rate is 0 from step {total} on (total_steps of warmup_linear.v1), but training continues to "
+            f"step {max_steps or 'infinity'} ([training] max_steps). Expected both to be the same: set total_steps, or "
+            "use @schedules = spacy-bertft.warmup_decay.v1, which reads the length of the run.",
+            stacklevel=2,
+        )
+
+
+def check_name(nlp: Language, pipe: Any) -> None:
+    """Reject a `name` among an encoder component's settings, which spaCy would ignore with only a warning."""
+    own = next((name for name, component in nlp.components if component is pipe), None)
+    found = None if own is None else nlp.get_pipe_config(own).get("name")
+    if found is not None:
+        raise ConfigError(
+            f"Found name = {found!r} in [components.{own}]. Expected the name of an encoder to load in "
+            f"[components.{own}.model]. On the command line: --components.{own}.model.name {found}"
+        )
