@@ -87,13 +87,21 @@ def train_ours(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int,
     return predict(train(gold, recipe, seed, work), gold)
 
 
-def train(gold: dict[str, list[Doc]], recipe: hf_trainer.Recipe, seed: int, work: Path) -> Path:
+def train(
+    gold: dict[str, list[Doc]],
+    recipe: hf_trainer.Recipe,
+    seed: int,
+    work: Path,
+    settings: dict[str, Any] | None = None,
+) -> Path:
     """Train with the config in configs/ on the files that `prepare` left in `work`; the last weights."""
+    settings = settings or {}
     paths = {split: str(work / f"{split}.spacy") for split in ("train", "dev")}
     if "segments" in gold["train"][0].spans:
-        return train_config("pair", paths, len(gold["train"]), recipe, seed, work)
+        return train_config("pair", paths, len(gold["train"]), recipe, seed, work, settings)
     head = "textcat" if gold["train"][0].cats else "ner"
-    return train_config(head, paths, len(gold["train"]), recipe, seed, work, {"corpora.train.gold_preproc": True})
+    settings = {"corpora.train.gold_preproc": True, **settings}
+    return train_config(head, paths, len(gold["train"]), recipe, seed, work, settings)
 
 
 def train_config(
@@ -112,10 +120,10 @@ def train_config(
         "system.seed": seed,
         "components.encoder.model.name": recipe.encoder,
         "training.batcher.size": recipe.batch_size,
-        "training.optimizer.learn_rate.total_steps": steps,
+        "training.max_steps": steps,
+        "training.max_epochs": 0,
         "training.eval_frequency": steps,
         "training.optimizer.learn_rate.initial_rate": recipe.rate,
-        "training.optimizer.learn_rate.warmup_steps": steps // 10,
         **(settings or {}),
     }
     spacy_train(ROOT / f"configs/{config}.cfg", work / "ours", overrides=overrides)

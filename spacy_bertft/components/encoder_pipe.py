@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.pipeline.entity_linker import EntityLinker
 from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
@@ -21,6 +20,7 @@ from spacy_bertft.components.boundary import Boundary
 from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_named
+from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.run import check_name, plan_run
 from spacy_bertft.components.workers import ThreadGuard
@@ -70,15 +70,14 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         shim_of(model).name = name
         self.name = name
         self.cfg: dict[str, Any] = {}
-        self.keep_features = keep_features
-        self.set_tensor = set_tensor
+        self.keep_features, self.set_tensor = keep_features, set_tensor
         self.listener_map: dict[str, list[FeatureReader]] = {}
         self.nlp: Callable[[], Language | None] = lambda: None
         self.save_id: str | None = None  # identifies the weights last saved or loaded
         self._boundary: Boundary | None = None
+        self._cache: FeatureCache | None = None
         self._owed: StepSettings | None = None  # of a deferred step
-        self._guard_threads = ThreadGuard()
-        self._since_trim = 0
+        self._guard_threads, self._since_trim = ThreadGuard(), 0
 
     # --- the encoder inside
 
@@ -101,11 +100,12 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         """The encoder, after loading its pretrained weights if spaCy did not initialise it (frozen_components)."""
         if shim_of(self.model).module is None:
             self.initialize(lambda: [])
+        plan_run(self.nlp())
         return self.encoder
 
     def set_encoder(self, encoder: Encoder) -> None:
         """Replace the encoder with one that has weights."""
-        self._boundary = self._owed = self.save_id = None
+        self._boundary = self._owed = self.save_id = self._cache = None
         shim_of(self.model).module = encoder
         for reader in self.listeners:
             reader.link(self)
@@ -133,28 +133,27 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def _encode(self, docs: Sequence[Doc]) -> Features:
         self._guard_threads()
+        return self._compute(docs) if self._cache is None else self._cache.features(docs, self._compute)
+
+    def _compute(self, docs: Sequence[Doc]) -> Features:
         return self._encoder().predict(texts_of(docs))
+
+    def keep_outputs(self) -> None:
+        """Keep the features of all Docs from now on, until the encoder is trained."""
+        if self._cache is None and self._boundary is None:
+            self._cache = FeatureCache.of(shim_of(self.model).tuning)
 
     def set_annotations(self, docs: Iterable[Doc], features: Features) -> None:
         """Publish the features of Docs to the heads; set doc.tensor if `set_tensor`."""
         docs = list(docs)
         if not self._awaited(docs):
-            readers = map(id, self._active_readers())
+            readers = map(id, self.active_readers())
             feature_store.publish(self.name, docs, features, readers=readers, keep=self.keep_features)
         if self.set_tensor:
             set_tensors(docs, features)
 
     def _awaited(self, docs: Sequence[Doc]) -> bool:
         return self._boundary is not None and self._boundary.awaits(docs)
-
-    def _active_readers(self) -> list[FeatureReader]:
-        """The linked readers, except disabled ones and those that read copies of the Docs."""
-        nlp = self.nlp()
-        if nlp is None:
-            return self.listeners
-        # An entity linker makes a new Doc of each sentence.
-        left_out = {*nlp.disabled, *(name for name, part in nlp.components if isinstance(part, EntityLinker))}
-        return [reader for name, readers in self.listener_map.items() if name not in left_out for reader in readers]
 
     def features(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs. Where none are published (the encoder is disabled or frozen), Docs are encoded now."""
@@ -201,10 +200,15 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         validate_examples(examples, "EncoderPipe.update")
         self.settle()
         learns = shim_of(self.model).tuning.learns
-        if learns:
-            self._encoder().model  # noqa: B018  # raises for an encoder that can't be trained
         docs = [eg.predicted for eg in examples]
-        features, backprop = self.model.begin_update(texts_of(docs))
+        if learns:
+            self._cache = None
+            self._encoder().model  # noqa: B018  # raises for an encoder that can't be trained
+            features, backprop = self.model.begin_update(texts_of(docs))
+        else:
+            self.keep_outputs()
+            shim_of(self.model).report(0)
+            features, backprop = self._encode(docs), lambda gradient: None
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
         shim_of(self.model).count(len(docs))
         if sgd:
@@ -234,7 +238,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Resume training from the result of training_state."""
-        self._boundary = self._owed = None
+        self._boundary = self._owed = self._cache = None
         shim_of(self.model).load_training_state(state)
 
     # --- disk and bytes: an ordinary Hugging Face folder

@@ -44,7 +44,8 @@ def head_factory(
 
     encoder: name of the encoder component to read; None: the nearest before this one.
     loss: the training loss; see learning/losses.py.
-    learn_rate_factor: learning rate of this head, as a multiple of the optimizer's.
+    learn_rate_factor: learning rate of this head, as a multiple of the optimizer's; None: 1 if the encoder is trained
+        too, else 50, because a head alone needs a higher rate than an encoder.
     scorer: registered function that scores its predictions.
     """
 
@@ -54,7 +55,7 @@ def head_factory(
         name: str,
         encoder: str | None,
         loss: Loss,
-        learn_rate_factor: float,
+        learn_rate_factor: float | None,
         scorer: Scorer | None,
         **own: Any,
     ) -> HeadPipe:
@@ -74,7 +75,7 @@ def head_factory(
         "encoder": None,
         **asdict(settings()),
         "loss": {"@losses": loss},
-        "learn_rate_factor": 1.0,
+        "learn_rate_factor": None,
         "scorer": {"@scorers": scorer},
     }
     Language.factory(

@@ -31,6 +31,8 @@ from spacy_bertft.types import Features
 
 # Tokens per batch of a stream: without a limit, the features held for a head would fill the memory.
 _STREAM_TOKENS = 100_000
+# Default of learn_rate_factor on a frozen encoder; see docs/training.md for the measurements.
+_FROZEN_FACTOR = 50.0
 
 
 class HeadPipe(TrainablePipe):  # type: ignore[misc]
@@ -44,7 +46,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         *,
         scorer: Callable[..., dict[str, Any]] | None,
         upstream: str | None = None,
-        learn_rate_factor: float = 1.0,
+        learn_rate_factor: float | None = None,
         loss: Loss | None = None,
         cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -57,7 +59,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.learn_rate_factor = learn_rate_factor
         self.loss = loss or CrossEntropy()
         self.reads = Upstream(self, upstream)
-        shim = TorchShim(rate_factor=learn_rate_factor, name=name)
+        shim = TorchShim(name=name)
         shim.of_docs = self._read
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=self.reads.layers)
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
@@ -197,6 +199,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self._checked(docs, features)
         for dropout in (m for m in self._module().modules() if isinstance(m, nn.Dropout)):
             dropout.p = drop
+        shim_of(self.model).set_rate_factor(self._rate_factor(features))
         logits, _ = self.model.begin_update(features)
         targets = self.task.targets(self._output(logits, features), examples)
         loss = self.loss(logits, targets) / self.cfg["targets_per_doc"]
@@ -213,6 +216,11 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         if sgd:
             self.finish_update(sgd)
         return losses
+
+    def _rate_factor(self, features: Features) -> float:
+        if self.learn_rate_factor is not None:
+            return self.learn_rate_factor
+        return 1.0 if features.hidden.requires_grad else _FROZEN_FACTOR
 
     def training_state(self) -> TensorsByName:
         """The state to resume training from after the last update."""

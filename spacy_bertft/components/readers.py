@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from spacy.language import Language
+from spacy.pipeline.entity_linker import EntityLinker
 from thinc.api import Model
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ class WithReaders:
     """The part of an encoder component that registers readers: spaCy's ListenedToComponent."""
 
     name: str
+    nlp: Callable[[], Language | None]
     listener_map: dict[str, list[FeatureReader]]  # component name -> its readers
 
     @property
@@ -63,3 +67,12 @@ class WithReaders:
         for part in parts:
             if isinstance(part, FeatureReader) and part.upstream in (None, self.name):
                 self.add_listener(part, component.name)
+
+    def active_readers(self) -> list[FeatureReader]:
+        """The linked readers, except disabled ones and those that read copies of the Docs."""
+        nlp = self.nlp()
+        if nlp is None:
+            return self.listeners
+        # An entity linker makes a new Doc of each sentence.
+        left_out = {*nlp.disabled, *(name for name, part in nlp.components if isinstance(part, EntityLinker))}
+        return [reader for name, readers in self.listener_map.items() if name not in left_out for reader in readers]

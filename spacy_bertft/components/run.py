@@ -8,29 +8,46 @@ from typing import Any
 
 from spacy.language import Language
 from spacy.training import Example
-from spacy.util import registry
+from spacy.util import registry, resolve_dot_names
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.schedules import run_in_epochs
+from spacy_bertft.learning.schedules import WARMUP_DECAY
 
 
-def plan_run(nlp: Language | None, pipe: Any, get_examples: Callable[[], Iterable[Example]]) -> None:
-    """Tell the learning rate's schedule how many steps an epoch has, if it needs that; warn of one that ends early.
+def plan_run(
+    nlp: Language | None, pipe: Any = None, get_examples: Callable[[], Iterable[Example]] | None = None
+) -> None:
+    """Tell a `warmup_decay` learning rate how long the run is; warn of another schedule that ends early.
 
-    spaCy reads the schedule from nlp.config again after initialisation. Only the first of our components does this.
+    spaCy reads the schedule from nlp.config again after initialisation. pipe: does nothing unless it is the first of
+    our components; None: an encoder in frozen_components, which spaCy does not initialise. get_examples: the training
+    examples; None: those of the config.
     """
     if nlp is None:
         return
     ours = (component for _, component in nlp.pipeline if hasattr(component, "load_training_state"))
     training = nlp.config["training"]
     rate = training.get("optimizer", {}).get("learn_rate")
-    if next(ours, None) is not pipe or not isinstance(rate, dict):
+    if (pipe is not None and next(ours, None) is not pipe) or not isinstance(rate, dict):
         return
     values = nlp.config.interpolate()["training"]
-    if run_in_epochs(values["optimizer"]["learn_rate"]):
-        batcher = registry.resolve({"batcher": values["batcher"]})["batcher"]
-        rate["steps_per_epoch"] = sum(1 for _ in batcher(list(get_examples())))
+    if rate.get("@schedules") == WARMUP_DECAY:
+        limits = {key: values.get(key) or 0 for key in ("max_steps", "max_epochs")}
+        if pipe is None and limits.items() <= rate.items() and (rate["steps_per_epoch"] or not rate["max_epochs"]):
+            return  # a component that was initialised has done it
+        rate.update(limits, steps_per_epoch=None)
+        if rate["max_epochs"] > 0:
+            batcher = registry.resolve({"batcher": values["batcher"]})["batcher"]
+            examples = get_examples() if get_examples else _corpus(nlp)
+            rate["steps_per_epoch"] = sum(1 for _ in batcher(list(examples)))
     _warn(values)
+
+
+def _corpus(nlp: Language) -> Iterable[Example]:
+    config = nlp.config.interpolate()
+    (corpus,) = resolve_dot_names(config, [config["training"]["train_corpus"]])
+    examples: Iterable[Example] = corpus(nlp)
+    return examples
 
 
 def _warn(training: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ class EncoderSource:
 
     def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
         """The features. Nothing needs to be called: the encoder reads the gradient when it settles."""
+        self._linked().keep_outputs()
         return self.read(docs, width), lambda: None
 
     def _linked(self, nlp: Language | None = None) -> EncoderPipe:

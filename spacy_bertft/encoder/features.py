@@ -23,6 +23,35 @@ def gather(parts: Sequence[tuple[Features, int]]) -> Features:
     return _select(joined, chosen)
 
 
+def split(features: Features) -> list[Features]:
+    """The features of each doc by itself, with copies of its hidden rows alone."""
+    owned = group_sums(features.token_subword_counts, features.token_counts)
+    parts = zip(
+        np.split(features.rows, np.cumsum(features.subword_counts)[:-1]),
+        np.split(features.cls_rows, np.cumsum(features.window_counts)[:-1]),
+        np.split(features.token_subwords, np.cumsum(owned)[:-1]),
+        np.split(features.token_subword_counts, np.cumsum(features.token_counts)[:-1]),
+        np.cumsum(features.subword_counts) - features.subword_counts,
+        strict=True,
+    )
+    found = []
+    for rows, cls_rows, token_subwords, token_subword_counts, first in parts:
+        used, places = np.unique(np.concatenate([rows, cls_rows]), return_inverse=True)
+        found.append(
+            Features(
+                hidden=features.hidden[torch.from_numpy(used).to(features.hidden.device)],
+                rows=places[: len(rows)],
+                subword_counts=np.array([len(rows)]),
+                token_subwords=token_subwords - first,
+                token_subword_counts=token_subword_counts,
+                token_counts=np.array([len(token_subword_counts)]),
+                cls_rows=places[len(rows) :],
+                window_counts=np.array([len(cls_rows)]),
+            )
+        )
+    return found
+
+
 def _join(batches: Sequence[Features]) -> Features:
     def concatenate(arrays: list[Ints]) -> Ints:
         return np.concatenate(arrays)

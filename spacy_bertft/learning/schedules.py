@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from spacy_bertft.errors import ConfigError
 
+WARMUP_DECAY = "spacy-bertft.warmup_decay.v1"
 _Decay = Literal["linear", "cosine", "constant"]
 
 
@@ -24,8 +25,10 @@ def warmup_decay(
     initial_rate: the highest rate, reached after the warm-up.
     warmup: the fraction of the run that the warm-up takes.
     decay: "linear", "cosine" (Loshchilov & Hutter, 2017, SGDR, without restarts), or "constant" for none.
-    max_steps, max_epochs: as in [training], 0 for no limit; the run ends at the limit that comes first.
-    steps_per_epoch: batches in an epoch. None: counted when `spacy train` initialises the pipeline.
+    max_steps, max_epochs: 0 for no limit; the run ends at the limit that comes first.
+    steps_per_epoch: batches in an epoch.
+
+    `spacy train` sets the last three: from [training], and by counting the batches.
     """
     if not 0 <= warmup < 1:
         raise ConfigError(
@@ -72,8 +75,3 @@ def _factor(step: int, total: int, warmup: float, decay: _Decay) -> float:
         return 1.0
     done = min(1.0, (step - n_warmup) / max(1, total - n_warmup))
     return 1.0 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
-def run_in_epochs(settings: Mapping[str, Any]) -> bool:
-    """Whether the learning rate's block of a config is a `warmup_decay` that needs the number of steps in an epoch."""
-    return settings.get("@schedules") == "spacy-bertft.warmup_decay.v1" and int(settings.get("max_epochs") or 0) > 0

@@ -42,7 +42,7 @@ class TorchShim(Shim):
         self.tuning: Tuning = FullTuning()
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
-        self._told = False
+        self._reported: int | None = None
 
     @property
     def module(self) -> nn.Module | None:
@@ -81,11 +81,10 @@ class TorchShim(Shim):
         """Run the module for training, or as in prediction if none of its weights is trained."""
         assert self._model is not None
         if not self.tuning.learns:
-            if not self._told:
-                self._log(0)
+            self.report(0)
             return self.predict(inputs), lambda gradient: None
         if self.optimizer is not None and self.optimizer.begin():
-            self._log(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
+            self.report(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
@@ -94,14 +93,21 @@ class TorchShim(Shim):
             return output, lambda gradient: None
         return output, lambda gradient: torch.autograd.backward(tensor, gradient)
 
-    def _log(self, n_trained: int) -> None:
-        """Tell `spacy train` how much of the module is trained from now on."""
-        self._told = True
-        _logger.info("%s: %s of %s parameters are trained", self.name, f"{n_trained:,}", f"{self.n_parameters():,}")
+    def report(self, n_trained: int) -> None:
+        """Tell `spacy train` how much of the module is trained, if that has changed."""
+        if n_trained != self._reported:
+            self._reported = n_trained
+            _logger.info("%s: %s of %s parameters are trained", self.name, f"{n_trained:,}", f"{self.n_parameters():,}")
 
     def n_parameters(self) -> int:
         """The number of all weights."""
         return 0 if self.module is None else sum(parameter.numel() for parameter in self.module.parameters())
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Set the module's learning rate, as a multiple of the optimizer's."""
+        self.rate_factor = factor
+        if self.optimizer is not None:
+            self.optimizer.rate_factor = factor
 
     def count(self, n_examples: int) -> None:
         """Count examples whose gradients are, or will be, summed into the next step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -143,14 +143,17 @@ class GradualTuning(FullTuning):
 class FrozenTuning:
     """No weight of the encoder is trained, only the heads. It runs as in prediction: no dropout, the fastest engine.
 
-    cache_mb: megabytes of memory in which the encoder's output for the training and development texts is kept, so
-        that later epochs don't compute it again; 0 for none.
+    The encoder's output for the training and development texts is kept, so that later epochs don't compute it again.
+
+    cache_mb: MiB that it may take; 0 to compute it in every epoch.
+    cache: "memory" or "disk" (a temporary file).
     """
 
     cache_mb: int = 2048
+    cache: Literal["memory", "disk"] = "memory"
 
     learns = False
-    unit = "steps"
+    unit: ClassVar[Unit] = "steps"
 
     def begin(self, module: nn.Module, *, std: float) -> None:
         """Nothing."""

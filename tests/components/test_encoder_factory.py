@@ -36,7 +36,7 @@ def test_its_defaults_are_written_into_the_config():
     added(nlp)
     config = nlp.config["components"]["encoder"]
     assert set(config) == {"factory", "model", "keep_features", "set_tensor", "learn_rate_factor", "tuning"}
-    assert config["tuning"] .items() >= {"@misc": "spacy-bertft.FullTuning.v1"}.items()
+    assert config["tuning"].items() >= {"@misc": "spacy-bertft.FullTuning.v1"}.items()
     assert nlp.get_pipe_meta("encoder").assigns == ["doc.tensor"]
 
 

@@ -20,7 +20,6 @@ from spacy_bertft.components.metric_kinds import ERROR, POINTS, kind_of
 from spacy_bertft.components.task import Head, new_linear
 from spacy_bertft.encoder.pooling import doc_vectors
 from spacy_bertft.learning.losses import CrossEntropy, MeanSquaredError, Targets
-from spacy_bertft.learning.shim import shim_of
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -116,7 +115,7 @@ def test_own_and_common_settings_have_their_defaults():
     pipe = nlp.add_pipe(FACTORY, name="length")
     assert isinstance(pipe, HeadPipe)
     assert pipe.task == LengthTask()
-    assert (pipe.upstream, pipe.learn_rate_factor, pipe.loss) == (None, 1.0, MeanSquaredError())
+    assert (pipe.upstream, pipe.learn_rate_factor, pipe.loss) == (None, None, MeanSquaredError())
     assert pipe.scorer is length_score
     assert nlp.config["components"]["length"] == {
         "factory": FACTORY,
@@ -125,7 +124,7 @@ def test_own_and_common_settings_have_their_defaults():
         "longest": 10,
         "tolerance": 0.25,
         "loss": {"@losses": "spacy-bertft.MeanSquaredError.v1"},
-        "learn_rate_factor": 1.0,
+        "learn_rate_factor": None,
         "scorer": {"@scorers": "test_head_factory.length.v1"},
     }
 
@@ -141,7 +140,6 @@ def test_own_settings_reach_the_task_and_common_ones_the_component():
     )
     assert pipe.task == LengthTask("letters", 50)
     assert (pipe.upstream, pipe.learn_rate_factor, pipe.loss) == ("bert", 0.5, CrossEntropy())
-    assert shim_of(pipe.model).rate_factor == 0.5
     assert pipe.scorer is None
 
 

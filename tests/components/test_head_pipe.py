@@ -287,6 +287,7 @@ def _train(tmp_path, encoder, output, name="ner_textcat", **overrides):
             "paths.dev": str(corpus),
             "components.encoder.model.name": str(encoder),
             "training.max_steps": 12,
+            "training.max_epochs": 0,
             "training.eval_frequency": 6,
             "training.batcher.size": 3,
             **overrides,
@@ -312,7 +313,7 @@ def test_another_seed_gives_other_weights(tiny_bert, tmp_path):
 
 @pytest.mark.slow
 def test_spacy_train_reports_losses_and_saves_what_it_scored(tiny_bert, tmp_path):
-    settings = {"training.max_steps": 60, "training.optimizer.learn_rate.initial_rate": 3e-3}
+    settings = {"training.max_steps": 60, "training.max_epochs": 0, "training.optimizer.learn_rate.initial_rate": 3e-3}
     nlp = spacy.load(_train(tmp_path, tiny_bert, "out", **settings))
     assert nlp.meta["performance"]["ents_f"] == pytest.approx(nlp.evaluate(examples(nlp))["ents_f"])
     assert nlp.meta["performance"]["ner_loss"] > 0
@@ -372,3 +373,13 @@ def test_the_examples_of_these_tests_are_what_they_seem(tiny_bert):
         assert isinstance(eg, Example)
         assert [(ent.start_char, ent.end_char, ent.label_) for ent in eg.reference.ents] == entities
         assert eg.text == text
+
+
+@pytest.mark.parametrize(("given", "trained", "frozen"), [(None, 1.0, 50.0), (3.0, 3.0, 3.0)])
+def test_a_head_on_a_frozen_encoder_learns_faster_unless_its_rate_is_given(tiny_bert, given, trained, frozen):
+    for exclude, expected in (([], trained), (["encoder"], frozen)):
+        nlp = blank(tiny_bert, {})
+        nlp.add_pipe("bertft_ner", name="ner", config={"learn_rate_factor": given})
+        nlp.initialize(lambda nlp=nlp: examples(nlp))
+        nlp.update(examples(nlp), sgd=nlp.create_optimizer(), exclude=exclude)
+        assert shim_of(nlp.get_pipe("ner").model).optimizer.rate_factor == expected

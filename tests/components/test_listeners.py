@@ -738,11 +738,11 @@ def train_spancat(folder, output, **overrides):
         "components.encoder.model.device": "cpu",
         "components.encoder.learn_rate_factor": 1.0,  # the tiny encoder has learned nothing yet
         "training.batcher.size": 5,
-        "training.optimizer.learn_rate.warmup_steps": 10,
+        "training.optimizer.learn_rate.warmup": 0.025,
         "training.optimizer.learn_rate.initial_rate": 3e-3,
         "training.dropout": 0.0,
         "components.spancat.threshold": 0.3,  # one of the spans is of a kind that is rare in so few texts
-        "training.optimizer.learn_rate.total_steps": 400,
+        "training.max_steps": 400,
     }
     train(ROOT / "configs" / "spancat.cfg", output, overrides={**settings, **overrides})
     return spacy.load(output / "model-last")
@@ -763,7 +763,7 @@ def test_the_spancat_config_trains_nested_spans(tiny_bert, tmp_path):
 
 
 def test_the_spancat_config_trains_on_a_frozen_encoder(tiny_bert, tmp_path):
-    overrides = {"training.frozen_components": ["encoder"], "training.optimizer.learn_rate.total_steps": 20}
+    overrides = {"training.frozen_components": ["encoder"], "training.max_steps": 20}
     nlp = train_spancat(tiny_bert, tmp_path / "out", **overrides)
     found, expected = encoder_weights(nlp), load_file(tiny_bert / "model.safetensors")
     assert all(found[f"model.{key}"].equal(value) for key, value in expected.items())

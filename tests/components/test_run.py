@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import spacy
 from pipelines import ANNOTATED, blank, examples
 from spacy.cli.train import train
 from spacy.tokens import DocBin
@@ -14,9 +15,11 @@ pytestmark = pytest.mark.touches_transformers
 BLOCK = {"@schedules": "spacy-bertft.warmup_decay.v1", "initial_rate": 1e-3}
 
 
-def planned(nlp, *, batch=2, **rate):
+def planned(nlp, *, batch=2, max_steps=0, max_epochs=0, **rate):
     nlp.config["training"].update(
         {
+            "max_steps": max_steps,
+            "max_epochs": max_epochs,
             "optimizer": {"@optimizers": "Adam.v1", "learn_rate": rate},
             "batcher": {"@batchers": "spacy.batch_by_sequence.v1", "size": batch},
         }
@@ -31,7 +34,8 @@ def test_steps_of_an_epoch_are_counted_by_the_batcher(tiny_bert, batch, steps):
 
 
 def test_a_run_in_steps_needs_no_count(tiny_bert):
-    assert "steps_per_epoch" not in planned(blank(tiny_bert), **BLOCK, max_steps=20)
+    found = planned(blank(tiny_bert), **BLOCK, max_steps=20, steps_per_epoch=7)
+    assert (found["max_steps"], found["max_epochs"], found["steps_per_epoch"]) == (20, 0, None)
     assert "steps_per_epoch" not in planned(blank(tiny_bert), **{"@schedules": "constant.v1", "rate": 1e-3})
 
 
@@ -45,8 +49,9 @@ def test_one_component_counts_for_all(tiny_bert):
 
     nlp.config["training"].update(
         {
-            "optimizer": {"@optimizers": "Adam.v1", "learn_rate": {**BLOCK, "max_epochs": 2}},
+            "optimizer": {"@optimizers": "Adam.v1", "learn_rate": {**BLOCK}},
             "batcher": {"@batchers": "spacy.batch_by_sequence.v1", "size": 2},
+            "max_epochs": 2,
         }
     )
     for name in ("textcat", "ner"):
@@ -63,8 +68,14 @@ def test_one_component_counts_for_all(tiny_bert):
 )
 def test_a_rate_that_ends_before_the_run_is_warned_of(tiny_bert, max_steps, max_epochs, warns, recwarn):
     nlp = blank(tiny_bert)
-    nlp.config["training"].update({"max_steps": max_steps, "max_epochs": max_epochs})
-    rate = {"@schedules": "warmup_linear.v1", "initial_rate": 1e-3, "warmup_steps": 2, "total_steps": 20}
+    rate = {
+        "max_steps": max_steps,
+        "max_epochs": max_epochs,
+        "@schedules": "warmup_linear.v1",
+        "initial_rate": 1e-3,
+        "warmup_steps": 2,
+        "total_steps": 20,
+    }
     if not warns:
         planned(nlp, **rate)
         return
@@ -87,8 +98,6 @@ def test_spacy_train_by_epochs_warms_up_and_ends_at_zero(tiny_bert, tmp_path):
         "@optimizers": "Adam.v1",
         "learn_rate": {
             **BLOCK,
-            "max_steps": "${training.max_steps}",
-            "max_epochs": "${training.max_epochs}",
         },
         "L2_is_weight_decay": True,
         "use_averages": False,
@@ -99,3 +108,10 @@ def test_spacy_train_by_epochs_warms_up_and_ends_at_zero(tiny_bert, tmp_path):
     train(tmp_path / "config.cfg", tmp_path / "out")
     saved = load_config(tmp_path / "out/model-last/config.cfg")
     assert saved["training"]["optimizer"]["learn_rate"]["steps_per_epoch"] == 6
+    optimizer = spacy.load(tmp_path / "out/model-last").resume_training()  # with the schedule of the config
+    rates = []
+    for _ in range(19):
+        rates.append(optimizer.learn_rate)
+        optimizer.step_schedules()
+    assert rates[0] == rates[18] == 0
+    assert max(rates) == 1e-3
