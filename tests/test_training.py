@@ -290,7 +290,6 @@ def test_gold_that_is_missing_everywhere_gives_no_loss(tiny_bert):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"use_averages": True}, "averages"),
         ({"use_radam": True}, "RAdam"),
         ({"L2_is_weight_decay": False}, "L2_is_weight_decay"),
         ({"beta1": 0.0, "beta2": 0.0}, "Adam.v1"),

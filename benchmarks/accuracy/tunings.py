@@ -29,6 +29,7 @@ TUNINGS: dict[str, dict[str, Any]] = {
     "full, layer decay 0.8": {"@misc": "spacy-bertft.FullTuning.v1", "layer_decay": 0.8},
     "gradual, a layer an epoch": {"@misc": "spacy-bertft.GradualTuning.v1", "every": 1, "unit": "epochs"},
     "top 3 layers": {"@misc": "spacy-bertft.TopLayersTuning.v1", "layers": 3},
+    "LoRA": {"@misc": "spacy-bertft.LoraTuning.v1"},
     "frozen": {"@misc": "spacy-bertft.FrozenTuning.v1"},
     "frozen, no cache": {"@misc": "spacy-bertft.FrozenTuning.v1", "cache_mb": 0},
 }
@@ -41,6 +42,7 @@ def main(
     epochs: Epochs = 5,
     batch_size: BatchSize = 8,
     merge_sentences: MergeSentences = 1,
+    lora_factor: Annotated[float | None, typer.Option(help="rate_factor of LoRA; else its default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Names of tunings; all if left out.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each, with seeds 0, 1, …")] = 1,
     head_factor: Annotated[float | None, typer.Option(help="learn_rate_factor of the head; else its default.")] = None,
@@ -51,11 +53,14 @@ def main(
     print(f"{'':28}{'dev':>7}{'test':>7}{'epoch 1, s':>12}{'later, s':>10}{'peak, MiB':>11}{'disk, MB':>10}")
     for seed in range(seeds):
         for name in only or TUNINGS:
+            tuning = TUNINGS[name]
+            if name == "LoRA" and lora_factor is not None:
+                tuning = {**tuning, "rate_factor": lora_factor}
             job = {
                 "data": data,
                 "recipe": [encoder, rate, epochs, batch_size],
                 "merge_sentences": merge_sentences,
-                "tuning": TUNINGS[name],
+                "tuning": tuning,
                 "seed": seed,
                 "head_factor": head_factor,
             }

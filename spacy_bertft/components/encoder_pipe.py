@@ -30,7 +30,7 @@ from spacy_bertft.encoder.features import gather
 from spacy_bertft.encoder.loading import load_saved
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import StepSettings
-from spacy_bertft.learning.shim import read_settings, shim_of
+from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.learning.state import TensorsByName
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 from spacy_bertft.text.batches import chunk
@@ -65,9 +65,9 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     ) -> None:
         self.vocab = vocab
         self.model = model
-        shim_of(model).rate_factor = learn_rate_factor
-        shim_of(model).tuning = tuning or FullTuning()
-        shim_of(model).name = name
+        shim = shim_of(model)
+        shim.name, shim.rate_factor, shim.tuning = name, learn_rate_factor, tuning or FullTuning()
+        shim.settle = self.settle
         self.name = name
         self.cfg: dict[str, Any] = {}
         self.keep_features, self.set_tensor = keep_features, set_tensor
@@ -133,10 +133,10 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
 
     def _encode(self, docs: Sequence[Doc]) -> Features:
         self._guard_threads()
-        return self._compute(docs) if self._cache is None else self._cache.features(docs, self._compute)
-
-    def _compute(self, docs: Sequence[Doc]) -> Features:
-        return self._encoder().predict(texts_of(docs))
+        encoder = self._encoder()
+        if self._cache is None or shim_of(self.model).averaged:  # it has no features of averages
+            return encoder.predict(texts_of(docs))
+        return self._cache.features(docs, lambda some: encoder.predict(texts_of(some)))
 
     def keep_outputs(self) -> None:
         """Keep the features of all Docs from now on, until the encoder is trained."""
@@ -221,13 +221,12 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         if boundary is not None:
             boundary.close()
         owed, self._owed = self._owed, None
-        optimizer = shim_of(self.model).optimizer
-        if owed is not None and optimizer is not None:
-            optimizer.step(owed)
+        if owed is not None:
+            shim_of(self.model).step(owed)
 
     def finish_update(self, sgd: Optimizer) -> None:
         """Step now if a head has backpropagated, else when the encoder settles."""
-        self._owed = read_settings(sgd)
+        self._owed = shim_of(self.model).settings_of(sgd)
         if self._boundary is None or self._boundary.answered:
             self.settle()
 

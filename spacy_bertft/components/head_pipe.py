@@ -19,7 +19,7 @@ from spacy_bertft.components.finite import check_logits, check_loss
 from spacy_bertft.components.pairs import need_segments
 from spacy_bertft.components.run import plan_run
 from spacy_bertft.components.source import check_tokens
-from spacy_bertft.components.task import Head, HeadOutput, Task
+from spacy_bertft.components.task import Head, HeadOutput, Started, Task
 from spacy_bertft.components.training_data import all_examples, find_labels
 from spacy_bertft.components.upstream import Upstream
 from spacy_bertft.errors import ConfigError, DataError
@@ -106,7 +106,7 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             )
         return module
 
-    def _build(self, pooler: nn.Linear | None = None) -> nn.Module:
+    def _build(self, pooler: nn.Linear | None = None) -> Head:
         module = self.task.build(self.cfg["width"], len(self.labels), pooler)
         shim_of(self.model).module = module
         return module
@@ -176,7 +176,9 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         self.cfg["targets_per_doc"] = statistics.pop("targets_per_doc", 1.0)
         self.cfg["statistics"] = statistics
         self.cfg["width"] = width
-        self._build(pooler)
+        module = self._build(pooler)
+        if isinstance(self.task, Started):
+            self.task.start(module, self.labels, statistics)
 
     def update(
         self,

@@ -76,6 +76,14 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Started(Protocol):
+    """A Task whose new heads start from statistics of the training data."""
+
+    def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
+        """Set the weights of a new module that follow from the statistics."""
+
+
+@runtime_checkable
 class Calibrated(Protocol):
     """A Task with settings that `bertft calibrate` can fit."""
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
+from spacy_bertft.encoder.adapters import whole_weights
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.settings import EncoderSettings, resolve_device, resolve_packed, resolve_window
 from spacy_bertft.engines.attention import packed_attention
@@ -163,7 +164,7 @@ class Encoder(nn.Module):
         if self.loaded is None:
             return self.checkpoint
         files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
-        return replace(self.checkpoint, files=files, weights=self.loaded.state_dict())
+        return replace(self.checkpoint, files=files, weights=whole_weights(self.loaded))
 
     # PyTorch needs the model to move, convert, list or export a module's weights.
 

@@ -29,6 +29,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.encoder.weights_check import check_finite, check_sizes, check_weights, listed, may_be_left
 from spacy_bertft.engines.family_weights import read_net, read_shape
 from spacy_bertft.errors import BertftError, EncoderError
+from spacy_bertft.text.subwords import Splitter
 
 _WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -43,8 +44,23 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
             f'The encoder\'s backend is "onnxruntime", but {name!r} is not a folder here ({Path(name).absolute()}). '
             'Expected a folder that `bertft export` wrote. Give its path, or set backend = "torch".'
         )
-    try:
+    with _on_hub(name):
         return _by_transformers(name, settings, revision=revision)
+
+
+def load_splitter(name: str) -> Splitter:
+    """Load the fast tokenizer of an encoder, which `name` means as in `load`, and nothing else of it."""
+    folder = find_folder(name)
+    with _on_hub(name) if folder is None else _told(folder):
+        tokenizer = _load_tokenizer(name) if folder is None else _load_tokenizer(str(folder), local_files_only=True)
+        return Splitter(Checkpoint(saved_files(tokenizer)).tokenizer())
+
+
+@contextmanager
+def _on_hub(name: str) -> Iterator[None]:
+    """Turn the various errors of loading a name that is no folder into an EncoderError."""
+    try:
+        yield
     except BertftError:
         raise
     except Exception as error:  # transformers raises many types of errors
@@ -192,11 +208,10 @@ def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False)
 
 
 def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = False, **where: Any) -> Encoder:
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
+    tokenizer = _load_tokenizer(source, **where)
     with compat.quiet_transformers():
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
-        _check_tokenizer(source, tokenizer)
         model, report = AutoModel.from_pretrained(
             source,
             trust_remote_code=False,
@@ -211,6 +226,15 @@ def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = Fa
     unknown = sorted(name for name in report["unexpected_keys"] if not may_be_left(name))
     check_weights(source, model, absent, unknown, saved=saved)
     return Encoder(Checkpoint(files, trained_pooler=len(absent) == len(missing)), settings, model=model)
+
+
+def _load_tokenizer(source: str, **where: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    with compat.quiet_transformers():
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+        _check_tokenizer(source, tokenizer)
+    return tokenizer
 
 
 def _check_tokenizer(source: str, tokenizer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine
 from spacy_bertft.types import Packed
 
@@ -37,6 +38,8 @@ class RecomputingEngine:
         # By the time of the backward pass, a prediction in between may have switched dropout off.
         now = self.model.training
         self.model.train(training)
+        # The allocator would hold on to what the last batch has freed, since small tensors of autograd lie above it.
+        compat.give_back_memory()
         try:
             return self.engine(packed)
         finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss, one_hot
 
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.classes import Classes, Weighting, class_weights, label_weights
 
 IGNORED = -100  # cross_entropy leaves these targets out
 # "exclusive": one of C classes per row; "independent": each of C labels holds or not; "number": regression.
@@ -28,6 +30,7 @@ class Targets:
     candidates  (R, C) int64, if each row chooses among some of the logits: their indices in the flattened logits,
                 -1 for no candidate. None: the rows are the logits' rows.
     scale       factor of the sum over all targets
+    classes     what the columns of the logits are for; None if each row chooses among some of the logits
     """
 
     kind: Kind
@@ -35,6 +38,7 @@ class Targets:
     mask: Tensor
     candidates: Tensor | None = None
     scale: float = 1.0
+    classes: Classes | None = None
 
     def rows(self, logits: Tensor) -> Tensor:
         """The logits that the targets are for, (R, C); -inf where there is no candidate."""
@@ -50,26 +54,115 @@ Loss = Callable[[Tensor, Targets], Tensor]
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy of the softmax over exclusive classes, binary cross-entropy of independent labels."""
+    """Cross-entropy of the softmax over exclusive classes, binary cross-entropy of independent labels.
+
+    label_smoothing: how much of each target is replaced by the uniform distribution over its classes or candidates, or
+        by the probability 0.5 of an independent label (Szegedy et al., 2016, Rethinking the Inception architecture).
+    class_weights: null, "balanced", "effective", or a table of names and weights; see learning/classes.py. Of an
+        independent label they weight the positive term. The classes of bertft_ner are its tags, such as "B-PERSON".
+    temperature: T of soft targets: the logits are divided by T, and the loss is multiplied by T² (Hinton et al., 2015,
+        Distilling the knowledge in a neural network). Soft are distributions and probabilities, so all targets of
+        category heads, also those that are 0 and 1; the tags of bertft_ner and the places of bertft_qa are not.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Weighting = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _need(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1; 0 is none")
+        _need(self, "temperature", 0 < self.temperature < math.inf, "more than 0; 1 changes nothing")
+        _check_weights(self, self.class_weights)
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """The sum over all targets. ()."""
-        rows, values, mask = targets.rows(logits), targets.values, targets.mask
         if targets.kind == "number":
             raise _unfit(self, "numbers", "spacy-bertft.MeanSquaredError.v1")
-        if targets.kind == "independent":
-            losses = binary_cross_entropy_with_logits(rows, values, reduction="none")
-            total = losses.masked_fill(~mask, 0.0).sum()
-        elif values.ndim == 2 and targets.candidates is not None:
+        rows, factor = targets.rows(logits), 1.0
+        if self.temperature != 1 and targets.values.ndim == 2:
+            rows, factor = rows / self.temperature, self.temperature**2
+        total = self._of_labels(rows, targets) if targets.kind == "independent" else self._of_classes(rows, targets)
+        return total * (targets.scale * factor)
+
+    def _of_labels(self, rows: Tensor, targets: Targets) -> Tensor:
+        goals = targets.values
+        if self.label_smoothing:
+            goals = goals + self.label_smoothing * (0.5 - goals)
+        positive = both = None
+        if self.class_weights is not None:
+            positive, both = label_weights(self.class_weights, targets.classes, rows)
+        losses = binary_cross_entropy_with_logits(rows, goals, both, pos_weight=positive, reduction="none")
+        return losses.masked_fill(~targets.mask, 0.0).sum()
+
+    def _of_classes(self, rows: Tensor, targets: Targets) -> Tensor:
+        values, mask = targets.values, targets.mask
+        weights = None
+        if self.class_weights is not None:
+            weights = class_weights(self.class_weights, targets.classes, rows)
+        if targets.candidates is not None and (values.ndim == 2 or self.label_smoothing):
+            goals = _distributions(targets, rows)
+            if self.label_smoothing:
+                possible = (targets.candidates[mask] >= 0).to(goals)
+                goals = goals + self.label_smoothing * (possible / possible.sum(dim=1, keepdim=True) - goals)
             # Places without a candidate have a logit of -inf, and 0 * -inf is NaN.
-            logs = rows[mask].log_softmax(dim=1).masked_fill(values[mask] == 0, 0.0)
-            total = -(values[mask] * logs).sum()
-        elif values.ndim == 1:
-            goal = values.masked_fill(~mask, IGNORED)
-            total = cross_entropy(rows, goal, ignore_index=IGNORED, reduction="sum")
+            return -(goals * rows[mask].log_softmax(dim=1).masked_fill(goals == 0, 0.0)).sum()
+        if values.ndim == 1:
+            values = values.masked_fill(~mask, IGNORED)
         else:
-            total = cross_entropy(rows[mask], values[mask], reduction="sum")
+            rows, values = rows[mask], values[mask]
+        return cross_entropy(
+            rows, values, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+
+@dataclass(frozen=True)
+class FocalLoss:
+    """Cross-entropy in which targets that are predicted well count less, by the factor (1 - p)^gamma.
+
+    p is the probability of the target (Lin et al., 2017, Focal loss for dense object detection). A target that is a
+    distribution or a probability costs the mean over its classes, or over "holds" and "doesn't"; with a gamma above 0
+    the lowest cost is then not at the target itself, but nearer to uniform.
+
+    gamma: 0 is cross-entropy.
+    class_weights: as those of CrossEntropy.
+    """
+
+    gamma: float = 2.0
+    class_weights: Weighting = None
+
+    def __post_init__(self) -> None:
+        _need(self, "gamma", 0 <= self.gamma < math.inf, "at least 0; 0 is cross-entropy")
+        _check_weights(self, self.class_weights)
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        """The sum over all targets. ()."""
+        if targets.kind == "number":
+            raise _unfit(self, "numbers", "spacy-bertft.MeanSquaredError.v1")
+        rows = targets.rows(logits)
+        total = self._of_labels(rows, targets) if targets.kind == "independent" else self._of_classes(rows, targets)
         return total * targets.scale
+
+    def _of_labels(self, rows: Tensor, targets: Targets) -> Tensor:
+        positive = both = torch.ones_like(rows[:1])
+        if self.class_weights is not None:
+            positive, both = label_weights(self.class_weights, targets.classes, rows)
+        goals = targets.values
+        losses = goals * positive * self._focused(logsigmoid(rows)) + (1 - goals) * self._focused(logsigmoid(-rows))
+        return (losses * both).masked_fill(~targets.mask, 0.0).sum()
+
+    def _of_classes(self, rows: Tensor, targets: Targets) -> Tensor:
+        goals = _distributions(targets, rows)
+        logs = rows[targets.mask].log_softmax(dim=1).masked_fill(goals == 0, 0.0)
+        losses = goals * self._focused(logs)
+        if self.class_weights is not None:
+            losses = losses * class_weights(self.class_weights, targets.classes, rows)
+        return losses.sum()
+
+    def _focused(self, logs: Tensor) -> Tensor:
+        """The losses of targets whose probabilities have these logarithms."""
+        # At 1 - p = 0, the gradient of a power below 1 is infinite.
+        rest = (-torch.expm1(logs)).clamp(min=torch.finfo(logs.dtype).eps)
+        return -(rest**self.gamma) * logs
 
 
 @dataclass(frozen=True)
@@ -89,3 +182,30 @@ def _unfit(loss: object, found: str, fix: str) -> ConfigError:
         f"The loss is {type(loss).__name__}, but the head is trained on {found}. Expected a loss for them. Set "
         f'@losses = "{fix}" in the block of its loss.'
     )
+
+
+def _distributions(targets: Targets, rows: Tensor) -> Tensor:
+    """The annotated targets as distributions over the columns of the rows, (annotated, C)."""
+    values = targets.values[targets.mask]
+    return values if values.ndim == 2 else one_hot(values, rows.shape[1]).to(rows)
+
+
+def _need(loss: object, name: str, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ConfigError(
+            f"{name} of {type(loss).__name__} is {getattr(loss, name):g}; expected {expected}. Correct it in the block "
+            "of the head's loss."
+        )
+
+
+def _check_weights(loss: object, weighting: Weighting) -> None:
+    if isinstance(weighting, dict):
+        wrong = [name for name, weight in weighting.items() if not 0 <= weight < math.inf]
+        problem = f"of {wrong[0]!r} is {weighting[wrong[0]]:g}; expected at least 0" if wrong else ""
+    else:
+        known = weighting in (None, "balanced", "effective")
+        problem = "" if known else f'is {weighting!r}; expected "balanced", "effective", a table, or null'
+    if problem:
+        raise ConfigError(
+            f"class_weights of {type(loss).__name__} {problem}. Correct it in the block of the head's loss."
+        )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from spacy_bertft.errors import DataError
+from spacy_bertft.learning.averages import Averages
 from spacy_bertft.learning.tuning import FullTuning, ParameterGroup, Tuning
 
 _LAST = 2**62  # an epoch after all others
@@ -25,6 +26,7 @@ class StepSettings:
     betas: tuple[float, float]
     eps: float
     clip: float  # largest global norm of the gradients; 0: no limit
+    averages: bool = False  # keep moving averages of the weights
 
 
 class ModuleOptimizer:
@@ -55,6 +57,7 @@ class ModuleOptimizer:
         self.examples = 0  # whose gradients are, or will be, summed into the next step
         self.steps = 0  # taken so far
         self.examples_seen = 0  # in all steps
+        self.averages = Averages()  # empty unless the settings of a step ask for them
         self._held: tuple[nn.Parameter, ...] = ()  # get no gradient for now
         self._held_at: int | None = None
 
@@ -100,6 +103,8 @@ class ModuleOptimizer:
             self._step(settings)
             for parameter in with_gradient:  # a fused step doesn't; engines that copy weights need it
                 increment_version(parameter)
+            if settings.averages:
+                self.averages.add(with_gradient)
             self.module.zero_grad(set_to_none=True)
             self.steps += 1
         self.examples = 0
@@ -116,7 +121,10 @@ class ModuleOptimizer:
     @cached_property
     def groups(self) -> list[ParameterGroup]:
         """The trainable weights, listed on first use, because some modules are built late."""
-        return self.tuning.groups(self.module) if self.tuning.learns else []
+        if not self.tuning.learns:
+            return []
+        self.tuning.prepare(self.module)
+        return self.tuning.groups(self.module)
 
     @cached_property
     def adamw(self) -> torch.optim.AdamW:

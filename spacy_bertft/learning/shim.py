@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
@@ -17,6 +18,7 @@ from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 
+_AVERAGES = "averages"  # with a shim's id, its key in the averages of thinc's optimizer
 _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
 
 
@@ -37,6 +39,7 @@ class TorchShim(Shim):
         super().__init__(None)
         self.name = name
         self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
+        self.settle: Callable[[], None] = lambda: None  # takes a step that is due, before the weights are averaged
         self.rate_factor = rate_factor
         self.examples_per_epoch: int | None = None  # for tunings that count epochs
         self.tuning: Tuning = FullTuning()
@@ -58,6 +61,7 @@ class TorchShim(Shim):
     def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer:
         if self.optimizer is not None:
             self.optimizer.release()
+            self.optimizer.averages.forget_trained()
         return ModuleOptimizer(
             module,
             tuning=self.tuning,
@@ -83,8 +87,10 @@ class TorchShim(Shim):
         if not self.tuning.learns:
             self.report(0)
             return self.predict(inputs), lambda gradient: None
-        if self.optimizer is not None and self.optimizer.begin():
-            self.report(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
+        if self.optimizer is not None:
+            self.optimizer.averages.restore()
+            if self.optimizer.begin():
+                self.report(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
         self._model.train()
         with torch.enable_grad():
             output = self._model(inputs)
@@ -116,8 +122,35 @@ class TorchShim(Shim):
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take a step with the current settings of thinc's optimizer."""
+        self.step(self.settings_of(optimizer))
+
+    def step(self, settings: StepSettings) -> None:
+        """Take a step, unless there is no module yet."""
         if self.optimizer is not None:
-            self.optimizer.step(read_settings(optimizer))
+            self.optimizer.step(settings)
+
+    def settings_of(self, optimizer: Optimizer) -> StepSettings:
+        """Read the settings of a step. If the optimizer keeps averages, `use_params` finds this shim's in them."""
+        settings = read_settings(optimizer)
+        averages: Any = optimizer.averages  # spaCy evaluates and saves with them as soon as there are any
+        if averages is not None and self.optimizer is not None and self.tuning.learns:
+            averages[self.id, _AVERAGES] = self.optimizer.averages
+        return settings
+
+    @contextmanager
+    def use_params(self, params: Mapping[Any, Any]) -> Iterator[None]:
+        """Inside, the module has the averages of its weights, if they are in `params`: those of thinc's optimizer."""
+        if self.optimizer is None or (self.id, _AVERAGES) not in params:
+            yield
+            return
+        self.settle()
+        with self.optimizer.averages.swapped_in():
+            yield
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the module's weights are averages now."""
+        return self.optimizer is not None and self.optimizer.averages.in_place
 
     def copy(self) -> TorchShim:
         """A copy with separate weights and a new optimizer."""
@@ -183,7 +216,6 @@ def read_settings(optimizer: Optimizer) -> StepSettings:
             "nlp.create_optimizer(), nlp.initialize()'s result, or one from [training.optimizer]."
         )
     for found, problem, fix in (
-        (optimizer.averages is not None, "keeps moving averages", "use_averages = false"),
         (optimizer.use_radam, "is RAdam", "use_radam = false"),
         (
             bool(optimizer.L2) and not optimizer.L2_is_weight_decay,
@@ -203,6 +235,7 @@ def read_settings(optimizer: Optimizer) -> StepSettings:
         betas=(float(optimizer.b1), float(optimizer.b2)),
         eps=float(optimizer.eps),
         clip=float(optimizer.grad_clip),
+        averages=optimizer.averages is not None,
     )
 
 

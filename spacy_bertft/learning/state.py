@@ -1,4 +1,4 @@
-"""Everything needed to resume a training run, as tensors by name: weights, AdamW's moments, random states.
+"""Everything needed to resume a training run, as tensors by name: weights, AdamW's moments, averages, random states.
 
 On the same machine, a resumed run takes the same steps, bit for bit, as one that was never stopped.
 """
@@ -31,19 +31,25 @@ class Resumable(Protocol):
 
 
 def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName:
-    """Weights, moments, and gradients that wait for a step."""
+    """Weights, moments, averages, and gradients that wait for a step."""
+    optimizer.groups  # noqa: B018  # a tuning may add parameters
     state: TensorsByName = {name: torch.tensor(getattr(optimizer, name)) for name in _COUNTERS}
+    averages = optimizer.averages
     for name, parameter in module.named_parameters():
-        state[f"weights/{name}"] = parameter.detach().contiguous()
+        state[f"weights/{name}"] = averages.trained(parameter).contiguous()
         if parameter.grad is not None:
             state[f"gradient/{name}"] = parameter.grad.contiguous()
         for slot, value in optimizer.moments(parameter).items():
             state[f"optimizer/{slot}/{name}"] = value.detach().contiguous()
+        if parameter in averages.values:
+            state[f"average/{name}"] = averages.values[parameter].contiguous()
+            state[f"averaged/{name}"] = torch.tensor(averages.counts[parameter])
     return state
 
 
 def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer: ModuleOptimizer) -> None:
     """Restore a result of `module_state`. Raises a KeyError or ValueError if it is another module's."""
+    optimizer.groups  # noqa: B018  # a tuning may add parameters
     parameters = dict(module.named_parameters())
     for name, parameter in parameters.items():  # copy_ would broadcast a smaller tensor
         found, expected = tuple(state[f"weights/{name}"].shape), tuple(parameter.shape)
@@ -54,6 +60,9 @@ def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer:
             parameter.copy_(state[f"weights/{name}"])
             gradient = state.get(f"gradient/{name}")
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+            if f"average/{name}" in state:
+                optimizer.averages.values[parameter] = state[f"average/{name}"].to(parameter.device, copy=True)
+                optimizer.averages.counts[parameter] = int(state[f"averaged/{name}"])
     for key, tensor in state.items():
         if key.startswith("optimizer/"):
             _, slot, name = key.split("/", 2)

@@ -39,6 +39,9 @@ class Tuning(Protocol):
     def begin(self, module: nn.Module, *, std: float) -> None:
         """Change a pretrained module before its training begins. std: of its random weights, as its config says."""
 
+    def prepare(self, module: nn.Module) -> None:
+        """Change a module before its first update, unless that was done."""
+
     def groups(self, module: nn.Module) -> list[ParameterGroup]:
         """The parameters that are trained, none of the groups empty. All others get no gradient."""
 
@@ -78,6 +81,9 @@ class FullTuning:
         if self.reinitialize_layers:
             layers_of(module).at_least(self.reinitialize_layers, "reinitialize_layers")
             reinitialize(stack_of(module)[-self.reinitialize_layers :], std)
+
+    def prepare(self, module: nn.Module) -> None:
+        """Nothing."""
 
     def groups(self, module: nn.Module) -> list[ParameterGroup]:
         """A group per layer, or a single one if all layers have the same rate."""
@@ -156,6 +162,9 @@ class FrozenTuning:
     unit: ClassVar[Unit] = "steps"
 
     def begin(self, module: nn.Module, *, std: float) -> None:
+        """Nothing."""
+
+    def prepare(self, module: nn.Module) -> None:
         """Nothing."""
 
     def groups(self, module: nn.Module) -> list[ParameterGroup]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ from spacy_bertft.components.spans import scored_spans, set_scored_spans
 from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
 from spacy_bertft.encoder.features import group_sums
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
+from spacy_bertft.learning.classes import Classes
 from spacy_bertft.learning.losses import Targets
 from spacy_bertft.tasks.entity_spans import PREFIXES, Scheme, Tagging, decode
 from spacy_bertft.text.alignment import ramps
@@ -82,32 +84,47 @@ class EntityTask:
         """Accept any labels."""
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The average number of annotated tokens per Doc."""
+        """The average number of annotated tokens per Doc, and how many tokens have each tag."""
         n_targets = sum(int((eg.reference.to_array("ENT_IOB") > 0).sum()) for eg in examples)
-        return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples)))}
+        tags = Counter(self._tag(tag) for eg in examples for tag in eg.get_aligned_ner())
+        counts = {tag: tags[tag] for tag in sorted(tags) if tag}
+        return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples))), "counts": counts}
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> TokenHead:
         """A new TokenHead."""
         return TokenHead(width, n_labels, self.scheme, self.pooling)
 
+    def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
+        """Let the biases predict the share of each tag in the training data (Lin et al., 2017, section 4.1)."""
+        with torch.no_grad():
+            module.output.bias.copy_(self._classes(labels, statistics).log_shares())
+
+    def _classes(self, labels: Sequence[str], statistics: Mapping[str, Any]) -> Classes:
+        return Classes.exclusive(_tagging(tuple(labels), self.scheme).tags, statistics)
+
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
         """The tag of each token that has gold annotation and a subword."""
-        tag_ids = {tag: place for place, tag in enumerate(_tagging(output.labels, self.scheme).tags)}
+        classes = self._classes(output.labels, output.statistics)
+        tag_ids = {tag: place for place, tag in enumerate(classes.names)}
         tags = np.array([self._target(tag, tag_ids) for eg in examples for tag in eg.get_aligned_ner()], dtype=np.int64)
         tags[output.features.token_subword_counts == 0] = MISSING
         values = torch.from_numpy(tags).to(output.logits.device)
-        return Targets("exclusive", values, values != MISSING)
+        return Targets("exclusive", values, values != MISSING, classes=classes)
 
     def _target(self, tag: str | None, tag_ids: dict[str, int]) -> int:
-        """A BILUO tag's number in the scheme. None, "-" and partial tags count as missing annotation."""
-        if tag == "O":
-            return 0
-        if tag is None or len(tag) < 3:
+        """The number of a BILUO tag in the scheme; missing annotation has one of its own."""
+        converted = self._tag(tag)
+        if not converted:
             return MISSING
-        converted = f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
         if converted not in tag_ids:
-            raise not_learned("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
+            raise not_learned("entity label", converted[2:], sorted({name[2:] for name in tag_ids} - {""}))
         return tag_ids[converted]
+
+    def _tag(self, tag: str | None) -> str:
+        """A BILUO tag in the scheme. None, "-" and partial tags count as missing annotation, ""."""
+        if tag is None or (tag != "O" and len(tag) < 3):
+            return ""
+        return tag if tag == "O" else f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc.ents, and the entities with their scores in doc.spans."""

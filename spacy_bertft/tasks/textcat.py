@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from spacy_bertft.components.head_factory import head_factory
 from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
 from spacy_bertft.encoder.pooling import DocPooling, doc_vectors
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.learning.classes import Classes
 from spacy_bertft.learning.losses import Targets
 from spacy_bertft.tasks.calibration import fit_temperature, fit_threshold
 from spacy_bertft.types import Features
@@ -107,12 +109,30 @@ class CategoryTask:
             )
 
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Nothing: the loss of a Doc is already a mean over its labels."""
-        return {}
+        """How many texts are of each category, and how many are annotated for it if others can apply too."""
+        counts: dict[str, float] = defaultdict(float)
+        annotated: dict[str, int] = defaultdict(int)
+        for eg in examples:
+            for label, value in eg.reference.cats.items():
+                counts[label] += value
+                annotated[label] += 1
+        found = {"counts": dict(sorted(counts.items()))}
+        return found if self.exclusive else {**found, "annotated": dict(sorted(annotated.items()))}
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> DocHead:
         """A new DocHead."""
         return DocHead(width, n_labels, self.pooling, pooler)
+
+    def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
+        """Let the biases predict the share of each category in the training data (Lin et al., 2017, section 4.1)."""
+        classes = self._classes(labels, statistics)
+        with torch.no_grad():
+            module.output.bias.copy_(classes.log_shares() if self.exclusive else classes.log_odds())
+
+    def _classes(self, labels: Sequence[str], statistics: Mapping[str, Any]) -> Classes:
+        if self.exclusive:
+            return Classes.exclusive(labels, statistics, shared=self.unknown_label)
+        return Classes.independent(labels, statistics)
 
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
         """A distribution over the labels of each Doc, or the probability of each label if they are not exclusive.
@@ -122,10 +142,11 @@ class CategoryTask:
         """
         found = torch.from_numpy(self._targets(examples, output)).to(output.logits.device)  # (B, L)
         values = found.nan_to_num(0.0)
+        classes = self._classes(output.labels, output.statistics)
         if self.exclusive:
             # If one label is true, labels not mentioned are false; without a true one, the text is not annotated.
-            return Targets("exclusive", values, values.sum(dim=1) > 0)
-        return Targets("independent", values, ~found.isnan(), scale=1 / len(output.labels))
+            return Targets("exclusive", values, values.sum(dim=1) > 0, classes=classes)
+        return Targets("independent", values, ~found.isnan(), scale=1 / len(output.labels), classes=classes)
 
     def _targets(self, examples: Sequence[Example], output: HeadOutput) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The gold values (B, L), NaN where there is none."""
@@ -211,6 +232,14 @@ SCORE_WEIGHTS = {
     "cats_macro_auc": None,
     "cats_f_per_type": None,
 }
+# The score of spaCy's scorer for several categories is an AUC, which stays high if no category reaches the threshold.
+_MULTILABEL_WEIGHTS = {
+    **SCORE_WEIGHTS,
+    "cats_score": None,
+    "cats_micro_f": 0.5,
+    "cats_macro_f": 0.5,
+    "cats_macro_auc": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -248,6 +277,6 @@ make_textcat_multilabel = head_factory(
     partial(CategoryTask, exclusive=False),
     assigns=["doc.cats"],
     scorer="spacy.textcat_multilabel_scorer.v2",
-    score_weights=SCORE_WEIGHTS,
+    score_weights=_MULTILABEL_WEIGHTS,
     scored_by=["threshold"],
 )

@@ -15,7 +15,7 @@ from spacy_bertft.components.pairs import pair_doc
 from spacy_bertft.encoder.features import split
 from spacy_bertft.learning.tuning import FrozenTuning, FullTuning
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 TEXTS = [text for text, _, _ in ANNOTATED] + ["", "   ", "the small cat sat on the mat " * 30]
 FROZEN = {"@misc": "spacy-bertft.FrozenTuning.v1"}
@@ -33,16 +33,16 @@ def frozen(folder, **settings):
 
 
 class Counting:
-    """An encoder component's own computation, and the texts that it was asked for."""
+    """An encoder's prediction, and the texts that it was asked for."""
 
     def __init__(self, pipe):
         self.texts = []
-        self._compute = pipe._compute
-        pipe._compute = self
+        self._predict = pipe.encoder.predict
+        pipe.encoder.predict = self
 
-    def __call__(self, docs):
-        self.texts += [doc.text for doc in docs]
-        return self._compute(docs)
+    def __call__(self, texts):
+        self.texts += texts.texts
+        return self._predict(texts)
 
 
 def assert_same(found, expected):

@@ -32,6 +32,10 @@ class Encoder:
         self.number = number
         self.asked = []
         self.forgotten = []
+        self.keeps = False
+
+    def keep_outputs(self):
+        self.keeps = True
 
     def features(self, docs):
         self.asked.append(list(docs))

@@ -16,7 +16,7 @@ from tiny import FAMILIES, WIDTH, make_encoder
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from spacy_bertft.encoder.loading import find_folder, load, load_saved
+from spacy_bertft.encoder.loading import find_folder, load, load_saved, load_splitter
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.family_weights import FAMILIES as FUSED
 from spacy_bertft.engines.fused import FusedEngine
@@ -63,6 +63,25 @@ def test_load_takes_a_folder_of_an_installed_package(tiny_bert, tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path / "site")
     assert find_folder("tiny_model_package/data/bert") == package / "data" / "bert"
     assert load("tiny_model_package/data/bert", EncoderSettings(**CPU)).width == WIDTH
+
+
+def test_a_splitter_is_loaded_without_the_weights(folder):
+    texts = [SENTENCE, "unfathomableness", ""]
+    expected = encoder_of(folder).splitter.tokenize(texts)
+    (folder / "model.safetensors").unlink()
+    found = load_splitter(str(folder)).tokenize(texts)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.counts.tolist() == expected.counts.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nobody/no-such-encoder", "could not be loaded from the Hugging Face hub"), ("folder", "could not be loaded: ")],
+)
+def test_a_splitter_that_cant_be_loaded_is_an_error(folder, name, said):
+    (folder / "tokenizer.json").write_text("{oops", encoding="utf-8")
+    with pytest.raises(EncoderError, match=said):
+        load_splitter(str(folder) if name == "folder" else name)
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-encoder", "no-such-encoder", "spacy/no-such-folder"])

@@ -247,7 +247,7 @@ def test_a_dry_run_changes_nothing(copy):
 def test_variables_of_the_config_stay(copy):
     folder, data = copy("textcat")
     path = folder / "config.cfg"
-    text = path.read_text("utf-8").replace("temperature = 1.0", "temperature = ${system.seed}")
+    text = path.read_text("utf-8").replace("\ntemperature = 1.0", "\ntemperature = ${system.seed}", 1)
     path.write_text(text.replace("\nseed = 0", "\nseed = 2"), "utf-8")
     (fitted,) = calibrate(folder, data).fitted
     assert fitted.before == 2.0

@@ -11,11 +11,14 @@ import spacy
 import torch
 from catalogue import RegistryError
 from confection import ConfigValidationError
-from pipelines import blank, examples, module_of, without_dropout
+from pipelines import blank, examples, loss_of, module_of, without_dropout
+from spacy.training import Example
 from spacy.util import registry
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.losses import CrossEntropy, MeanSquaredError, Targets
+from spacy_bertft.learning.classes import Classes
+from spacy_bertft.learning.losses import CrossEntropy, FocalLoss, MeanSquaredError, Targets
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -245,6 +248,198 @@ def test_numbers_are_no_categories(targets):
         MeanSquaredError()(logits_of(), targets)
 
 
+# --- smoothing, weights, temperature
+
+ALL = torch.ones(2, 3, dtype=torch.bool)
+COUNTED = Classes.exclusive("abc", {"counts": {"a": 70, "b": 20, "c": 10}})
+HELD = Classes.independent("abc", {"counts": {"a": 5, "b": 50, "c": 1}, "annotated": dict.fromkeys("abc", 100)})
+WEIGHTS = torch.tensor([100 / 210, 100 / 60, 100 / 30])  # of COUNTED, balanced
+SOFT = torch.tensor([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
+CHOICES = torch.tensor([[4, 0, -1], [1, 5, 2]])
+
+
+def close(found, expected):
+    torch.testing.assert_close(found.detach(), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighting", [None, "balanced", {"a": 100 / 210, "b": 100 / 60, "c": 100 / 30}])
+@pytest.mark.parametrize("values", [torch.tensor([2, 1]), torch.tensor([0, 0]), SOFT])
+def test_smoothed_and_weighted_classes_cost_what_torch_says(smoothing, weighting, values):
+    targets = Targets("exclusive", values, truths(True, True), scale=0.5, classes=COUNTED)
+    weights = None if weighting is None else WEIGHTS
+    expected = cross_entropy(logits_of(), values, weights, reduction="sum", label_smoothing=smoothing)
+    close(CrossEntropy(smoothing, weighting)(logits_of(), targets), 0.5 * expected.detach())
+
+
+@pytest.mark.parametrize("weighting", ["balanced", "effective"])
+def test_weighted_labels_cost_what_torch_says(weighting):
+    targets = Targets("independent", SOFT, ALL, classes=HELD)
+    share = torch.tensor([0.05, 0.5, 0.01])
+    positive = (1 - share) / share
+    if weighting == "effective":
+        positive = (1 - 0.999 ** (100 - 100 * share)) / (1 - 0.999 ** (100 * share))
+    of_each = binary_cross_entropy_with_logits(logits_of(), SOFT, pos_weight=positive, reduction="none").detach()
+    expected = (of_each / (share * positive + 1 - share)).sum()  # the average weight is 1
+    close(CrossEntropy(class_weights=weighting)(logits_of(), targets), expected)
+
+
+def test_a_table_is_the_pos_weight_of_labels():
+    targets = Targets("independent", SOFT, ALL, classes=HELD)
+    expected = binary_cross_entropy_with_logits(
+        logits_of(), SOFT, pos_weight=torch.tensor([3.0, 1.0, 0.5]), reduction="sum"
+    )
+    close(CrossEntropy(class_weights={"a": 3.0, "c": 0.5})(logits_of(), targets), expected.detach())
+
+
+def test_labels_are_smoothed_towards_a_half():
+    expected = binary_cross_entropy_with_logits(logits_of(), 0.8 * SOFT + 0.2 * 0.5, reduction="sum").detach()
+    close(CrossEntropy(label_smoothing=0.2)(logits_of(), Targets("independent", SOFT, ALL)), expected)
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0, 2]), one_hot(torch.tensor([0, 2])).float()])
+def test_candidates_are_smoothed_towards_uniform_over_those_there_are(values):
+    logits = logits_of()
+    found = CrossEntropy(label_smoothing=0.3)(logits, Targets("exclusive", values, truths(True, True), CHOICES))
+    one, two = shares([3.0, 1.0]), shares([-2.0, -1.0, 0.5])
+    expected = -0.85 * math.log(one[0]) - 0.15 * math.log(one[1])
+    expected -= 0.1 * math.log(two[0]) + 0.1 * math.log(two[1]) + 0.8 * math.log(two[2])
+    assert found.item() == near(expected)
+    found.backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["exclusive", "independent"])
+def test_soft_targets_are_compared_at_the_temperature(kind):
+    targets = Targets(kind, SOFT, truths(True, True) if kind == "exclusive" else ALL)
+    cooler = (logits_of() / 4.0).detach()
+    close(CrossEntropy(temperature=4.0)(logits_of(), targets), 16 * CrossEntropy()(cooler, targets))
+
+
+def test_the_gradient_at_a_high_temperature_is_that_of_matching_the_logits():
+    """Hinton et al., 2015, equation 4: (z - v) / N for logits without their means."""
+    teacher = torch.tensor([[2.0, -1.0, 0.0], [1.0, 1.0, 4.0]])
+    values = (teacher / 1000).softmax(dim=1)
+    logits = logits_of()
+    CrossEntropy(temperature=1000.0)(logits, Targets("exclusive", values, truths(True, True))).backward()
+    centred = [one - one.mean(dim=1, keepdim=True) for one in (logits.detach(), teacher)]
+    torch.testing.assert_close(logits.grad, (centred[0] - centred[1]) / 3, atol=1e-2, rtol=1e-2)
+
+
+def test_classes_are_compared_at_the_temperature_one():
+    targets = Targets("exclusive", torch.tensor([2, 1]), truths(True, True))
+    assert CrossEntropy(temperature=4.0)(logits_of(), targets).item() == CrossEntropy()(logits_of(), targets).item()
+
+
+@pytest.mark.parametrize("values", [torch.tensor([2, 1]), SOFT])
+def test_the_defaults_are_plain_cross_entropy_to_the_bit(values):
+    targets = Targets("exclusive", values, truths(True, True), classes=COUNTED)
+    assert CrossEntropy()(logits_of(), targets).item() == cross_entropy(logits_of(), values, reduction="sum").item()
+
+
+# --- focal loss
+
+
+@pytest.mark.parametrize("values", [torch.tensor([2, 1]), one_hot(torch.tensor([2, 1])).float()])
+def test_a_class_counts_less_the_surer_it_is(values):
+    targets = Targets("exclusive", values, truths(True, True), scale=0.5)
+    one, two = shares(LOGITS[0])[2], shares(LOGITS[1])[1]
+    expected = -((1 - one) ** 3) * math.log(one) - (1 - two) ** 3 * math.log(two)
+    assert FocalLoss(gamma=3.0)(logits_of(), targets).item() == near(0.5 * expected)
+
+
+def test_a_label_counts_less_the_surer_it_is():
+    goal = torch.tensor([[1.0, 0.0, 0.3], [0.0, 0.0, 1.0]])
+    expected = sum(
+        one * sigmoid(-logit) ** 2 * binary(logit, 1.0) + (1 - one) * sigmoid(logit) ** 2 * binary(logit, 0.0)
+        for row, goals in zip(LOGITS, goal.tolist(), strict=True)
+        for logit, one in zip(row, goals, strict=True)
+    )
+    assert FocalLoss()(logits_of(), Targets("independent", goal, ALL)).item() == near(expected)
+
+
+OF_CATEGORIES = [
+    Targets("exclusive", torch.tensor([2, 1]), truths(True, True), classes=COUNTED),
+    Targets("exclusive", SOFT, truths(True, True), classes=COUNTED),
+    Targets("independent", SOFT, ALL, classes=HELD),
+]
+
+
+@pytest.mark.parametrize("weighting", [None, "balanced", "effective", {"b": 3.0}])
+@pytest.mark.parametrize("targets", OF_CATEGORIES)
+def test_a_gamma_of_nought_is_cross_entropy(targets, weighting):
+    expected = CrossEntropy(class_weights=weighting)(logits_of(), targets)
+    close(FocalLoss(0.0, weighting)(logits_of(), targets), expected.detach())
+
+
+def test_candidates_have_a_focal_loss_too():
+    logits = logits_of()
+    found = FocalLoss()(logits, Targets("exclusive", torch.tensor([0, -1]), truths(True, False), CHOICES))
+    one = shares([3.0, 1.0])[0]
+    assert found.item() == near(-((1 - one) ** 2) * math.log(one))
+    found.backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("values", [torch.tensor([0]), torch.tensor([1]), None])
+def test_gradients_are_finite_however_sure_it_is(gamma, values):
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    targets = Targets("exclusive", values, truths(True)) if values is not None else None
+    targets = targets or Targets("independent", torch.tensor([[1.0, 1.0]]), torch.tensor([[True, True]]))
+    found = FocalLoss(gamma)(logits, targets)
+    found.backward()
+    assert found.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+# --- settings that don't fit
+
+SETTINGS = [CrossEntropy(0.1, "balanced", 2.0), FocalLoss(2.0, "effective"), FocalLoss(0.5, {"b": 2.0})]
+
+
+@pytest.mark.parametrize("loss", SETTINGS)
+@pytest.mark.parametrize("targets", OF_CATEGORIES)
+def test_what_is_not_annotated_costs_nothing_whatever_the_settings(loss, targets):
+    """And what is costs the same as alone."""
+    mask, logits = targets.mask.clone(), logits_of()
+    mask[0] = False
+    found = loss(logits, Targets(targets.kind, targets.values, mask, classes=targets.classes))
+    alone = Targets(targets.kind, targets.values[1:], targets.mask[1:], classes=targets.classes)
+    assert found.item() == near(loss(logits_of(LOGITS[1:]), alone).item())
+    found.backward()
+    assert not logits.grad[0].any()
+    assert logits.grad[1].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: CrossEntropy(label_smoothing=1.0),
+            r"label_smoothing of CrossEntropy is 1; expected at least 0 and bel",
+        ),
+        (lambda: CrossEntropy(label_smoothing=-0.1), r"label_smoothing of CrossEntropy is -0\.1; expected"),
+        (lambda: CrossEntropy(temperature=0.0), r"temperature of CrossEntropy is 0; expected more than 0"),
+        (lambda: FocalLoss(gamma=-1.0), r"gamma of FocalLoss is -1; expected at least 0"),
+        (lambda: FocalLoss(class_weights="square"), r"class_weights of FocalLoss is 'square'; expected \"balanced\""),
+        (
+            lambda: CrossEntropy(class_weights={"a": -1.0}),
+            r"class_weights of CrossEntropy of 'a' is -1; expected at le",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_an_error(make, message):
+    with pytest.raises(ConfigError, match=message + "[\\s\\S]*Correct it in the block of the head's loss"):
+        make()
+
+
+def test_focal_loss_is_not_for_numbers():
+    with pytest.raises(ConfigError, match=r"FocalLoss, but the head is trained on numbers.*\.MeanSquaredError"):
+        FocalLoss()(logits_of(), OF_EACH_KIND[3][1])
+
+
 # --- the loss of a head
 
 
@@ -305,3 +500,65 @@ def test_an_unknown_loss_is_an_error_that_lists_those_there_are(tiny_bert):
 def test_settings_that_make_no_loss_are_an_error(tiny_bert, loss):
     with pytest.raises(ConfigValidationError, match="loss"):
         of_head(tiny_bert, loss)
+
+
+# --- settings in the config of each head
+
+BALANCED = {"@losses": "spacy-bertft.CrossEntropy.v1", "class_weights": "balanced"}
+FOCAL = {"@losses": "spacy-bertft.FocalLoss.v1", "gamma": 1.0, "class_weights": {"home": 2.0}}
+
+
+def head_with(folder, factory, loss, egs=examples):
+    nlp = blank(folder, {})
+    nlp.add_pipe(factory, name="head", config={"loss": loss})
+    torch.manual_seed(0)
+    nlp.initialize(lambda: egs(nlp))
+    return without_dropout(nlp)
+
+
+@pytest.mark.parametrize("factory", ["bertft_textcat", "bertft_textcat_multilabel"])
+@pytest.mark.parametrize("loss", [BALANCED, FOCAL, {"label_smoothing": 0.1, "temperature": 2.0}])
+def test_settings_reach_the_head_and_its_gradients(tiny_bert, factory, loss, tmp_path):
+    nlp = head_with(tiny_bert, factory, loss, uneven)
+    plain = head_with(tiny_bert, factory, {"@losses": "spacy-bertft.CrossEntropy.v1"}, uneven)
+    found = [loss_of(one.get_pipe("head"), uneven(one)).item() for one in (nlp, plain)]
+    assert nlp.update(uneven(nlp), sgd=False)["head"] == near(found[0] / 8)
+    assert abs(found[0] - found[1]) > 1e-3
+    assert module_of(nlp, "head").output.bias.grad.any()
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    assert loaded.get_pipe("head").loss == nlp.get_pipe("head").loss
+    assert loss_of(loaded.get_pipe("head"), uneven(loaded)).item() == near(found[0])
+
+
+def uneven(nlp):
+    """Three texts of one category for each of the other."""
+    cats = ["home", "home", "home", "work"] * 2
+    return [
+        Example.from_dict(nlp.make_doc(f"Text {place}"), {"cats": {one: float(one == cat) for one in ("home", "work")}})
+        for place, cat in enumerate(cats)
+    ]
+
+
+@pytest.mark.parametrize("loss", [BALANCED, {**BALANCED, "class_weights": {"O": 0.1, "B-PERSON": 2.0}}])
+def test_tags_can_be_weighted(tiny_bert, loss):
+    nlp = head_with(tiny_bert, "bertft_ner", loss)
+    plain = head_with(tiny_bert, "bertft_ner", {"@losses": "spacy-bertft.CrossEntropy.v1"})
+    for one in (nlp, plain):
+        one.update(examples(one), sgd=False)
+    # The gradient of O's bias is the sum of its weighted errors: O, the most frequent tag, pulls less.
+    pulls = [abs(module_of(one, "head").output.bias.grad[0].item()) for one in (nlp, plain)]
+    assert pulls[0] != near(pulls[1])
+
+
+def test_an_unknown_tag_in_the_table_is_an_error_that_lists_the_tags(tiny_bert):
+    nlp = head_with(tiny_bert, "bertft_ner", {**BALANCED, "class_weights": {"PERSON": 2.0}})
+    with pytest.raises(ConfigError, match=r"names 'PERSON'.*Expected some of: O, B-CITY, I-CITY, B-PERSON, I-PERSON"):
+        nlp.update(examples(nlp), sgd=False)
+
+
+def test_settings_of_a_known_loss_are_checked(tiny_bert):
+    with pytest.raises(ConfigError, match="label_smoothing of CrossEntropy is 2"):
+        head_with(tiny_bert, "bertft_ner", {"label_smoothing": 2.0})
+    with pytest.raises(ConfigValidationError, match="class_weights"):
+        head_with(tiny_bert, "bertft_ner", {"class_weights": "square"})

@@ -10,7 +10,7 @@ from torch import nn
 
 from spacy_bertft.errors import DataError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
-from spacy_bertft.learning.tuning import FrozenTuning, ParameterGroup
+from spacy_bertft.learning.tuning import FrozenTuning, FullTuning, ParameterGroup
 
 RATE = 0.5
 # With an eps of 1 the first step is rate * g / (|g| + 1), so that the size of a gradient shows.
@@ -34,20 +34,16 @@ class Weights(nn.Module):
 
 
 @dataclass(frozen=True)
-class Uneven:
+class Uneven(FullTuning):
     """The matrix learns at half the rate, the vector at three times the rate and with decay."""
-
-    learns = True
 
     def groups(self, module):
         return [ParameterGroup((module.matrix,), 0.5, False), ParameterGroup((module.vector,), 3.0, True)]
 
 
 @dataclass(frozen=True)
-class VectorOnly:
+class VectorOnly(FullTuning):
     """The matrix stays as it is."""
-
-    learns = True
 
     def groups(self, module):
         return [ParameterGroup((module.vector,), 1.0, False)]

@@ -171,7 +171,6 @@ def test_settings_are_read_as_they_are_now():
 @pytest.mark.parametrize(
     ("changes", "problem", "fix"),
     [
-        ({"use_averages": True}, "keeps moving averages", "use_averages = false"),
         ({"use_radam": True}, "is RAdam", "use_radam = false"),
         ({"L2_is_weight_decay": False}, "adds L2 to the gradients", "L2_is_weight_decay = true"),
         ({"beta1": 0.0, "beta2": 0.0}, "is plain SGD", "Adam.v1"),
@@ -188,6 +187,11 @@ def test_no_l2_needs_no_weight_decay():
 
 def test_thincs_default_adam_is_honoured():
     assert read_settings(Adam(0.001, use_averages=False)).betas == (0.9, 0.999)
+
+
+def test_averages_are_kept_where_the_optimizer_keeps_them():
+    assert read_settings(Adam(0.001, use_averages=True)).averages
+    assert not read_settings(Adam(0.001, use_averages=False)).averages
 
 
 def test_no_optimizer_of_thincs_is_refused():
@@ -214,6 +218,94 @@ def test_a_list_of_docs_is_turned_into_inputs_where_the_shim_knows_how():
     shim.of_docs = lambda docs: torch.tensor([[float(len(doc))] for doc in docs])
     model = wrap("net", shim)
     assert torch.equal(model.predict(["a", "bcd"]), model.predict(torch.tensor([[1.0], [3.0]])))
+
+
+# --- averages
+
+
+def learn(model, optimizer, steps=3):
+    for _ in range(steps):
+        output, backward = model.begin_update(INPUTS)
+        backward(torch.ones_like(output))
+        model.finish_update(optimizer)
+
+
+@pytest.fixture
+def averaged():
+    """A model, and thinc's optimizer after a few steps with averages."""
+    model, optimizer = wrap("net", shim_with(net())), Optimizer(0.1, **(PLAIN | {"use_averages": True}))
+    learn(model, optimizer)
+    return model, optimizer
+
+
+def test_a_model_predicts_with_its_averages_and_goes_on_without(averaged):
+    model, optimizer = averaged
+    assert set(optimizer.averages) == {(shim_of(model).id, "averages")}
+    trained = copy.deepcopy(shim_of(model).module.state_dict())
+    before = model.predict(INPUTS)
+    with model.use_params(optimizer.averages):
+        assert shim_of(model).averaged
+        assert not torch.equal(model.predict(INPUTS), before)
+        assert not any(map(torch.equal, shim_of(model).module.state_dict().values(), trained.values()))
+    assert not shim_of(model).averaged
+    assert torch.equal(model.predict(INPUTS), before)
+    assert all(map(torch.equal, shim_of(model).module.state_dict().values(), trained.values()))
+
+
+def test_a_step_that_is_due_is_taken_before_the_averages_are_used(averaged):
+    model, optimizer = averaged
+    due = [1]
+    shim_of(model).settle = lambda: due and learn(model, optimizer, steps=due.pop())
+    with model.use_params(optimizer.averages):
+        assert shim_of(model).optimizer.steps == 4
+
+
+def test_training_inside_goes_on_from_the_trained_weights(averaged):
+    """As after an exception in an evaluation, while its traceback keeps spaCy's generators alive."""
+    model, optimizer = averaged
+    twin, other = wrap("net", shim_with(net())), Optimizer(0.1, **(PLAIN | {"use_averages": True}))
+    torch.manual_seed(0)
+    shim_of(model).module.eval()
+    learn(twin, other)
+    shim_of(twin).load_training_state(shim_of(model).training_state())
+    with model.use_params(optimizer.averages):
+        torch.manual_seed(1)
+        learn(model, optimizer)
+    torch.manual_seed(1)
+    learn(twin, other)
+    assert same_weights(model.shims[0], twin.shims[0])
+
+
+def test_weights_loaded_inside_stay(averaged):
+    model, optimizer = averaged
+    state, data = shim_of(model).training_state(), shim_of(shim_net := wrap("net", shim_with(net()))).to_bytes()
+    state = {key: value.clone() for key, value in state.items()}
+    with model.use_params(optimizer.averages):
+        shim_of(model).from_bytes(data)
+    assert same_weights(model.shims[0], shim_net.shims[0])
+    learn(model, optimizer)
+    with model.use_params(optimizer.averages):
+        shim_of(model).load_training_state(state)
+    assert all(torch.equal(value, state[key]) for key, value in shim_of(model).training_state().items())
+
+
+def test_others_averages_are_not_used(averaged):
+    _, optimizer = averaged
+    other = wrap("net", shim_with(net()))
+    before = other.predict(INPUTS)
+    with other.use_params(optimizer.averages):
+        assert torch.equal(other.predict(INPUTS), before)
+
+
+def test_frozen_modules_and_those_that_are_not_there_have_no_averages():
+    frozen = TorchShim()
+    frozen.tuning = FrozenTuning()
+    frozen.module = net()
+    optimizer = Optimizer(0.1, **(PLAIN | {"use_averages": True}))
+    for shim in (frozen, TorchShim()):
+        shim.finish_update(optimizer)
+        assert not shim.averaged
+    assert optimizer.averages == {}
 
 
 # --- copies, devices, bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,12 +44,12 @@ def net(seed=0):
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.LayerNorm(8), nn.Linear(8, 2))
 
 
-def learn(module, optimizer, batches, *, step=True):
+def learn(module, optimizer, batches, *, step=True, settings=SETTINGS):
     for batch in batches:
         module(batch).square().sum().backward()
         optimizer.count(len(batch))
         if step:
-            optimizer.step(SETTINGS)
+            optimizer.step(settings)
 
 
 def batches(n):
@@ -129,6 +130,31 @@ def test_a_state_is_not_changed_by_what_goes_on_from_it(tmp_path):
         second, late = restored(state)
         learn(second, late, batches(3))
     assert all(torch.equal(value, before[key]) for key, value in state.items())
+
+
+def test_averages_go_on_bit_for_bit(tmp_path):
+    unbroken, first = net().eval(), net().eval()
+    stepper, early = ModuleOptimizer(unbroken), ModuleOptimizer(first)
+    averaging = replace(SETTINGS, averages=True)
+    learn(unbroken, stepper, batches(6), settings=averaging)
+    learn(first, early, batches(6)[:3], settings=averaging)
+    with early.averages.swapped_in():  # the state has the trained weights all the same
+        state = through_file(module_state(first, early), tmp_path)
+    second, late = restored(state)
+    learn(second.eval(), late, batches(6)[3:], settings=averaging)
+    assert_same(second, unbroken)
+    with late.averages.swapped_in(), stepper.averages.swapped_in():
+        assert_same(second, unbroken)
+    assert [late.averages.counts[it] for it in second.parameters()] == [6] * 6
+    learned = {f"average/{name}" for name, _ in first.named_parameters()}
+    assert {key for key in state if key.startswith("average/")} == learned
+
+
+def test_a_run_without_averages_has_none_in_its_state():
+    module = net()
+    optimizer = ModuleOptimizer(module)
+    learn(module, optimizer, batches(2))
+    assert not [key for key in module_state(module, optimizer) if key.startswith("average")]
 
 
 def test_a_module_that_has_not_learned_yet_can_be_restored():

@@ -13,7 +13,7 @@ from spacy_bertft.learning.layers import layers_of
 from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.learning.tuning import FullTuning, GradualTuning, TopLayersTuning
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 TOP = {"@misc": "spacy-bertft.TopLayersTuning.v1", "layers": 1}
 GRADUAL = {"@misc": "spacy-bertft.GradualTuning.v1", "every": 2, "unit": "steps"}

@@ -10,6 +10,7 @@ from pipelines import ANNOTATED, TEXTS, blank, examples, initialized, loss_of, m
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 
+from spacy_bertft.tasks.entity_spans import Tagging
 from spacy_bertft.tasks.ner import EntityTask
 
 pytestmark = pytest.mark.touches_transformers
@@ -186,8 +187,50 @@ def test_targets_are_the_annotated_tokens_of_a_text(tiny_bert):
     nlp = initialized(tiny_bert, NER)
     egs = examples(nlp)
     n_tokens = sum(len(eg.reference) for eg in egs)
-    assert EntityTask().prepare(egs) == {"targets_per_doc": pytest.approx(n_tokens / len(egs))}
+    assert EntityTask().prepare(egs)["targets_per_doc"] == pytest.approx(n_tokens / len(egs))
     assert nlp.get_pipe("ner").cfg["targets_per_doc"] == pytest.approx(n_tokens / len(egs))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tags"),
+    [
+        ("bio", {"B-CITY": 4, "B-PERSON": 3, "I-PERSON": 1}),
+        ("biluo", {"U-CITY": 4, "U-PERSON": 2, "B-PERSON": 1, "L-PERSON": 1}),
+        ("io", {"I-CITY": 4, "I-PERSON": 4}),
+    ],
+)
+def test_the_tags_of_the_training_tokens_are_counted(tiny_bert, scheme, tags):
+    egs = examples(blank(tiny_bert, {}))
+    found = EntityTask(scheme).prepare(egs)["counts"]
+    assert found == {**tags, "O": sum(len(eg.reference) for eg in egs) - 8}
+
+
+def test_tokens_without_annotation_are_not_counted(tiny_bert):
+    nlp = blank(tiny_bert, {})
+    doc = Doc(nlp.vocab, ["Anna", "met", "Bob"])
+    reference = Doc(nlp.vocab, ["Anna", "met", "Bob"])
+    reference.set_ents([Span(reference, 0, 1, "PERSON")], missing=[reference[1:3]], default="outside")
+    assert EntityTask().prepare([Example(doc, reference)])["counts"] == {"B-PERSON": 1}
+
+
+@pytest.mark.parametrize("scheme", ["bio", "biluo", "io"])
+def test_tags_start_at_their_shares(tiny_bert, scheme):
+    """O is most of them: a head that starts with equal shares has to learn this first."""
+    nlp = _configured(tiny_bert, scheme=scheme)
+    counts = EntityTask(scheme).prepare(examples(nlp))["counts"]
+    found = module_of(nlp, "ner").output.bias.detach().softmax(dim=0)
+    seen = torch.tensor([counts.get(tag, 0) for tag in Tagging.of(["CITY", "PERSON"], scheme).tags])
+    torch.testing.assert_close(found[seen > 0] / found[0], seen[seen > 0] / seen[0])
+    # Of a tag without a token, as if it had half of one.
+    torch.testing.assert_close(found[seen == 0] / found[0], torch.full(((seen == 0).sum(),), 0.5) / seen[0])
+
+
+def test_tags_of_a_label_added_later_start_at_nought(tiny_bert):
+    nlp = initialized(tiny_bert, NER)
+    before = module_of(nlp, "ner").output.bias.detach().clone()
+    nlp.get_pipe("ner").add_label("PLANET")
+    assert module_of(nlp, "ner").output.bias.tolist() == [*before.tolist(), 0.0, 0.0]
+    assert before.mean().item() == pytest.approx(0.0, abs=1e-6)  # so that theirs are like the others
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\x00\x01", "👩‍👩‍👧 Anna שלום Berlin é", "e\u0301\u0301 \u200bAnna\u200d"])

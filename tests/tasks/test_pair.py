@@ -228,3 +228,16 @@ def test_a_category_that_was_not_learned_is_an_error(nlp):
     doc.cats = {"new": 1.0}
     with pytest.raises(DataError, match=r"gold category is 'new'.*answers, asks"):
         nlp.update([Example(pair_doc(nlp, *TEXTS[0]), doc)], sgd=False)
+
+
+def test_relations_can_be_weighted_by_their_counts(tiny_bert):
+    """Three pairs ask, one answers: balanced, both count the same."""
+    nlp = configured(tiny_bert, loss={"class_weights": "balanced"})
+    egs = [example(nlp, *pair) for pair in PAIRS[:4]]
+    nlp.initialize(lambda: egs)
+    pipe = nlp.get_pipe("pair")
+    assert pipe.cfg["statistics"]["counts"] == {"answers": 1.0, "asks": 3.0}
+    output = pipe.predict([eg.predicted for eg in egs])
+    of_each = torch.nn.functional.cross_entropy(output.logits, torch.tensor([1, 1, 1, 0]), reduction="none")
+    expected = (of_each * torch.tensor([4 / 6, 4 / 6, 4 / 6, 2.0])).sum()
+    torch.testing.assert_close(pipe.loss(output.logits, pipe.task.targets(output, egs)), expected)

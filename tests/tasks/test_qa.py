@@ -220,6 +220,32 @@ def test_questions_without_annotation_are_left_out_of_the_loss(tiny_bert):
     assert 0.0 < loss_of(pipe, [*bare[:-1], egs[-1]], docs) < loss_of(pipe, egs)
 
 
+@pytest.mark.parametrize(
+    "loss", [{"label_smoothing": 0.1}, {"@losses": "spacy-bertft.FocalLoss.v1"}, {"temperature": 3.0}]
+)
+def test_other_losses_leave_out_the_same_questions(tiny_bert, loss):
+    nlp = trained(tiny_bert, loss=loss)
+    pipe = nlp.get_pipe("qa")
+    egs = examples(nlp)
+    docs = [eg.predicted for eg in egs]
+    bare = [Example(doc, question_doc(nlp, question, context)) for doc, (question, context, _) in
+            zip(docs, ANNOTATED, strict=True)]  # fmt: skip
+    assert loss_of(pipe, bare, docs) == 0.0
+    plain = loss_of(trained(tiny_bert).get_pipe("qa"), egs)
+    # Answers are places of a text, not soft targets: a temperature leaves their loss alone.
+    assert (loss_of(pipe, egs).item() == plain.item()) is ("temperature" in loss)
+    assert np.isfinite(nlp.update(egs, sgd=False)["qa"])
+    assert module_of(nlp, "qa").output.weight.grad.isfinite().all()
+
+
+def test_places_of_a_text_have_no_weights_of_their_own(tiny_bert):
+    nlp = trained(tiny_bert, loss={"class_weights": "balanced"})
+    with pytest.raises(
+        ConfigError, match=r"class_weights is set, but .* the places of a text.*Leave class_weights out"
+    ):
+        nlp.update(examples(nlp), sgd=False)
+
+
 def test_a_target_that_was_cut_off_is_left_out_of_the_loss(tiny_bert):
     nlp = spacy.blank("en")
     model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert), "device": "cpu"}

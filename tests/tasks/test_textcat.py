@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import spacy
 import torch
 from pipelines import TEXTS, blank, examples, initialized, loss_of, module_of, trained
+from spacy.language import Language
 from spacy.training import Example
+from spacy.util import load_config
 
+import spacy_bertft
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.learning.losses import CrossEntropy
 
 pytestmark = pytest.mark.touches_transformers
 
 TEXTCAT = {"textcat": "bertft_textcat"}
 MULTILABEL = {"textcat": "bertft_textcat_multilabel"}
+BALANCED = {"@losses": "spacy-bertft.CrossEntropy.v1", "class_weights": "balanced"}
 
 
 def _configured(folder, factory="bertft_textcat", **config):
@@ -139,3 +147,114 @@ def test_categories_of_other_components_stay(tiny_bert):
 def test_texts_without_words_get_categories_too(tiny_bert, factory, text):
     nlp = _learn(_configured(tiny_bert, factory), steps=1)
     assert set(nlp(text).cats) == {"home", "work"}
+
+
+# --- what the head knows of the training data
+
+
+def _partly(nlp):
+    """Eight texts: home holds in two of six, work in one of eight; two texts say nothing of home."""
+    golds = [{"home": 1.0, "work": 0.0}, {"home": 1.0, "work": 1.0}, *[{"home": 0.0, "work": 0.0}] * 4]
+    return [_example(nlp, cats) for cats in [*golds, *[{"work": 0.0}] * 2]]
+
+
+def test_labels_are_counted_among_the_texts_annotated_for_them(tiny_bert):
+    nlp = _configured(tiny_bert, "bertft_textcat_multilabel")
+    nlp.initialize(lambda: _partly(nlp))
+    expected = {"counts": {"home": 2.0, "work": 1.0}, "annotated": {"home": 6, "work": 8}}
+    assert nlp.get_pipe("textcat").cfg["statistics"] == expected
+
+
+def test_independent_labels_start_at_their_shares(tiny_bert):
+    """Lin et al., 2017, section 4.1: the bias is the log-odds, so that rare labels don't start at one half."""
+    nlp = _configured(tiny_bert, "bertft_textcat_multilabel")
+    nlp.initialize(lambda: _partly(nlp))
+    bias = module_of(nlp, "textcat").output.bias
+    torch.testing.assert_close(bias.detach().sigmoid(), torch.tensor([2 / 6, 1 / 8]))
+
+
+def test_exclusive_categories_start_at_their_shares(tiny_bert):
+    nlp = _configured(tiny_bert)
+    nlp.initialize(lambda: [_example(nlp, {label: 1.0}) for label in ("home", "home", "home", "work")])
+    bias = module_of(nlp, "textcat").output.bias.detach()
+    torch.testing.assert_close(bias.softmax(dim=0), torch.tensor([0.75, 0.25]))
+    assert bias.sum().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_labels_that_never_or_always_hold_have_finite_biases(tiny_bert):
+    nlp = _configured(tiny_bert, "bertft_textcat_multilabel")
+    labels = ["never", "always", "unseen"]
+    nlp.get_pipe("textcat").initialize(
+        lambda: [_example(nlp, {"never": 0.0, "always": 1.0})] * 10, nlp=nlp, labels=labels
+    )
+    bias = module_of(nlp, "textcat").output.bias.detach()
+    torch.testing.assert_close(bias.sigmoid(), torch.tensor([0.05, 0.95, 0.5]))
+
+
+def test_a_label_added_later_starts_at_nought_and_the_others_stay(tiny_bert):
+    nlp = _configured(tiny_bert, "bertft_textcat_multilabel")
+    nlp.initialize(lambda: _partly(nlp))
+    before = module_of(nlp, "textcat").output.bias.detach().clone()
+    nlp.get_pipe("textcat").add_label("new")
+    assert module_of(nlp, "textcat").output.bias.tolist() == [*before.tolist(), 0.0]
+
+
+@pytest.mark.parametrize("how", ["disk", "bytes"])
+def test_the_counts_are_saved_and_weigh_the_classes_after_loading(tiny_bert, how, tmp_path):
+    nlp = _configured(tiny_bert, "bertft_textcat_multilabel", loss=BALANCED)
+    nlp.initialize(lambda: _partly(nlp))
+    if how == "disk":
+        nlp.to_disk(tmp_path)
+        loaded = spacy.load(tmp_path)
+    else:
+        loaded = _configured(tiny_bert, "bertft_textcat_multilabel", loss=BALANCED).from_bytes(nlp.to_bytes())
+    assert loaded.get_pipe("textcat").cfg["statistics"] == nlp.get_pipe("textcat").cfg["statistics"]
+    torch.testing.assert_close(_loss(loaded, _partly(loaded))[1], _loss(nlp, _partly(nlp))[1])
+
+
+def test_texts_of_the_unknown_category_count_for_all_in_equal_parts(tiny_bert):
+    nlp = _configured(tiny_bert, unknown_label="none", loss=BALANCED)
+    golds = [{"home": 1.0}] * 3 + [{"work": 1.0}] + [{"none": 1.0}] * 4
+    nlp.initialize(lambda: [_example(nlp, cats) for cats in golds])
+    pipe = nlp.get_pipe("textcat")
+    egs = [_example(nlp, cats) for cats in golds]
+    targets = pipe.task.targets(pipe.predict([eg.predicted for eg in egs]), egs)
+    assert targets.classes.counts == tuple(targets.values.sum(dim=0).tolist()) == (5.0, 3.0)
+
+
+def test_weights_by_counts_need_a_head_that_has_them(tiny_bert):
+    """Heads that were saved before there were counts load and predict, and learn with other losses."""
+    nlp = _configured(tiny_bert, loss=BALANCED)
+    nlp.initialize(lambda: examples(nlp))
+    nlp.get_pipe("textcat").cfg["statistics"] = {}
+    nlp("A text")
+    with pytest.raises(ConfigError, match=r"knows none: .*earlier version.*Initialise it anew"):
+        nlp.update(examples(nlp), sgd=False)
+    nlp.get_pipe("textcat").loss = CrossEntropy()
+    assert nlp.update(examples(nlp), sgd=False)["textcat"] > 0
+
+
+# --- the score of several categories
+
+
+def test_a_collapse_shows_in_the_score_that_picks_the_best_model(tiny_bert):
+    """A head that ranks texts rightly, but finds nothing: its AUC is 1, its F nought."""
+    nlp = _learn(_configured(tiny_bert, "bertft_textcat_multilabel"), _tagged)
+    with torch.no_grad():
+        module_of(nlp, "textcat").output.bias.sub_(50.0)
+    scores = nlp.evaluate(_tagged(nlp))
+    assert scores["cats_score"] > 0.9
+    weights = nlp.get_pipe_meta("textcat").default_score_weights
+    assert sum(weight * scores[name] for name, weight in weights.items() if weight) == 0.0
+    assert {name: weight for name, weight in weights.items() if weight is not None} == {
+        "cats_micro_f": 0.5,
+        "cats_macro_f": 0.5,
+        "cats_macro_auc": 0.0,
+    }
+
+
+def test_the_config_picks_by_the_same_score():
+    config = load_config(Path(spacy_bertft.__file__).parents[1] / "configs/textcat_multilabel.cfg")
+    weights = Language.get_factory_meta("bertft_textcat_multilabel").default_score_weights
+    shown = {name: weight for name, weight in weights.items() if weight is not None}
+    assert config["training"]["score_weights"] == shown
