@@ -47,6 +47,7 @@ class EncoderShim(TorchShim):
         """Copy the shim with its weights; the optimizer is new."""
         twin = EncoderShim(self.settings)
         twin.rate_factor, twin.tuning = self.rate_factor, self.tuning
+        twin.name, twin.examples_per_epoch = self.name, self.examples_per_epoch
         twin.module = self.copied_module()
         return twin
 

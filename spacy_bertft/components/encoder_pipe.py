@@ -99,7 +99,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     def load_pretrained(self) -> Encoder:
         """The encoder, after loading its pretrained weights if spaCy did not initialise it (frozen_components)."""
         if shim_of(self.model).module is None:
-            self.initialize(lambda: [])
+            self.set_encoder(load_named(self.model))
         plan_run(self.nlp())
         return self.encoder
 
@@ -134,13 +134,13 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     def _encode(self, docs: Sequence[Doc]) -> Features:
         self._guard_threads()
         encoder = self._encoder()
-        if self._cache is None or shim_of(self.model).averaged:  # it has no features of averages
+        if self._cache is None or not self._cache.fits(encoder):
             return encoder.predict(texts_of(docs))
         return self._cache.features(docs, lambda some: encoder.predict(texts_of(some)))
 
     def keep_outputs(self) -> None:
         """Keep the features of all Docs from now on, until the encoder is trained."""
-        if self._cache is None and self._boundary is None:
+        if self._boundary is None and (self._cache is None or not self._cache.fits(self._encoder())):
             self._cache = FeatureCache.of(shim_of(self.model).tuning)
 
     def set_annotations(self, docs: Iterable[Doc], features: Features) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.components.pairs import segment_bounds
+from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather, split
 from spacy_bertft.learning.tuning import FrozenTuning, Tuning
 from spacy_bertft.types import Features
@@ -33,8 +35,10 @@ class FeatureCache:
     def __init__(self, limit_mb: int, place: Literal["memory", "disk"] = "memory") -> None:
         """limit_mb: MiB of hidden states; texts beyond it are encoded again. disk: in a temporary file."""
         self._left = limit_mb * _MIB
+        self._device = torch.device("cpu")  # of the features that are asked for
         self._limit_mb = limit_mb
         self._file: IO[bytes] | None = tempfile.TemporaryFile() if place == "disk" else None  # noqa: SIM115
+        self._state: tuple[int, Encoder, object] | None = None  # set at the first use
         self._kept: dict[bytes, Features | tuple[Features, int, tuple[int, int]]] = {}
 
     @classmethod
@@ -47,19 +51,32 @@ class FeatureCache:
         if self._file is not None:
             self._file.close()
 
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether it may serve an encoder: in the process that made it, and while the weights stay as they were."""
+        state = (os.getpid(), encoder, encoder.version())
+        self._state = self._state or state
+        return self._state == state
+
     def features(self, docs: Sequence[Doc], encode: Callable[[Sequence[Doc]], Features]) -> Features:
         """The features of Docs. encode: computes those of Docs that are not in the cache."""
+        if not docs:
+            return encode(docs)
         keys = list(map(_key, docs))
         missing = {key: doc for key, doc in zip(keys, docs, strict=True) if key not in self._kept}
         if len(missing) == len(docs):  # as one batch, as without a cache
             encoded = encode(docs)
+            self._device = encoded.hidden.device
             for key, one in zip(keys, split(encoded), strict=True):
                 self._keep(key, one)
             return encoded
-        now = dict(zip(missing, split(encode(list(missing.values()))), strict=True)) if missing else {}
+        now: dict[bytes, Features] = {}
+        if missing:
+            parts = split(encode(list(missing.values())))
+            now = {key: replace(one, hidden=one.hidden.cpu()) for key, one in zip(missing, parts, strict=True)}
         for key, one in now.items():
             self._keep(key, one)
-        return gather([(now.get(key) or self._find(key), 0) for key in keys])
+        found = gather([(now.get(key) or self._find(key), 0) for key in keys])
+        return replace(found, hidden=found.hidden.to(self._device))
 
     def _keep(self, key: bytes, features: Features) -> None:
         size = features.hidden.nbytes
@@ -76,19 +93,19 @@ class FeatureCache:
             return
         self._left -= size
         if self._file is None:
-            self._kept[key] = features
+            self._kept[key] = replace(features, hidden=features.hidden.cpu())
             return
         place = self._file.seek(0, 2)
         self._file.write(features.hidden.cpu().numpy().tobytes())
         shape = (features.hidden.shape[0], features.hidden.shape[1])
-        self._kept[key] = replace(features, hidden=features.hidden[:0]), place, shape
+        self._kept[key] = replace(features, hidden=features.hidden.new_empty(0, shape[1])), place, shape
 
     def _find(self, key: bytes) -> Features:
         found = self._kept[key]
         if isinstance(found, Features):
             return found
         features, place, shape = found
-        return replace(features, hidden=self._read(place, shape).to(features.hidden.device))
+        return replace(features, hidden=self._read(place, shape))
 
     def _read(self, place: int, shape: tuple[int, int]) -> Tensor:
         assert self._file is not None

@@ -16,6 +16,7 @@ from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.components.extensions import register
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.fill_mask import FillMask
+from spacy_bertft.encoder.loading import check_files
 from spacy_bertft.encoder.settings import Device, EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import chunk
@@ -84,7 +85,9 @@ class FillMaskPipe(Pipe):
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> FillMaskPipe:
         """Load the model from path/model; nothing is looked up anywhere else."""
-        self._fill_mask = FillMask.load(str(Path(path) / _MODEL_FOLDER), self.settings)
+        folder = Path(path) / _MODEL_FOLDER
+        check_files(folder)  # without its tokenizer's files, transformers would make another one up
+        self._fill_mask = FillMask.load(str(folder), self.settings)
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:

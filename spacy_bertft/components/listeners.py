@@ -113,6 +113,8 @@ def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
     assert isinstance(model, Listener)
     if not docs:
         return [], lambda gradients: []
+    if is_train:
+        model.encoder_pipe.keep_outputs()
     features = model.read(docs)
     if not is_train:
         for doc in docs:

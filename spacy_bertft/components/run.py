@@ -39,7 +39,10 @@ def plan_run(
         if rate["max_epochs"] > 0:
             batcher = registry.resolve({"batcher": values["batcher"]})["batcher"]
             examples = get_examples() if get_examples else _corpus(nlp)
-            rate["steps_per_epoch"] = sum(1 for _ in batcher(list(examples)))
+            every = list(examples)
+            # Epoch by epoch, since the sizes of batches may grow throughout the run.
+            n_steps = sum(1 for _ in range(rate["max_epochs"]) for _ in batcher(every))
+            rate["steps_per_epoch"] = -(-n_steps // rate["max_epochs"])
     _warn(values)
 
 

@@ -91,7 +91,7 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     than everything else; transformers' model is built when training needs it.
     """
     with _told(folder):
-        config = _check_files(folder)
+        config = check_files(folder)
         if settings.backend == "torch" and (folder / WEIGHTS).is_file():
             checkpoint = read_checkpoint(folder)
             if checkpoint is not None:
@@ -102,7 +102,7 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
         return load_folder(folder, settings, saved=True)
 
 
-def _check_files(folder: Path) -> dict[str, Any]:
+def check_files(folder: Path) -> dict[str, Any]:
     """Read the config of a saved encoder. Raises an EncoderError if one of its small files is missing or invalid."""
     for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG):
         if not (folder / name).is_file():

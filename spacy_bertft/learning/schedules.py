@@ -48,8 +48,9 @@ def _rates(
         raise ConfigError(
             f"The learning rate does not know how long the run is: found max_steps = {max_steps}, max_epochs = "
             f"{max_epochs}, steps_per_epoch = {steps_per_epoch}. Expected a positive max_steps, or a positive "
-            "max_epochs with the number of batches in an epoch, which `spacy train` counts. Set max_steps or "
-            "max_epochs in [training]; in your own loop, set steps_per_epoch too."
+            "max_epochs with the number of batches in an epoch. Set max_steps or max_epochs in [training]; `spacy "
+            "train` copies them when it initialises a component of this package. In your own loop, or if all these "
+            "components are sourced, set all three in [training.optimizer.learn_rate]."
         )
     step = 1
     while True:

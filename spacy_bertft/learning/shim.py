@@ -155,7 +155,7 @@ class TorchShim(Shim):
     def copy(self) -> TorchShim:
         """A copy with separate weights and a new optimizer."""
         twin = TorchShim(rate_factor=self.rate_factor, backward_from=self.backward_from, name=self.name)
-        twin.tuning = self.tuning
+        twin.tuning, twin.examples_per_epoch = self.tuning, self.examples_per_epoch
         twin.module = self.copied_module()
         return twin
 

@@ -34,6 +34,8 @@ def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName
     """Weights, moments, averages, and gradients that wait for a step."""
     optimizer.groups  # noqa: B018  # a tuning may add parameters
     state: TensorsByName = {name: torch.tensor(getattr(optimizer, name)) for name in _COUNTERS}
+    if optimizer.examples_per_epoch is not None:
+        state["examples_per_epoch"] = torch.tensor(optimizer.examples_per_epoch)
     averages = optimizer.averages
     for name, parameter in module.named_parameters():
         state[f"weights/{name}"] = averages.trained(parameter).contiguous()
@@ -72,6 +74,8 @@ def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer:
             optimizer.adamw.state.setdefault(parameter, {})[slot] = value
     for name in _COUNTERS:
         setattr(optimizer, name, int(state[name]) if name in state else 0)
+    if "examples_per_epoch" in state:
+        optimizer.examples_per_epoch = int(state["examples_per_epoch"])
 
 
 def random_state() -> TensorsByName:

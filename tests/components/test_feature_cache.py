@@ -170,3 +170,59 @@ def test_what_a_tuning_asks_for():
     assert FeatureCache.of(FrozenTuning(cache_mb=0)) is None
     assert FeatureCache.of(FrozenTuning(cache_mb=3)) is not None
     assert FeatureCache.of(FullTuning()) is not None  # in frozen_components
+
+
+def test_weights_that_change_by_any_way_end_it(tiny_bert):
+    nlp = initialized(tiny_bert)
+    pipe, optimizer = nlp.get_pipe("encoder"), nlp.create_optimizer()
+    optimizer.learn_rate = 1e-2
+    docs = [nlp.make_doc(text) for text in TEXTS[:2]]
+
+    def assert_current():
+        found = pipe.predict(docs)
+        assert_same(found, module_of(nlp, "encoder").predict(texts_of(docs)))
+        return found.hidden[found.rows]
+
+    nlp.update(examples(nlp), sgd=optimizer, exclude=["encoder"])
+    before = assert_current()
+    with torch.no_grad():
+        next(pipe.encoder.model.parameters()).add_(1.0)
+    assert not torch.allclose(assert_current(), before)
+    nlp.update(examples(nlp), sgd=False)
+    list(nlp.pipe(TEXTS[:2]))
+    nlp.update(examples(nlp), sgd=False, exclude=["encoder"])
+    assert_current()
+    for _, component in nlp.pipeline:
+        component.finish_update(optimizer)
+    assert_current()
+
+
+def test_on_disk_the_memory_is_free(tiny_bert):
+    encoder = initialized(tiny_bert).get_pipe("encoder")
+    cache = FeatureCache(100, "disk")
+    cache.features([Doc(encoder.vocab, words=["a", "dog"])], encoder.predict)
+    ((features, _, _),) = cache._kept.values()
+    assert features.hidden.untyped_storage().nbytes() == 0
+
+
+def test_no_docs(tiny_bert):
+    nlp = frozen(tiny_bert)
+    nlp.update(examples(nlp), sgd=False)
+    assert len(nlp.get_pipe("encoder").predict([]).token_counts) == 0
+    nlp.get_pipe("encoder").update([])
+
+
+def test_spacys_own_components_on_a_frozen_encoder_use_it(tiny_bert):
+    nlp = frozen(tiny_bert)
+    model = {
+        "@architectures": "spacy.Tagger.v2",
+        "tok2vec": {"@architectures": "spacy-bertft.Listener.v1"},
+    }
+    nlp.add_pipe("tagger", config={"model": model})
+    golds = examples(nlp)
+    for gold in golds:
+        for token in gold.reference:
+            token.tag_ = "X" if token.i % 2 else "Y"
+    nlp.initialize(lambda: golds)
+    nlp.update(golds, sgd=False, exclude=["encoder", "ner", "textcat"])
+    assert nlp.get_pipe("encoder")._cache is not None

@@ -240,3 +240,11 @@ def test_threads_are_left_alone_in_the_main_process(folder):
     before = torch.get_num_threads()
     blank(folder)(TEXTS[0])
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_saved_pipeline_without_one_of_its_files_does_not_load(folder, tmp_path, name):
+    blank(folder).to_disk(tmp_path)
+    (tmp_path / "bertft_mlm/model" / name).unlink()
+    with pytest.raises(EncoderError, match=f"holds no {name} .*Copy it again"):
+        spacy.load(tmp_path)

@@ -115,3 +115,18 @@ def test_spacy_train_by_epochs_warms_up_and_ends_at_zero(tiny_bert, tmp_path):
         optimizer.step_schedules()
     assert rates[0] == rates[18] == 0
     assert max(rates) == 1e-3
+
+
+def test_batches_that_grow_are_counted_epoch_by_epoch(tiny_bert):
+    nlp = blank(tiny_bert)
+    size = {"@schedules": "compounding.v1", "start": 1, "stop": 6, "compound": 1.5}
+    nlp.config["training"].update(
+        {
+            "optimizer": {"@optimizers": "Adam.v1", "learn_rate": {**BLOCK}},
+            "batcher": {"@batchers": "spacy.batch_by_sequence.v1", "size": size},
+            "max_epochs": 10,
+            "max_steps": 0,
+        }
+    )
+    nlp.initialize(lambda: examples(nlp))
+    assert nlp.config["training"]["optimizer"]["learn_rate"]["steps_per_epoch"] == 2  # 4 in the first, then 1

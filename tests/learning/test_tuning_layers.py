@@ -223,3 +223,25 @@ def test_spacy_train_is_told_how_much_is_trained(tiny_bert, caplog):
     with caplog.at_level("INFO", logger="spacy"):
         learned(frozen)
     assert f"encoder: 0 of {total:,} parameters are trained" in caplog.text
+
+
+def test_an_encoder_in_frozen_components_keeps_its_top_layers(tiny_bert):
+    nlp = spacy.blank("en")
+    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert), "device": "cpu"}
+    tuning = {"@misc": "spacy-bertft.FullTuning.v1", "reinitialize_layers": 1}
+    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, "tuning": tuning})
+    nlp.add_pipe("bertft_ner", name="ner")
+    with nlp.select_pipes(disable="encoder"):
+        nlp.initialize(lambda: examples(nlp))
+    assert not moved(nlp, weights(initialized(tiny_bert), "encoder"))
+
+
+def test_epochs_of_gradual_unfreezing_are_part_of_the_state(tiny_bert, tmp_path):
+    nlp = initialized(tiny_bert, GRADUAL | {"unit": "epochs", "every": 1})
+    learned(nlp, steps=1)
+    nlp.to_disk(tmp_path)
+    again = spacy.load(tmp_path)
+    again.get_pipe("encoder").load_training_state(nlp.get_pipe("encoder").training_state())
+    optimizer = shim_of(again.get_pipe("encoder").model).optimizer
+    assert optimizer.examples_per_epoch == len(examples(nlp))
+    assert shim_of(nlp.get_pipe("encoder").model).copy().examples_per_epoch == len(examples(nlp))
