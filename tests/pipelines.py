@@ -28,11 +28,17 @@ TEXTS = [text for text, _, _ in ANNOTATED]
 HEADS = {"ner": "bertft_ner", "textcat": "bertft_textcat"}
 
 
-def blank(encoder: Path | str, heads: dict[str, str] | None = None, **settings: Any) -> Language:
-    """A pipeline of an encoder (with settings of its model) and heads: name -> factory."""
+def blank(
+    encoder: Path | str,
+    heads: dict[str, str] | None = None,
+    *,
+    component: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Language:
+    """A pipeline of an encoder (settings of its model, and of the component) and heads: name -> factory."""
     nlp = spacy.blank("en")
     model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(encoder), "device": "cpu", **settings}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
+    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, **(component or {})})
     for name, factory in (HEADS if heads is None else heads).items():
         nlp.add_pipe(factory, name=name)
     return nlp

@@ -19,6 +19,7 @@ from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.components.pairs import segment_bounds
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather, split
+from spacy_bertft.engines.choose import version_of
 from spacy_bertft.learning.tuning import FrozenTuning, Tuning
 from spacy_bertft.types import Features
 
@@ -53,7 +54,7 @@ class FeatureCache:
 
     def fits(self, encoder: Encoder) -> bool:
         """Whether it may serve an encoder: in the process that made it, and while the weights stay as they were."""
-        state = (os.getpid(), encoder, encoder.version())
+        state = (os.getpid(), encoder, version_of(encoder.loaded))
         self._state = self._state or state
         return self._state == state
 

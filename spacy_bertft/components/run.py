@@ -9,6 +9,7 @@ from typing import Any
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import registry, resolve_dot_names
+from thinc.api import Config
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.schedules import WARMUP_DECAY
@@ -30,7 +31,8 @@ def plan_run(
     rate = training.get("optimizer", {}).get("learn_rate")
     if (pipe is not None and next(ours, None) is not pipe) or not isinstance(rate, dict):
         return
-    values = nlp.config.interpolate()["training"]
+    config = nlp.config.interpolate()
+    values = config["training"]
     if rate.get("@schedules") == WARMUP_DECAY:
         limits = {key: values.get(key) or 0 for key in ("max_steps", "max_epochs")}
         if pipe is None and limits.items() <= rate.items() and (rate["steps_per_epoch"] or not rate["max_epochs"]):
@@ -38,7 +40,7 @@ def plan_run(
         rate.update(limits, steps_per_epoch=None)
         if rate["max_epochs"] > 0:
             batcher = registry.resolve({"batcher": values["batcher"]})["batcher"]
-            examples = get_examples() if get_examples else _corpus(nlp)
+            examples = get_examples() if get_examples else _corpus(nlp, config)
             every = list(examples)
             # Epoch by epoch, since the sizes of batches may grow throughout the run.
             n_steps = sum(1 for _ in range(rate["max_epochs"]) for _ in batcher(every))
@@ -46,8 +48,7 @@ def plan_run(
     _warn(values)
 
 
-def _corpus(nlp: Language) -> Iterable[Example]:
-    config = nlp.config.interpolate()
+def _corpus(nlp: Language, config: Config) -> Iterable[Example]:
     (corpus,) = resolve_dot_names(config, [config["training"]["train_corpus"]])
     examples: Iterable[Example] = corpus(nlp)
     return examples

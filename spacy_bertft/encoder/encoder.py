@@ -267,10 +267,6 @@ class Encoder(nn.Module):
             return cut(subwords.counts, size=size, overlap=self.overlap)
         return cut_pairs(subwords.counts, subwords.firsts, size=size, pair_size=self.pair_size, overlap=self.overlap)
 
-    def version(self) -> tuple[object, ...]:
-        """A value that changes with the weights; each in-place change increases a tensor's version."""
-        return () if self.loaded is None else tuple((p.data_ptr(), p._version) for p in self.loaded.parameters())
-
     def engine(self) -> Engine:
         """The engine for the next forward pass."""
         return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacy_bertft.engines.base import Engine, Form, Precision
 from spacy_bertft.engines.family_weights import Shape, read_net
@@ -81,6 +81,11 @@ def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> 
     return precision == "bfloat16"
 
 
+def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
+    """A value that changes with the weights; each in-place change increments a tensor's version."""
+    return () if model is None else tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+
+
 class Engines:
     """Chooses the engine of one encoder. A costly one is kept until another is chosen or the weights change."""
 
@@ -109,9 +114,7 @@ class Engines:
         )
 
     def _costly(self, name: EngineName, encoder: Runnable) -> Engine | None:
-        # The model may have been trained since; each in-place change increments a tensor's version.
-        parameters = [] if encoder.loaded is None else list(encoder.loaded.parameters())
-        state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        state = version_of(encoder.loaded)  # the model may have been trained since
         if self._kept is None or self._kept[:2] != (name, state):
             self._kept = None  # free the old engine before building the new one
             engine = _MAKERS[name](encoder)

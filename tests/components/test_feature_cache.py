@@ -22,14 +22,7 @@ FROZEN = {"@misc": "spacy-bertft.FrozenTuning.v1"}
 
 
 def frozen(folder, **settings):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(folder), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, "tuning": FROZEN | settings})
-    for name, factory in HEADS.items():
-        nlp.add_pipe(factory, name=name)
-    torch.manual_seed(0)
-    nlp.initialize(lambda: examples(nlp))
-    return nlp
+    return initialized(folder, component={"tuning": FROZEN | settings})
 
 
 class Counting:

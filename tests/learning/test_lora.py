@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pipelines
 import pytest
 import spacy
 import torch
@@ -25,14 +26,7 @@ LORA = {"@misc": "spacy-bertft.LoraTuning.v1", "rank": 4}
 
 
 def initialized(folder, **settings):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(folder), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, "tuning": LORA | settings})
-    for name, factory in HEADS.items():
-        nlp.add_pipe(factory, name=name)
-    torch.manual_seed(0)
-    nlp.initialize(lambda: examples(nlp))
-    return nlp
+    return pipelines.initialized(folder, component={"tuning": LORA | settings})
 
 
 def learned(nlp, steps=5):

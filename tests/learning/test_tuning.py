@@ -10,7 +10,7 @@ import spacy
 import torch
 from catalogue import RegistryError
 from confection import ConfigValidationError
-from pipelines import HEADS, TEXTS, annotations, examples, module_of, weights
+from pipelines import HEADS, TEXTS, annotations, blank, examples, module_of, weights
 from safetensors.torch import load_file
 from spacy.cli.train import train
 from spacy.tokens import DocBin
@@ -76,12 +76,7 @@ def test_nothing_of_a_frozen_module_learns():
 
 
 def pipeline(folder, tuning=FROZEN):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(folder), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, "tuning": tuning})
-    for name, factory in HEADS.items():
-        nlp.add_pipe(factory, name=name)
-    return nlp
+    return blank(folder, component={"tuning": tuning})
 
 
 def initialized(folder, tuning=FROZEN):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pipelines
 import pytest
 import spacy
 import torch
-from pipelines import HEADS, annotations, examples, module_of, weights
+from pipelines import annotations, examples, module_of, weights
 from spacy.util import load_config
 
 from spacy_bertft.errors import ConfigError
@@ -20,15 +21,7 @@ GRADUAL = {"@misc": "spacy-bertft.GradualTuning.v1", "every": 2, "unit": "steps"
 
 
 def initialized(folder, tuning=None):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(folder), "device": "cpu"}
-    config = {"model": model} if tuning is None else {"model": model, "tuning": tuning}
-    nlp.add_pipe("bertft_encoder", name="encoder", config=config)
-    for name, factory in HEADS.items():
-        nlp.add_pipe(factory, name=name)
-    torch.manual_seed(0)
-    nlp.initialize(lambda: examples(nlp))
-    return nlp
+    return pipelines.initialized(folder, component=None if tuning is None else {"tuning": tuning})
 
 
 def optimizer_of(nlp):
@@ -226,11 +219,8 @@ def test_spacy_train_is_told_how_much_is_trained(tiny_bert, caplog):
 
 
 def test_an_encoder_in_frozen_components_keeps_its_top_layers(tiny_bert):
-    nlp = spacy.blank("en")
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert), "device": "cpu"}
     tuning = {"@misc": "spacy-bertft.FullTuning.v1", "reinitialize_layers": 1}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model, "tuning": tuning})
-    nlp.add_pipe("bertft_ner", name="ner")
+    nlp = pipelines.blank(tiny_bert, {"ner": "bertft_ner"}, component={"tuning": tuning})
     with nlp.select_pipes(disable="encoder"):
         nlp.initialize(lambda: examples(nlp))
     assert not moved(nlp, weights(initialized(tiny_bert), "encoder"))

@@ -147,8 +147,8 @@ class _Writer:
         """Tokenise and write texts; the last document may continue in the next call."""
         ids, counts = encode(texts)
         kept = counts > 0  # (X,) texts with at least one subword
-        behind = np.concatenate([[0], np.cumsum(kept)]) + self.n_texts  # (X + 1,) texts written so far
-        ends = behind[np.array(document_ends, np.int64)]
+        written = np.concatenate([[0], np.cumsum(kept)]) + self.n_texts  # (X + 1,) texts written so far
+        ends = written[np.array(document_ends, np.int64)]
         ends = ends[np.diff(ends, prepend=self._last_end) > 0]
         text_ends = np.cumsum(counts)[kept] + self.n_subwords
         self._append(_IDS, ids)
