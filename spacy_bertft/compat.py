@@ -83,9 +83,24 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute a model's activations in its backward pass, to save memory; renamed within transformers 5."""
+    """Recompute a model's activations layer by layer in its backward pass, to save memory.
+
+    The method was renamed within transformers 5. Reentrant checkpoints would give no gradients above frozen layers.
+    """
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable()
+    enable({"use_reentrant": False})
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    import torch
+
+    if device.type == "cuda":
+        recent = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+        return recent and torch.cuda.is_bf16_supported()
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not public; missing in old versions
+    checks = (getattr(torch.cpu, name, None) for name in names)
+    return device.type == "cpu" and any(check is not None and check() for check in checks)
 
 
 def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:

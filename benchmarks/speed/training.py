@@ -5,7 +5,8 @@
 
 Batches of 16 texts, full fine-tuning, dropout as the encoder's config has it, AdamW (fused) with a clip. Ours is
 nlp.update from raw texts, with all that belongs to it; transformers' side tokenises its batch too, and pads it to its
-longest text. Updates alternate; medians of the ratios of each batch.
+longest text. Updates alternate; medians of the ratios of each batch. Both run on the GPU where there is one; with
+--precision auto, both train in bfloat16 where ours does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from spacy.training import Example
 from texts import Amounts, build
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from spacy_bertft.encoder.settings import resolve_device
+from spacy_bertft.engines.choose import uses_half
+
 BATCH = 16  # texts
 RATE = 1e-4
 LABELS = ("A", "B")
@@ -35,11 +39,15 @@ Update = Callable[[list[str]], object]
 def main(
     encoder: Annotated[str, typer.Option(help="Folder, or package/folder of an installed package.")],
     updates: Annotated[int, typer.Option(help="Updates of each, for each set of texts.")] = 12,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
 ) -> None:
     """Print subwords a second of both, and the ratio, for texts of like and of unlike lengths."""
     folder = find_encoder(encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    subjects = {"spacy-bertft": make_ours(encoder), "transformers": make_theirs(folder, tokenizer)}
+    subjects = {
+        "spacy-bertft": make_ours(encoder, precision),
+        "transformers": make_theirs(folder, tokenizer, precision),
+    }
     enough = Amounts(wikigold=300, wnut17=0, mixed_words=BATCH * 300 * updates, long_words=0, latency=0)
     texts = build(Path(os.environ["SPACY_BERTFT_DATA"]), enough)
     for name in ("short", "mixed"):
@@ -48,12 +56,19 @@ def main(
         measure(name, subjects, batches, [subwords(tokenizer, batch) for batch in batches])
 
 
-def make_ours(encoder: str) -> Update:
+def make_ours(encoder: str, precision: str) -> Update:
     """A pipeline of this package: what updates it."""
     nlp = spacy.blank("en")
     nlp.add_pipe(
         "bertft_encoder",
-        config={"model": {"@architectures": "spacy-bertft.Encoder.v1", "name": encoder, "window": 512}},
+        config={
+            "model": {
+                "@architectures": "spacy-bertft.Encoder.v1",
+                "name": encoder,
+                "window": 512,
+                "precision": precision,
+            }
+        },
     )
     nlp.add_pipe("bertft_textcat")
 
@@ -64,18 +79,28 @@ def make_ours(encoder: str) -> Update:
 
     optimizer = nlp.initialize(lambda: examples(["a", "b b"]))
     optimizer.learn_rate = RATE
-    return lambda texts: nlp.update(examples(texts), sgd=optimizer)
+
+    def update(texts: list[str]) -> None:
+        nlp.update(examples(texts), sgd=optimizer)
+        nlp.get_pipe("bertft_encoder").settle()  # a step may wait until the encoder is next used
+
+    return update
 
 
-def make_theirs(folder: Path, tokenizer: Any) -> Update:
+def make_theirs(folder: Path, tokenizer: Any, precision: str) -> Update:
     """transformers' model for sequences: what updates it."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS)).train()
+    device = resolve_device("auto")
+    half = uses_half(precision, device, learning=True, packed=True)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS), dtype=torch.float32)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
 
     def update(texts: list[str]) -> None:
-        batch = tokenizer(texts, truncation=True, max_length=512, padding=True, return_tensors="pt")
-        labels = torch.tensor([category(text) for text in texts])
-        model(**batch, labels=labels).loss.backward()
+        batch = tokenizer(texts, truncation=True, max_length=512, padding=True, return_tensors="pt").to(device)
+        labels = torch.tensor([category(text) for text in texts]).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            loss = model(**batch, labels=labels).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -100,6 +125,8 @@ def measure(name: str, subjects: dict[str, Update], batches: list[list[str]], si
         for subject, update in subjects.items():
             start = time.perf_counter()
             update(batch)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             speeds[subject].append(size / (time.perf_counter() - start))
     ours, theirs = (of_subject[1:] for of_subject in speeds.values())
     ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))

@@ -143,6 +143,8 @@ class Encoder(nn.Module):
         use_dropout(model)
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
+        if self.settings.gradient_checkpointing:
+            compat.checkpoint_activations(model)
         self._modules["model"] = model
         self.checkpoint = replace(self.checkpoint, weights={})  # the model's weights are the current ones now
 

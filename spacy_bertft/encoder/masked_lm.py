@@ -18,6 +18,7 @@ from spacy_bertft.encoder.checkpoint import CONFIG, Checkpoint, saved_files
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import find_folder
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.engines.choose import uses_half
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.types import Ints, Packed
 
@@ -124,7 +125,8 @@ class MaskedModel(nn.Module):
         """Logits (M, V) of hidden rows; if the windows' first rows are given, also next-sentence logits (W, 2)."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        half = self.encoder.settings.precision == "bfloat16"
+        precision, packed = self.encoder.settings.precision, self.encoder.packed
+        half = uses_half(precision, rows.device, learning=self.training, packed=packed)
         ids = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # never read
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=half):
             pooler: Any = None if first is None else self.encoder.model.pooler

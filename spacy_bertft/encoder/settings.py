@@ -25,8 +25,8 @@ class EncoderSettings:
     """Settings of how an encoder runs.
 
     device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
-    precision: of the forward pass; weights, gradients and optimizer steps stay float32. "auto" is bfloat16 for
-        prediction on a GPU that supports it, else float32.
+    precision: of the products and activations; weights, their gradients and optimizer steps stay float32. "auto" is
+        bfloat16 on a GPU that supports it, and for training on a CPU that does (AVX512-BF16, AMX); else float32.
     window: subwords in one window, special ones included; None: the encoder's limit.
     overlap: minimum number of subwords that neighbouring windows of a long text share; None: an eighth of the window.
     batch_subwords: maximum number of subwords in one forward pass; None: depends on the device.
@@ -34,6 +34,8 @@ class EncoderSettings:
     backend: "torch", or "onnxruntime" for an encoder that `bertft export` wrote: faster on a CPU, and not trainable.
     long_pairs: for two segments that don't fit in one window, "windows" uses several windows, "shorten" truncates
         the longer segment.
+    gradient_checkpointing: in training, keep each layer's input alone, and compute its activations again in the
+        backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory, about a third more time.
     """
 
     device: Device = "auto"
@@ -44,6 +46,7 @@ class EncoderSettings:
     batching: Batching = "auto"
     backend: Backend = "torch"
     long_pairs: LongPairs = "windows"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_subwords is not None and self.batch_subwords < 1:

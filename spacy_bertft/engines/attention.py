@@ -65,7 +65,7 @@ def packed_attention(
             states.reshape(states.shape[0], n_windows, length, -1).transpose(0, 1) for states in of_run
         )  # (n_windows, H, length, D/H)
         mask = _band(length, sliding_window, q.device)
-        if 0 < dropout < 1 and v.device.type == "cpu" and v.dtype == torch.float32:
+        if 0 < dropout < 1 and v.device.type == "cpu":
             mixed = _with_dropout(q, k, v, mask, dropout, scaling)
         else:
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)

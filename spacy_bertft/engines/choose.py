@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
 from spacy_bertft.engines.family_weights import Shape, read_net
 from spacy_bertft.engines.fused import FusedEngine
@@ -74,11 +75,13 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
     return ("transformers",)
 
 
-def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
-    """Whether to run in bfloat16; "auto" does so for prediction on a GPU that supports it."""
-    if precision == "auto":
-        return not learning and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bfloat16"
+def uses_half(precision: Precision, device: torch.device, *, learning: bool, packed: bool) -> bool:
+    """Whether to run in bfloat16; "auto" does so where it pays. packed: whether the model runs without padding."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    # On a CPU, our own float32 engine predicts; PyTorch's attention, which padded models use, is slow to train there.
+    pays = device.type == "cuda" or (device.type == "cpu" and learning and packed)
+    return pays and compat.has_bfloat16(device)
 
 
 def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
@@ -100,7 +103,7 @@ class Engines:
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
-        half = uses_half(self.precision, encoder.device, learning=learning)
+        half = uses_half(self.precision, encoder.device, learning=learning, packed=encoder.packed)
         names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
             if name == "transformers":

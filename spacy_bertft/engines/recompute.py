@@ -30,19 +30,12 @@ class RecomputingEngine:
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass. -> (N, D) float32."""
-        training = self.model.training
         # A tensor among the arguments tells torch on which device random numbers are drawn. It is held: a small one.
         weight = min(self.model.parameters(), key=Tensor.numel)
-        hidden: Tensor = checkpoint(self._run, packed, training, weight, use_reentrant=False)
+        hidden: Tensor = checkpoint(self._run, packed, weight, use_reentrant=False)
         return hidden
 
-    def _run(self, packed: Packed, training: bool, weight: Tensor) -> Tensor:
-        # By the time of the backward pass, a prediction in between may have switched dropout off.
-        now = self.model.training
-        self.model.train(training)
+    def _run(self, packed: Packed, weight: Tensor) -> Tensor:
         # The allocator would hold on to what the last batch has freed, since small tensors of autograd lie above it.
         compat.give_back_memory()
-        try:
-            return self.engine(packed)
-        finally:
-            self.model.train(now)
+        return self.engine(packed)

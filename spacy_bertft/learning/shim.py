@@ -97,7 +97,12 @@ class TorchShim(Shim):
         tensor = self.backward_from(output)
         if not tensor.requires_grad:
             return output, lambda gradient: None
-        return output, lambda gradient: torch.autograd.backward(tensor, gradient)
+        return output, lambda gradient: self._backpropagate(tensor, gradient)
+
+    def _backpropagate(self, tensor: Tensor, gradient: Tensor) -> None:
+        # A prediction in between has switched dropout off; activations that are recomputed now need it.
+        self._model.train()
+        torch.autograd.backward(tensor, gradient)
 
     def report(self, n_trained: int) -> None:
         """Tell `spacy train` how much of the module is trained, if that has changed."""

@@ -145,6 +145,22 @@ def test_bfloat16_stays_close_to_float32(tiny_bert):
     assert 0 < (half - full).abs().max() < 0.1
 
 
+def test_gradients_of_bfloat16_are_float32_and_point_the_same_way(tiny_bert):
+    gradients = {}
+    for precision in ("bfloat16", "float32"):
+        encoder = encoder_of(tiny_bert, precision=precision)
+        encoder.train()
+        torch.manual_seed(0)
+        hidden = encoder(texts_of([SENTENCE, "a"])).hidden
+        hidden.backward(torch.linspace(-1, 1, hidden.numel()).view(hidden.shape))
+        found = [one.grad for one in encoder.parameters() if one.grad is not None]
+        assert {one.dtype for one in (*found, *encoder.parameters())} == {torch.float32}
+        gradients[precision] = torch.cat([one.flatten() for one in found])
+    half, full = gradients["bfloat16"], gradients["float32"]
+    assert not torch.equal(half, full)
+    assert torch.cosine_similarity(half, full, dim=0) > 0.99
+
+
 # --- memory
 
 

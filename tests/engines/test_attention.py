@@ -126,6 +126,9 @@ def test_attention_with_dropout_is_attention(tiny_encoder, family, monkeypatch):
     compat.use_attention(encoder.model, "bertft_packed_dropping", with_dropout)
     found = encoder(texts).hidden
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    half = encoder_of(tiny_encoder(family), precision="bfloat16")
+    compat.use_attention(half.model, "bertft_packed_dropping", with_dropout)
+    assert 1e-5 < (half(texts).hidden - expected).abs().max() < 0.1
     gradients = [
         torch.autograd.grad(hidden.square().sum(), encoder.parameters(), allow_unused=True)
         for hidden in (found, expected)

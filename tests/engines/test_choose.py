@@ -12,6 +12,7 @@ from encoders import MIXED, encoder_of, texts_of
 from pipelines import TEXTS, blank, examples, initialized
 from torch import nn
 
+from spacy_bertft import compat
 from spacy_bertft.engines import choose
 from spacy_bertft.engines.choose import Engines, candidates, uses_half
 from spacy_bertft.engines.fused import FusedEngine
@@ -53,20 +54,21 @@ def test_all_else_is_for_transformers(device, half, padded, learning):
 
 
 @pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
-def test_auto_is_half_for_prediction_on_a_gpu_that_has_it(device, learning, able, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
-    expected = device.type == "cuda" and able and not learning
-    assert uses_half("auto", device, learning=learning) is expected
+def test_auto_is_half_where_it_pays(device, learning, packed, able, monkeypatch):
+    monkeypatch.setattr(compat, "has_bfloat16", lambda device: able)
+    pays = {"cuda": True, "cpu": learning and packed, "mps": False}[device.type]
+    assert uses_half("auto", device, learning=learning, packed=packed) is (able and pays)
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("bfloat16", True), ("float32", False)])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_the_user_asks_for_is_what_runs(device, learning, precision, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: not expected)
-    assert uses_half(precision, device, learning=learning) is expected
+    monkeypatch.setattr(compat, "has_bfloat16", lambda device: not expected)
+    assert uses_half(precision, device, learning=learning, packed=not expected) is expected
 
 
 # --- what is kept

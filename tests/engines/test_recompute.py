@@ -7,13 +7,14 @@ import torch
 from encoders import assert_near, encoder_of, texts_of
 from torch.autograd.graph import saved_tensors_hooks
 
+from spacy_bertft.components.encoder_architecture import EncoderShim
 from spacy_bertft.encoder import encoder as encoder_module
 
 pytestmark = pytest.mark.touches_transformers
 TEXTS = ["the small cat sat on the mat " * 40, "a dog", "where is my parcel " * 25]
 
 
-def learn(encoder, *, seed=0, between=None):
+def learn(encoder, *, seed=0, predict=False):
     """Gradients of one update by parameter, and how many bytes autograd kept for it."""
     kept = []
 
@@ -21,14 +22,15 @@ def learn(encoder, *, seed=0, between=None):
         kept.append(tensor.nbytes)
         return tensor
 
+    shim = EncoderShim(encoder.settings)
+    shim.module = encoder
     encoder.zero_grad()
-    encoder.train()
     torch.manual_seed(seed)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = encoder(texts_of(TEXTS)).hidden
-    if between:
-        between()
-    hidden.backward(torch.linspace(-1, 1, hidden.numel()).view(hidden.shape))
+        features, backpropagate = shim.begin_update(texts_of(TEXTS))
+    if predict:
+        encoder.predict(texts_of(["a dog"]))
+    backpropagate(torch.linspace(-1, 1, features.hidden.numel()).view(features.hidden.shape))
     return {name: value.grad.clone() for name, value in encoder.named_parameters() if value.grad is not None}, sum(kept)
 
 
@@ -46,18 +48,44 @@ def test_gradients_are_those_of_kept_activations(tiny_encoder, monkeypatch, fami
     assert kept < all_kept / 10
 
 
-def test_dropout_of_the_backward_pass_is_that_of_the_forward(tiny_encoder, monkeypatch):
+@pytest.mark.parametrize(("limit", "settings"), [(100, {}), (10**6, {"gradient_checkpointing": True})])
+def test_dropout_of_the_backward_pass_is_that_of_the_forward(tiny_encoder, monkeypatch, limit, settings):
     """Even where a prediction has come between them, which switches dropout off."""
-    encoder = encoder_of(tiny_encoder("bert-uncased"), batch_subwords=64)
+    folder = tiny_encoder("bert-uncased")
+    encoder = encoder_of(folder, batch_subwords=64)
     expected, _ = learn(encoder, seed=1)
     other, _ = learn(encoder, seed=2)
     weight = next(name for name in expected if name.endswith("output.dense.weight"))
     assert not torch.allclose(expected[weight], other[weight])
-    monkeypatch.setattr(encoder_module, "KEPT_SUBWORDS", 100)
-    found, _ = learn(encoder, seed=1, between=lambda: encoder.predict(texts_of(["a dog"])))
+    monkeypatch.setattr(encoder_module, "KEPT_SUBWORDS", limit)
+    found, _ = learn(encoder_of(folder, batch_subwords=64, **settings), seed=1, predict=True)
     for name, gradient in expected.items():
         assert_near(found[name], gradient)
-    assert not encoder.model.training  # as the prediction has left it
+
+
+@pytest.mark.parametrize("batching", ["auto", "padded"])
+@pytest.mark.parametrize("family", ["bert-uncased", "distilbert"])
+def test_gradient_checkpointing_keeps_the_inputs_of_layers_alone(tiny_encoder, family, batching):
+    folder = tiny_encoder(family)
+    expected, all_kept = learn(encoder_of(folder, batching=batching))
+    found, kept = learn(encoder_of(folder, batching=batching, gradient_checkpointing=True))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_near(found[name], gradient)
+    assert kept < all_kept / 3
+
+
+def test_gradient_checkpointing_reaches_layers_above_frozen_ones(tiny_encoder):
+    gradients = []
+    for checkpointing in (True, False):
+        encoder = encoder_of(tiny_encoder("bert-uncased"), gradient_checkpointing=checkpointing)
+        encoder.model.embeddings.requires_grad_(False)
+        encoder.model.encoder.layer[0].requires_grad_(False)
+        gradients.append(learn(encoder)[0])
+    assert gradients[0].keys() == gradients[1].keys()
+    assert not [name for name in gradients[0] if "layer.0." in name]
+    for name, gradient in gradients[1].items():
+        assert_near(gradients[0][name], gradient)
 
 
 def test_usual_updates_keep_their_activations(tiny_encoder):

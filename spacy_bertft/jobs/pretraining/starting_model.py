@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
@@ -23,15 +21,13 @@ def starting_model(settings: Settings, note: Callable[[str], None]) -> MaskedMod
 
 
 def _encoder_settings(training: TrainingSettings) -> EncoderSettings:
-    precision = training.precision
-    if precision == "auto":
-        precision = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
     return EncoderSettings(
         device=training.device,
-        precision=precision,
+        precision=training.precision,
         window=training.window,
         overlap=0,
         batch_subwords=training.batch_subwords,
+        gradient_checkpointing=training.gradient_checkpointing,
     )
 
 

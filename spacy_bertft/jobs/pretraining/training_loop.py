@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from spacy_bertft import compat
 from spacy_bertft.encoder.masked_lm import Batch
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.pretraining.cache import Cache, find_or_build
@@ -82,8 +81,6 @@ class Run:
         self.batch_maker = BatchMaker(
             self.cache, self.model.encoder, settings.objective, batch_subwords=self.training.batch_subwords
         )
-        if self.training.gradient_checkpointing:
-            compat.checkpoint_activations(self.model.encoder.model)
         self.optimizer = ModuleOptimizer(self.model)
 
     def _cache(self) -> Cache:
