@@ -32,6 +32,7 @@ from spacy_bertft.engines.choose import uses_half
 BATCH = 16  # texts
 RATE = 1e-4
 LABELS = ("A", "B")
+ARCHITECTURE = {"@architectures": "spacy-bertft.Encoder.v1", "window": 512}
 
 Update = Callable[[list[str]], object]
 
@@ -61,14 +62,7 @@ def make_ours(encoder: str, precision: str) -> Update:
     nlp = spacy.blank("en")
     nlp.add_pipe(
         "bertft_encoder",
-        config={
-            "model": {
-                "@architectures": "spacy-bertft.Encoder.v1",
-                "name": encoder,
-                "window": 512,
-                "precision": precision,
-            }
-        },
+        config={"model": {**ARCHITECTURE, "name": encoder, "precision": precision}},
     )
     nlp.add_pipe("bertft_textcat")
 
