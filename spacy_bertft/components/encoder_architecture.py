@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from spacy.util import registry
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from spacy_bertft import files
 from spacy_bertft.components.doc_texts import texts_of
+from spacy_bertft.encoder.bases import load_for_adapter, load_saved_encoder, unshared
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.learning.shim import TorchShim, wrap
-from spacy_bertft.learning.tuning import Tuning
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
+from spacy_bertft.learning.tuning import Tuning, saves_adapter
 from spacy_bertft.signatures import with_settings
 from spacy_bertft.types import Features
 
@@ -97,4 +100,19 @@ def _replace_listener_cfg(encoder: dict[str, Any], listener: dict[str, Any]) -> 
 def load_named(model: Model[Any, Any]) -> Encoder:
     """Load the pretrained weights that the config of an encoder model names."""
     attrs = model.attrs
-    return load(attrs["name"], attrs["settings"], revision=attrs["revision"])
+    loading = load_for_adapter if saves_adapter(shim_of(model).tuning) else load
+    return loading(attrs["name"], attrs["settings"], revision=attrs["revision"])
+
+
+def load_from(folder: Path, model: Model[Any, Any]) -> Encoder:
+    """Load an encoder that a pipeline saved, in the form that the model's tuning trains."""
+    encoder = load_saved_encoder(folder, model.attrs["settings"])
+    tuning = shim_of(model).tuning
+    if saves_adapter(tuning) and encoder.shared is None and encoder.trainable:
+        raise ConfigError(
+            f'The save of LoraTuning is "adapter", but the encoder in {folder} was saved with whole weights. Expected '
+            'an adapter beside the encoder that it was trained on. Set save = "merged" in the encoder\'s tuning block, '
+            "or train again from the pretrained encoder."
+        )
+    trained_whole = tuning.learns and not saves_adapter(tuning)
+    return unshared(encoder) if trained_whole and encoder.shared is not None else encoder

@@ -19,7 +19,7 @@ from spacy_bertft.components import feature_store
 from spacy_bertft.components.boundary import Boundary
 from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import n_characters, texts_of
-from spacy_bertft.components.encoder_architecture import encoder_model, load_named
+from spacy_bertft.components.encoder_architecture import encoder_model, load_from, load_named
 from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.run import check_name, plan_run
@@ -27,7 +27,6 @@ from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather
-from spacy_bertft.encoder.loading import load_saved
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import StepSettings
 from spacy_bertft.learning.shim import shim_of
@@ -243,7 +242,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
     # --- disk and bytes: an ordinary Hugging Face folder
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write the encoder as a Hugging Face folder, path/encoder. Heads saved after it store its save id."""
+        """Write a Hugging Face folder, path/encoder, or peft's for an adapter. Heads saved later store its save id."""
         checkpoint = self._at_rest()
         # A digest, not a random number: an encoder that was not trained keeps its id, so other heads still match it.
         save_id = checkpoint.digest() if checkpoint else None
@@ -254,7 +253,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         """The files and weights of the settled encoder; None if it has no weights yet."""
         self.settle()
         module = shim_of(self.model).module
-        return module.at_rest() if isinstance(module, Encoder) else None
+        return module.to_save() if isinstance(module, Encoder) else None
 
     def _write(self, checkpoint: Checkpoint | None, folder: Path, save_id: str | None) -> None:
         with files.saving(f"encoder {self.name!r}", folder):
@@ -266,7 +265,7 @@ class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
         """Load the encoder from path/encoder; nothing is looked up anywhere else."""
         folder = Path(path) / ENCODER_FOLDER
         if folder.is_dir():
-            encoder = load_saved(folder, self.model.attrs["settings"])
+            encoder = load_from(folder, self.model)
             self.set_encoder(encoder)
             self.save_id = read_save_id(folder) if encoder.trainable else None
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from spacy_bertft import compat
+from spacy_bertft.encoder.adapters import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from spacy_bertft.engines.base import Form
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.files import PART, replace_files
@@ -40,6 +41,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor] = field(default_factory=dict)  # float32, named as AutoModel names them
     graph: NDArray[np.uint8] | None = None  # ONNX, instead of weights
     trained_pooler: bool = True  # False: the weights had no pooler
+    adapter: Adapter | None = None  # beside the weights, which are then shared and saved elsewhere
 
     @property
     def form(self) -> Form:
@@ -65,11 +67,14 @@ class Checkpoint:
         tokenizer.no_padding()
         return tokenizer
 
-    @property
-    def tokenizer_limit(self) -> float | None:
-        """The longest text that the tokenizer allows, in subwords; checkpoints without a limit say 1e30."""
-        limit: float | None = json.loads(self.files.get(TOKENIZER_CONFIG, b"{}")).get("model_max_length")
-        return limit
+    def limit(self, first_position: int) -> int | None:
+        """The longest window that tokenizer and model allow; None if neither says. first_position: of a window."""
+        of_tokenizer: float | None = json.loads(self.files.get(TOKENIZER_CONFIG, b"{}")).get("model_max_length")
+        positions = self.config.get("max_position_embeddings")
+        limits = [of_tokenizer, positions - first_position if positions and positions > 0 else None]
+        # Checkpoints without a limit say 1e30.
+        known = [int(limit) for limit in limits if limit is not None and 0 < limit < 10**6]
+        return min(known, default=None)
 
     def model(self) -> PreTrainedModel:
         """transformers' model with these weights."""
@@ -85,19 +90,27 @@ class Checkpoint:
             )
         return model
 
+    def whole(self) -> Checkpoint:
+        """The same with an adapter folded into the weights."""
+        return self if self.adapter is None else replace(self, weights=self.adapter.folded(), adapter=None)
+
     def digest(self) -> str | None:
-        """A hash of the weights; None for a graph."""
+        """A hash of the weights, an adapter folded in; None for a graph."""
         if self.graph is not None:
             return None
         digest = blake2b(digest_size=16)
-        for name, tensor in sorted(self._weights_to_save().items()):
+        for name, tensor in sorted(self.whole()._weights_to_save().items()):
             digest.update(name.encode())
             digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _weights_to_save(self) -> dict[str, Tensor]:
         # An untrained pooler would be taken for a trained one after loading.
-        kept = (name for name in self.weights if self.trained_pooler or "pooler" not in name)
+        kept = (
+            name
+            for name in self.weights
+            if "position_ids" not in name and (self.trained_pooler or "pooler" not in name)
+        )
         return {name: self.weights[name].contiguous() for name in kept}
 
     def write(self, folder: Path, *, save_id: str | None = None) -> None:
@@ -109,8 +122,15 @@ class Checkpoint:
         if self.graph is not None:
             replace_files(folder, {GRAPH: self.graph.tofile, **small})
             return
-        # The weights first: their save id reveals a save that was interrupted after them.
+        # The weights first: their save id reveals a save that was interrupted after them. Then those of an earlier save
+        # in the other form go.
+        if self.adapter is not None:
+            replace_files(folder, {**self.adapter.files({} if save_id is None else {_SAVE_ID: save_id}), **small})
+            (folder / WEIGHTS).unlink(missing_ok=True)
+            return
         replace_files(folder, {WEIGHTS: partial(_write_weights, self._weights_to_save(), save_id), **small})
+        for name in (ADAPTER_CONFIG, ADAPTER_BASE, ADAPTER_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) -> None:
@@ -152,9 +172,10 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 def read_save_id(folder: Path) -> str | None:
     """The id that the weights of a folder were saved with; None if they were saved without."""
-    if not (folder / WEIGHTS).is_file():
+    path = next((folder / name for name in (WEIGHTS, ADAPTER_WEIGHTS) if (folder / name).is_file()), None)
+    if path is None:
         return None
-    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+    with safe_open(path, framework="pt") as weights:
         save_id: str | None = (weights.metadata() or {}).get(_SAVE_ID)
     return save_id
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.adapters import whole_weights
+from spacy_bertft.encoder.adapters import restore, updates_of, whole_weights
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.settings import EncoderSettings, resolve_device, resolve_packed, resolve_window
 from spacy_bertft.engines.attention import packed_attention
@@ -22,6 +22,7 @@ from spacy_bertft.engines.base import Engine, Form
 from spacy_bertft.engines.choose import Engines
 from spacy_bertft.engines.dropout import use_dropout
 from spacy_bertft.engines.family_weights import read_shape
+from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.recompute import KEPT_SUBWORDS, RecomputingEngine
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import bucket, pack, subword_rows, window_lengths
@@ -49,8 +50,7 @@ class Encoder(nn.Module):
         if model is not None:
             self._take(model)
         self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
-        limit = _limit(checkpoint, self.first_position)
-        self.window = resolve_window(settings, limit, n_special=self.n_special)
+        self.window = resolve_window(settings, checkpoint.limit(self.first_position), n_special=self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
         # Raises an error now, not at the first text, if window and overlap don't fit each other.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
@@ -146,7 +146,11 @@ class Encoder(nn.Module):
         if self.settings.gradient_checkpointing:
             compat.checkpoint_activations(model)
         self._modules["model"] = model
-        self.checkpoint = replace(self.checkpoint, weights={})  # the model's weights are the current ones now
+        if self.checkpoint.adapter is None:
+            self.checkpoint = replace(self.checkpoint, weights={})  # the model's weights are the current ones now
+        else:
+            model.requires_grad_(False)
+            restore(model, self.checkpoint.adapter.updates)
 
     def pooler(self) -> nn.Linear | None:
         """The pretrained layer over the first special subword, if the checkpoint has one (BERT, ALBERT)."""
@@ -162,11 +166,27 @@ class Encoder(nn.Module):
         self.at_rest().write(folder)
 
     def at_rest(self) -> Checkpoint:
-        """Its current files and weights."""
+        """Its current files and whole weights."""
         if self.loaded is None:
-            return self.checkpoint
+            return self.checkpoint.whole()
         files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
-        return replace(self.checkpoint, files=files, weights=whole_weights(self.loaded))
+        return replace(self.checkpoint, files=files, weights=whole_weights(self.loaded), adapter=None)
+
+    def to_save(self) -> Checkpoint:
+        """What a pipeline saves: its current files, and weights or an adapter."""
+        adapter = self.checkpoint.adapter
+        return replace(self.checkpoint, adapter=replace(adapter, updates=self.updates)) if adapter else self.at_rest()
+
+    @property
+    def shared(self) -> SharedWeights | None:
+        """The weights that it shares with the encoders of other adapters; None if all are its own."""
+        return None if self.checkpoint.adapter is None else self.checkpoint.adapter.shared
+
+    @property
+    def updates(self) -> Updates:
+        """The current low-rank updates of the shared weights."""
+        adapter = self.checkpoint.adapter
+        return ({} if adapter is None else adapter.updates) if self.loaded is None else updates_of(self.loaded)
 
     # PyTorch needs the model to move, convert, list or export a module's weights.
 
@@ -278,12 +298,3 @@ def _first_position(model: PreTrainedModel | None) -> int:
     """The position of a window's first subword: after the padding id in the RoBERTa family, else 0."""
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
-
-
-def _limit(checkpoint: Checkpoint, first_position: int) -> int | None:
-    """The longest window that tokenizer and model allow; None if neither says."""
-    positions = checkpoint.config.get("max_position_embeddings")
-    limits = [checkpoint.tokenizer_limit, positions - first_position if positions and positions > 0 else None]
-    # Checkpoints without a limit say 1e30.
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < 10**6]
-    return min(known, default=None)

@@ -96,7 +96,7 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
             checkpoint = read_checkpoint(folder)
             if checkpoint is not None:
                 check_sizes(str(folder), config, checkpoint.weights)
-            if checkpoint is not None and _is_known(checkpoint):
+            if checkpoint is not None and is_known(checkpoint):
                 check_finite(str(folder), checkpoint.weights)
                 return Encoder(checkpoint, settings)
         return load_folder(folder, settings, saved=True)
@@ -169,7 +169,7 @@ class _Noted(dict[str, Tensor]):
         return super().get(name, default)
 
 
-def _is_known(checkpoint: Checkpoint) -> bool:
+def is_known(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint is of a known family, with all of its weights and no others."""
     shape = read_shape(checkpoint.config)
     weights = _Noted(checkpoint.weights)

@@ -14,6 +14,7 @@ from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
 from spacy_bertft.engines.family_weights import Shape, read_net
 from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
 
@@ -64,6 +65,14 @@ class Runnable(Protocol):
 
     def weights(self) -> Mapping[str, Tensor]:
         """The current weights."""
+
+    @property
+    def updates(self) -> Updates:
+        """The current low-rank updates of `shared`."""
+
+    @property
+    def shared(self) -> SharedWeights | None:
+        """The weights that it shares with other encoders."""
 
 
 def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
@@ -132,8 +141,16 @@ def _make_onnx(encoder: Runnable) -> Engine | None:
 
 
 def _make_fused(encoder: Runnable) -> Engine | None:
-    net = None if encoder.shape is None else read_net(encoder.shape, encoder.weights())
-    return None if net is None else FusedEngine(net)
+    if encoder.shape is None:
+        return None
+    shared = encoder.shared
+    if shared is None:
+        net = read_net(encoder.shape, encoder.weights())
+        return None if net is None else FusedEngine(net)
+    if shared.engine is None:
+        net = read_net(encoder.shape, shared)
+        shared.engine = None if net is None else FusedEngine(net)
+    return None if shared.engine is None else shared.engine.adapted(encoder.updates)
 
 
 _MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

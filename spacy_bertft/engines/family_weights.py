@@ -236,6 +236,15 @@ def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
     )
 
 
+def linear_names(shape: Shape) -> list[dict[str, str]]:
+    """The names of each layer's linear maps, by the fields of Layer."""
+    names = FAMILIES[shape.family]
+    parts = ("query", "key", "value", "out", "up", "down")
+    return [
+        {part: f"{names.layer}.{number}.{getattr(names, part)}" for part in parts} for number in range(shape.layers)
+    ]
+
+
 def misfit(shape: Shape, weights: Mapping[str, Tensor]) -> str | None:
     """Describe a weight whose size differs from the config, for a message; None if there is none."""
     for name, size in islice(_sizes(shape, weights), 2 * len(weights)):  # the config may claim a million layers

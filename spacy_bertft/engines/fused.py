@@ -5,17 +5,20 @@ Computes the same sums as transformers' model in another order, so results agree
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, linear, relu, scaled_dot_product_attention
 
 from spacy_bertft import compat
 from spacy_bertft.engines.attention import runs_of
-from spacy_bertft.engines.family_weights import Linear, Net, Norm
+from spacy_bertft.engines.family_weights import Linear, Net, Norm, linear_names
+from spacy_bertft.engines.low_rank import LowRank, UpdatedRows, Updates, add_updates
 from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Ints, Packed
 
@@ -25,8 +28,14 @@ _KEY_MULTIPLE = 16
 # A batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows, a few
 # hundred kilobytes each, and a stream of texts would produce every number.
 _ROW_MULTIPLE = 32
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "relu": relu,
+}
 
 _Product = Callable[[Tensor], Tensor]
+_Parts = Mapping[str, LowRank]  # the updates of one layer, by the fields of Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +72,49 @@ class FusedEngine:
     budget = 2048
 
     def __init__(self, net: Net) -> None:
-        def product(one: Linear, activation: str = "none") -> _Product:
-            return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
-
         self.net = net
         self.layers = [
             _Layer(
-                product(layer.query_key_value()),
-                product(layer.out),
+                self._product(layer.query_key_value()),
+                self._product(layer.out),
                 layer.out_norm,
-                product(layer.up, net.shape.activation),
-                product(layer.down),
+                self._product(layer.up, net.shape.activation),
+                self._product(layer.down),
                 layer.down_norm,
             )
             for layer in net.layers
         ]
+
+    def _product(self, one: Linear, activation: str = "none") -> _Product:
+        return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
+
+    @cached_property
+    def _plain_ups(self) -> list[_Product]:
+        """Each layer's product `up` without its activation, for updates that come between the two."""
+        return [self._product(layer.up) for layer in self.net.layers]
+
+    def adapted(self, updates: Updates) -> FusedEngine:
+        """An engine with low-rank updates, which shares everything else with this one."""
+        shape = self.net.shape
+        engine = copy(self)
+        engine.layers = []
+        for number, (layer, names) in enumerate(zip(self.layers, linear_names(shape), strict=True)):
+            parts = {part: updates[name] for part, name in names.items() if name in updates}
+            joint = [UpdatedRows(place * shape.width, parts[part])
+                     for place, part in enumerate(("query", "key", "value")) if part in parts]  # fmt: skip
+            up = layer.up
+            if "up" in parts:
+                up = _with(self._plain_ups[number], [UpdatedRows(0, parts["up"])], _ACTIVATIONS[shape.activation])
+            engine.layers.append(
+                replace(
+                    layer,
+                    query_key_value=_with(layer.query_key_value, joint),
+                    out=_with(layer.out, _whole(parts, "out")),
+                    up=up,
+                    down=_with(layer.down, _whole(parts, "down")),
+                )
+            )
+        return engine
 
     @torch.no_grad()
     def __call__(self, packed: Packed) -> Tensor:
@@ -98,6 +135,22 @@ class FusedEngine:
             hidden = _normalise(layer.out(mixed).add_(hidden), layer.out_norm, net.shape.eps)
             hidden = _normalise(layer.down(layer.up(hidden)).add_(hidden), layer.down_norm, net.shape.eps)
         return hidden[: len(packed.ids)]
+
+
+def _whole(parts: _Parts, part: str) -> list[UpdatedRows]:
+    return [UpdatedRows(0, parts[part])] if part in parts else []
+
+
+def _with(product: _Product, updates: list[UpdatedRows], activation: _Product | None = None) -> _Product:
+    """A product with low-rank updates, then an activation."""
+    if not updates:
+        return product
+
+    def run(hidden: Tensor) -> Tensor:
+        updated = add_updates(hidden, product(hidden), updates)
+        return updated if activation is None else activation(updated)
+
+    return run
 
 
 def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
+from spacy_bertft.encoder.adapters import inject, peft
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.layers import stack_of
 from spacy_bertft.learning.tuning import ParameterGroup, Unit
@@ -17,15 +18,17 @@ from spacy_bertft.learning.tuning import ParameterGroup, Unit
 class LoraTuning:
     """Small matrices beside the layers' linear maps are trained; the encoder's weights stay fixed (Hu et al., 2021).
 
-    A weight W is used as W + alpha / rank * B A, with A of (rank, inputs) and B of (outputs, rank). Saving folds the
-    product into W: a saved pipeline is an ordinary one, loads without peft, and runs on all engines. Training it
-    further starts new matrices on top.
+    A weight W is used as W + alpha / rank * B A, with A of (rank, inputs) and B of (outputs, rank).
 
     rank: inner width of the matrices.
     alpha: how strongly they act.
     dropout: probability of dropping their inputs in training.
     targets: names of the linear maps that get them, such as ["query", "value"]; None: all in the layers.
     rate_factor: learning rate of the matrices, as a multiple of the encoder's: they need a higher one.
+    save: "merged" folds the product into W: a saved pipeline is an ordinary one, loads without peft, and further
+        training starts new matrices on top. "adapter" saves the matrices alone, with the name and a hash of the
+        encoder that they belong to, which is loaded by that name; further training continues with the same matrices.
+        The encoders of several adapters in one pipeline share the weights of their base in memory, on a CPU.
     """
 
     rank: int = 8
@@ -33,6 +36,7 @@ class LoraTuning:
     dropout: float = 0.0
     targets: Sequence[str] | None = None
     rate_factor: float = 10.0
+    save: Literal["merged", "adapter"] = "merged"
 
     learns = True
     unit: ClassVar[Unit] = "steps"
@@ -52,17 +56,14 @@ class LoraTuning:
 
     def begin(self, module: nn.Module, *, std: float) -> None:
         """Check that peft is there, before anything is trained."""
-        _peft()
+        peft()
 
     def prepare(self, module: nn.Module) -> None:
         """Add the matrices, unless the module has them: B starts at 0, so that nothing changes at first."""
         names = _linear_names(module)
         if any("lora_" in name for name, _ in module.named_parameters()):
             return
-        config = _peft().LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self._chosen(names)
-        )
-        _peft().inject_adapter_in_model(config, module)
+        inject(module, self._chosen(names), rank=self.rank, alpha=self.alpha, dropout=self.dropout)
 
     def _chosen(self, names: Sequence[str]) -> list[str]:
         kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -89,14 +90,3 @@ def _linear_names(module: nn.Module) -> list[str]:
     list(module.parameters())  # builds an encoder that is built late
     inside = {id(child) for layer in stack_of(module) for child in layer.modules()}
     return [name for name, child in module.named_modules() if isinstance(child, nn.Linear) and id(child) in inside]
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(
-            'LoraTuning needs peft, which is not installed. Expected the extra "lora". Install it: '
-            'pip install "spacy-bertft[lora]" (from a checkout: pip install -e ".[lora]").'
-        ) from error
-    return peft

@@ -46,6 +46,11 @@ class Tuning(Protocol):
         """The parameters that are trained, none of the groups empty. All others get no gradient."""
 
 
+def saves_adapter(tuning: Tuning) -> bool:
+    """Whether a tuning leaves the encoder's weights as they are and saves an adapter beside them."""
+    return getattr(tuning, "save", None) == "adapter"
+
+
 @dataclass(frozen=True)
 class FullTuning:
     """All weights are trained.

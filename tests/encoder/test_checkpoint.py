@@ -245,11 +245,14 @@ def test_the_tokenizer_neither_cuts_off_nor_pads(folder):
 
 
 def test_the_limit_is_that_of_the_tokenizer(folder):
-    assert read_checkpoint(folder).tokenizer_limit == 10**30  # which stands for none
+    positions = read_checkpoint(folder).config["max_position_embeddings"]
+    assert read_checkpoint(folder).limit(2) == positions - 2  # the tokenizer says 1e30, which stands for none
     rewrite(folder / "tokenizer_config.json", model_max_length=20)
-    assert read_checkpoint(folder).tokenizer_limit == 20
+    assert read_checkpoint(folder).limit(2) == 20
     (folder / "tokenizer_config.json").unlink()
-    assert read_checkpoint(folder).tokenizer_limit is None
+    assert read_checkpoint(folder).limit(0) == positions
+    rewrite(folder / "config.json", max_position_embeddings=0)
+    assert read_checkpoint(folder).limit(0) is None
 
 
 @pytest.mark.parametrize("family", ["bert-uncased", "modernbert"])

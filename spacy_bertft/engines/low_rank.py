@@ -1,0 +1,57 @@
+"""Low-rank updates of weights (LoRA), and the weights that several sets of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from spacy_bertft.engines.fused import FusedEngine
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """An update of a linear map's weight W, which is used as W + scale * up @ down."""
+
+    down: Tensor  # (rank, in)
+    up: Tensor  # (out, rank)
+    scale: float
+
+    def delta(self) -> Tensor:
+        """What it adds to W. (out, in)."""
+        return self.scale * (self.up @ self.down)
+
+
+Updates = Mapping[str, LowRank]  # name of a linear map -> its update
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatedRows:
+    """An update of some outputs of a product: those from `start` on."""
+
+    start: int
+    update: LowRank
+
+
+def add_updates(hidden: Tensor, product: Tensor, updates: Sequence[UpdatedRows]) -> Tensor:
+    """Add updates to a product in place. hidden: its input (N, in); product: (N, out)."""
+    for one in updates:
+        low = hidden @ one.update.down.T  # (N, rank)
+        part = product[:, one.start : one.start + len(one.update.up)]
+        part.addmm_(low, one.update.up.T, alpha=one.update.scale)
+    return product
+
+
+class SharedWeights(dict[str, Tensor]):
+    """Weights by name that the encoders of several adapters have in common, and that nobody changes.
+
+    engine: runs them without any adapter; those of the adapters build on it, so that it is held once.
+    """
+
+    engine: FusedEngine | None = None
+
+    def __deepcopy__(self, memo: Any) -> SharedWeights:
+        return self

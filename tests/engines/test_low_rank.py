@@ -1,0 +1,67 @@
+"""Low-rank updates on our own engine: the numbers of folded weights, with one copy of what they update."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from encoders import KNOWN, SENTENCE, encoder_of, net_of, texts_of
+
+from spacy_bertft.engines.family_weights import linear_names
+from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.low_rank import LowRank, SharedWeights
+from spacy_bertft.text.batches import bucket, pack, window_lengths
+
+pytestmark = pytest.mark.touches_transformers
+
+
+def updates_for(encoder, parts, rank=3):
+    torch.manual_seed(0)
+    weights = encoder.weights()
+    found = {}
+    for layer in linear_names(encoder.shape):
+        for part in parts:
+            out, into = weights[f"{layer[part]}.weight"].shape
+            found[layer[part]] = LowRank(torch.randn(rank, into) / 4, torch.randn(out, rank) / 4, 0.5)
+    return found
+
+
+def hidden_of(encoder, engine):
+    subwords = encoder.splitter.split(texts_of([SENTENCE, "a", SENTENCE + " " + SENTENCE]))
+    windows = encoder._cut(subwords)
+    groups = bucket(window_lengths(windows, encoder.specials), budget=engine.budget, padded=False)
+    return torch.cat([engine(pack(subwords.ids, windows, group, encoder.specials)) for group in groups])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [["query"], ["value"], ["query", "value"], ["up"], ["query", "key", "value", "out", "up", "down"], []],
+    ids="+".join,
+)
+@pytest.mark.parametrize("family", KNOWN)
+def test_updates_give_the_numbers_of_folded_weights(tiny_encoder, family, parts):
+    encoder = encoder_of(tiny_encoder(family))
+    base = FusedEngine(net_of(encoder))
+    plain = hidden_of(encoder, base)
+    updates = updates_for(encoder, parts)
+    found = hidden_of(encoder, base.adapted(updates))
+    for name, update in updates.items():
+        encoder.model.get_submodule(name).weight.data += update.delta()
+    torch.testing.assert_close(found, hidden_of(encoder, FusedEngine(net_of(encoder))), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found, plain, atol=1e-3) is not bool(parts)
+    torch.testing.assert_close(hidden_of(encoder, base), plain)  # the base is as before
+
+
+def test_engines_share_all_but_the_updates(tiny_bert):
+    encoder = encoder_of(tiny_bert)
+    base = FusedEngine(net_of(encoder))
+    one, other = (base.adapted(updates_for(encoder, ["query"])) for _ in range(2))
+    assert one.net is other.net is base.net
+    assert [layer.down for layer in one.layers] == [layer.down for layer in base.layers]
+    assert one.layers[0].query_key_value is not other.layers[0].query_key_value
+
+
+def test_shared_weights_are_not_copied():
+    weights = SharedWeights(a=torch.zeros(2))
+    assert copy.deepcopy({"some": weights})["some"] is weights
