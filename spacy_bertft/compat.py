@@ -6,9 +6,9 @@ import ctypes
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from packaging.version import Version
 
@@ -65,6 +65,16 @@ def flash_attention() -> Callable[..., Any] | None:
         return None
     known = {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
     return varlen_attn if known else None
+
+
+def without_cudnn_attention() -> AbstractContextManager[None]:
+    """Inside, PyTorch's attention leaves out cuDNN's kernels, which are planned anew for each new number of windows and
+    length: with texts of all lengths, that took most of a training step on an H200.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return cast("AbstractContextManager[None]", sdpa_kernel(others))
 
 
 def give_back_memory() -> None:

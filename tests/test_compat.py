@@ -119,3 +119,11 @@ def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch, capability, told, expect
 
 def test_other_devices_have_none():
     assert not has_bfloat16(torch.device("mps"))
+
+
+def test_attention_without_cudnns_kernels():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with compat.without_cudnn_attention():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before

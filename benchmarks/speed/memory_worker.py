@@ -31,10 +31,10 @@ def keep(job: Job) -> Found:
     All texts have been read once before, so that what grows is Docs, not what the allocator and oneDNN keep.
     """
     nlp = _load(job, warm_up=job["n"])
-    before = _resident()
+    before = resident()
     docs = list(nlp.pipe(_texts(job)))
     gc.collect()
-    after = _resident()
+    after = resident()
     entities = [[(ent.start, ent.end, ent.label_) for ent in doc.ents] for doc in docs]
     Path(job["entities"]).write_text(json.dumps(entities), encoding="utf-8")
     return {"before": before, "after": after}
@@ -50,24 +50,24 @@ def bare(job: Job) -> Found:
         nlp(text)
     entities = json.loads(Path(job["entities"]).read_text(encoding="utf-8"))
     gc.collect()
-    before = _resident()
+    before = resident()
     docs = []
     for text, of_text in zip(_texts(job), entities, strict=True):
         doc = nlp(text)
         doc.set_ents([Span(doc, start, end, label) for start, end, label in of_text])
         docs.append(doc)
     gc.collect()
-    return {"before": before, "after": _resident()}
+    return {"before": before, "after": resident()}
 
 
 def stream(job: Job) -> Found:
     """Memory after each tenth of a stream."""
     nlp = _load(job)
-    sizes = [(0, _resident())]
+    sizes = [(0, resident())]
     start = time.perf_counter()
     for done, _ in enumerate(nlp.pipe(_texts(job)), start=1):
         if done % max(1, job["n"] // STEPS) == 0:
-            sizes.append((done, _resident()))
+            sizes.append((done, resident()))
     return {"sizes": sizes, "seconds": time.perf_counter() - start}
 
 
@@ -75,7 +75,7 @@ def long(job: Job) -> Found:
     """Seconds and peak memory of one text of so many characters."""
     nlp = _load(job)
     text = _long_text(job, nlp)
-    before = _resident()
+    before = resident()
     start = time.perf_counter()
     doc = nlp(text)
     seconds = time.perf_counter() - start
@@ -89,7 +89,7 @@ def among(job: Job) -> Found:
     text = _long_text(job, nlp)
     texts = list(_texts({**job, "n": job["texts"]}))
     half = len(texts) // 2
-    before = _resident()
+    before = resident()
     together = _seconds(nlp, [*texts[:half], text, *texts[half:]])
     peak = _status("VmHWM")
     alone = {"short": _seconds(nlp, texts), "long": _seconds(nlp, [text])}
@@ -155,7 +155,8 @@ def _texts(job: Job) -> Iterator[str]:
     return islice(cycle([text for name in ("wikigold", "wnut17") for text in short_pool(data, name)]), job["n"])
 
 
-def _resident() -> float:
+def resident() -> float:
+    """The memory that this process holds now, in MiB."""
     return _status("VmRSS")
 
 

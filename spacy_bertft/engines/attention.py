@@ -67,6 +67,9 @@ def packed_attention(
         mask = _band(length, sliding_window, q.device)
         if 0 < dropout < 1 and v.device.type == "cpu":
             mixed = _with_dropout(q, k, v, mask, dropout, scaling)
+        elif v.is_cuda:
+            with compat.without_cudnn_attention():
+                mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         else:
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n_windows * length, H, D/H)

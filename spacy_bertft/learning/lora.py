@@ -35,7 +35,7 @@ class LoraTuning:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: Sequence[str] | None = None
-    rate_factor: float = 10.0
+    rate_factor: float = 5.0
     save: Literal["merged", "adapter"] = "merged"
 
     learns = True
