@@ -121,17 +121,14 @@ def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> 
     If PyTorch was built with oneDNN, the weight is converted to its layout once and the activation is fused into the
     product. torch.compile generates the same calls; they are not documented for other use, so we check that they exist.
     """
-    import torch
     from torch.nn import functional
 
-    reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
-    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if available and reorder is not None and product is not None:
+    if product := _onednn_linear():
+        reorder, compute = product
         kind, _, algorithm = activation.partition("_")
         laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
         how = algorithm or ("none" if kind == "gelu" else "")
-        return lambda x: product(x, laid_out, offset, kind, [], how)
+        return lambda x: compute(x, laid_out, offset, kind, [], how)
     finish: dict[str, Callable[[Tensor], Tensor]] = {
         "none": lambda x: x,
         "gelu": functional.gelu,
@@ -140,6 +137,28 @@ def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> 
     }
     apply = finish[activation]
     return lambda x: apply(functional.linear(x, weight, bias))
+
+
+def fast_linear_sum(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """As fast_linear, but the function computes `linear(x) + other`; oneDNN adds within the product."""
+    if product := _onednn_linear():
+        reorder, compute = product
+        laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
+        return lambda x, other: compute.binary(x, other, laid_out, offset, "add")
+    plain = fast_linear(weight, bias, "none", rows=rows)
+    return lambda x, other: plain(x).add_(other)
+
+
+def _onednn_linear() -> tuple[Callable[..., Tensor], Any] | None:
+    """PyTorch's calls that lay out a weight for oneDNN, and that multiply by it; None if they are not there."""
+    import torch
+
+    reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    compute = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or reorder is None or compute is None or "binary" not in compute.overloads():
+        return None
+    return reorder, compute
 
 
 @contextmanager

@@ -35,16 +35,17 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 _Product = Callable[[Tensor], Tensor]
+_Sum = Callable[[Tensor, Tensor], Tensor]  # a product, plus the second argument
 _Parts = Mapping[str, LowRank]  # the updates of one layer, by the fields of Layer
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     query_key_value: _Product
-    out: _Product
+    out: _Sum
     out_norm: Norm
     up: _Product  # with the activation
-    down: _Product
+    down: _Sum
     down_norm: Norm
 
 
@@ -76,10 +77,10 @@ class FusedEngine:
         self.layers = [
             _Layer(
                 self._product(layer.query_key_value()),
-                self._product(layer.out),
+                self._sum(layer.out),
                 layer.out_norm,
                 self._product(layer.up, net.shape.activation),
-                self._product(layer.down),
+                self._sum(layer.down),
                 layer.down_norm,
             )
             for layer in net.layers
@@ -87,6 +88,9 @@ class FusedEngine:
 
     def _product(self, one: Linear, activation: str = "none") -> _Product:
         return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
+
+    def _sum(self, one: Linear) -> _Sum:
+        return compat.fast_linear_sum(one.weight.detach(), one.bias.detach(), rows=self.budget)
 
     @cached_property
     def _plain_ups(self) -> list[_Product]:
@@ -109,9 +113,9 @@ class FusedEngine:
                 replace(
                     layer,
                     query_key_value=_with(layer.query_key_value, joint),
-                    out=_with(layer.out, _whole(parts, "out")),
+                    out=_sum_with(layer.out, _whole(parts, "out")),
                     up=up,
-                    down=_with(layer.down, _whole(parts, "down")),
+                    down=_sum_with(layer.down, _whole(parts, "down")),
                 )
             )
         return engine
@@ -132,8 +136,8 @@ class FusedEngine:
         runs = _plan(packed.lengths, n_rows=len(hidden))
         for layer in self.layers:
             mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
-            hidden = _normalise(layer.out(mixed).add_(hidden), layer.out_norm, net.shape.eps)
-            hidden = _normalise(layer.down(layer.up(hidden)).add_(hidden), layer.down_norm, net.shape.eps)
+            hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, net.shape.eps)
+            hidden = _normalise(layer.down(layer.up(hidden), hidden), layer.down_norm, net.shape.eps)
         return hidden[: len(packed.ids)]
 
 
@@ -151,6 +155,10 @@ def _with(product: _Product, updates: list[UpdatedRows], activation: _Product | 
         return updated if activation is None else activation(updated)
 
     return run
+
+
+def _sum_with(product: _Sum, updates: list[UpdatedRows]) -> _Sum:
+    return (lambda x, other: add_updates(x, product(x, other), updates)) if updates else product
 
 
 def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:

@@ -49,13 +49,13 @@ class _Largest:
     def __init__(self) -> None:
         self.values: Tensor | None = None
 
-    def watch(self, product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def watch(self, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap a product so that the largest values of its inputs are recorded."""
 
-        def watched(rows: Tensor) -> Tensor:
+        def watched(rows: Tensor, *others: Tensor) -> Tensor:
             now = rows.abs().amax(dim=0)
             self.values = now if self.values is None else self.values.maximum(now)
-            return product(rows)
+            return product(rows, *others)
 
         return watched
 
