@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 import typer
-from run import find_encoder
+from environments import find_encoder
 from texts import short_pool
 from transformers import AutoModel
 

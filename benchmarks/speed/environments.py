@@ -1,7 +1,8 @@
-"""Virtual environments for the subjects, made with venv and pip and kept for later runs."""
+"""Virtual environments for the subjects, made with venv and pip and kept for later runs; where the encoder is."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -56,3 +57,18 @@ def interpreter(environment: Environment, folder: Path) -> Path:
         call([python, "-m", "pip", "install", *packages], home / "pip.log")
     done.write_text(wanted, encoding="utf-8")
     return python
+
+
+def find_encoder(name: str) -> Path:
+    """The encoder's folder: a local one, or package/folder inside a package of this interpreter."""
+    package, _, inside = name.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = [Path(name), *(Path(place, inside) for place in (spec and spec.submodule_search_locations) or ())]
+    folder = next((place for place in places if (place / "config.json").is_file()), None)
+    if folder is None:
+        raise SystemExit(
+            f"The encoder {name!r}: no config.json in {', '.join(map(str, places))}. Expected the folder of a BERT "
+            "encoder (config.json, weights, tokenizer files), or package/folder of a package that is installed for "
+            "the interpreter that runs this script. Correct --encoder, or install the package."
+        )
+    return folder.absolute()

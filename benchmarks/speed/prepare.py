@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peer import peer_models
 from texts import read_records, read_sentences
 
 BATCH = 16  # texts in an update, of each kind
@@ -75,41 +76,12 @@ def make_peer(job: Job) -> None:
     """spacy-transformers: one transformer with spaCy's own entity recogniser and text categoriser."""
     import spacy
 
-    listener = {
-        "@architectures": "spacy-transformers.TransformerListener.v1",
-        "grad_factor": 1.0,
-        "pooling": {"@layers": "reduce_mean.v1"},
-    }
-    spans = {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 128, "stride": 96}
-    model = {
-        "@architectures": "spacy-transformers.TransformerModel.v3",
-        "name": job["encoder"],
-        "tokenizer_config": {"use_fast": True},
-        "get_spans": spans,
-    }
-    parser = {
-        "@architectures": "spacy.TransitionBasedParser.v2",
-        "state_type": "ner",
-        "extra_state_tokens": False,
-        "hidden_width": 64,
-        "maxout_pieces": 2,
-        "use_upper": False,
-        "nO": None,
-        "tok2vec": listener,
-    }
-    reduction = {f"use_reduce_{how}": how == "mean" for how in ("first", "last", "max", "mean")}
-    categoriser = {
-        "@architectures": "spacy.TextCatReduce.v1",
-        "exclusive_classes": True,
-        "nO": None,
-        "tok2vec": listener,
-        **reduction,
-    }
+    models = peer_models(job["encoder"])
     nlp = spacy.blank("en")
-    nlp.add_pipe("transformer", config={"model": model})
-    nlp.add_pipe("ner", config={"model": parser})
+    nlp.add_pipe("transformer", config={"model": models["transformer"]})
+    nlp.add_pipe("ner", config={"model": models["ner"]})
     if job["categories"]:
-        nlp.add_pipe("textcat", config={"model": categoriser})
+        nlp.add_pipe("textcat", config={"model": models["textcat"]})
     train(nlp, job)
 
 

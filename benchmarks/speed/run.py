@@ -9,7 +9,6 @@ says what and how. It needs Python 3.10 or later with pip, and nothing else.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from chart import draw
-from environments import StepError, interpreter
+from environments import StepError, find_encoder, interpreter
 from measure import Plan, Results, measure
 from pipelines import Kitchen
 from report import markdown
@@ -101,21 +100,6 @@ def _sizes(names: str) -> list[Size]:
     if unknown:
         raise argparse.ArgumentTypeError(f"found {unknown[0]!r}; expected some of {', '.join(SIZES)}")
     return [SIZES[name] for name in names.split(",")]
-
-
-def find_encoder(name: str) -> Path:
-    """The encoder's folder: a local one, or package/folder inside a package of this interpreter."""
-    package, _, inside = name.partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    places = [Path(name), *(Path(place, inside) for place in (spec and spec.submodule_search_locations) or ())]
-    folder = next((place for place in places if (place / "config.json").is_file()), None)
-    if folder is None:
-        raise SystemExit(
-            f"The encoder {name!r}: no config.json in {', '.join(map(str, places))}. Expected the folder of a BERT "
-            "encoder (config.json, weights, tokenizer files), or package/folder of a package that is installed for "
-            "the interpreter that runs this script. Correct --encoder, or install the package."
-        )
-    return folder.absolute()
 
 
 def make_environments(

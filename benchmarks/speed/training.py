@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import spacy
 import torch
 import typer
-from run import find_encoder
+from environments import find_encoder
 from spacy.training import Example
 from texts import Amounts, build
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
