@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             job = {
                 "data": str(prepared),
                 "encoder": str(encoder),
-                "head": about["head"],
+                **about,
                 "steps": -(-about["texts"] // options.batch_size) * options.epochs,
                 **{key: getattr(options, key) for key in ("epochs", "batch_size", "rate", "threads")},
             }

@@ -45,7 +45,8 @@ def ours(job: Job) -> Found:
             "tokenizer": job["encoder"],
             "min_texts": job["batch_size"],
             "max_texts": job["batch_size"],
-            "buffer": 50 * job["batch_size"],  # as the Trainer
+            # As many batches are sorted together as by the Trainer's sampler.
+            "buffer": max(1, min(50, job["texts"] // (4 * job["batch_size"]))) * job["batch_size"],
         }
     else:
         settings["training.batcher.size"] = job["batch_size"]
