@@ -21,7 +21,20 @@ from typing import Annotated, Any
 import hf_trainer
 import spacy
 import typer
-from compare import BatchSize, Data, Encoder, Epochs, MergeSentences, Rate, predict, prepare, score, train
+from compare import (
+    BatchSize,
+    Data,
+    Encoder,
+    Epochs,
+    MergeSentences,
+    Rate,
+    Seeds,
+    Texts,
+    predict,
+    prepare,
+    score,
+    train,
+)
 from spacy.util import registry
 
 TUNINGS: dict[str, dict[str, Any]] = {
@@ -42,9 +55,10 @@ def main(
     epochs: Epochs = 5,
     batch_size: BatchSize = 8,
     merge_sentences: MergeSentences = 1,
+    texts: Texts = None,
     lora_factor: Annotated[float | None, typer.Option(help="rate_factor of LoRA; else its default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Names of tunings; all if left out.")] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each, with seeds 0, 1, …")] = 1,
+    seeds: Seeds = 1,
     head_factor: Annotated[float | None, typer.Option(help="learn_rate_factor of the head; else its default.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
 ) -> None:
@@ -60,6 +74,7 @@ def main(
                 "data": data,
                 "recipe": [encoder, rate, epochs, batch_size],
                 "merge_sentences": merge_sentences,
+                "texts": texts,
                 "tuning": tuning,
                 "seed": seed,
                 "head_factor": head_factor,
@@ -88,7 +103,7 @@ def run(job: dict[str, Any]) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / job["data"], work, job["merge_sentences"])
+        gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / job["data"], work, job["merge_sentences"], job["texts"])
         steps = -(-len(gold["train"]) // recipe.batch_size)  # an epoch
         settings: dict[str, Any] = {"training.logger": {"@loggers": "tunings.ticks.v1"}}
         settings["components.encoder.tuning"] = job["tuning"]

@@ -41,6 +41,7 @@ class Side:
     name: str
     kind: str  # of worker.KINDS
     by_length: bool = False  # whether texts of similar length share a batch
+    bfloat16: bool = False
     beside: str | None = None  # the side whose seconds its own are compared with
     environment: str = OURS
 
@@ -51,6 +52,8 @@ SIDES = (
     Side("spacy-transformers", "peer", beside="spacy-bertft", environment=PEER),
     Side("spacy-bertft, by length", "ours", by_length=True),
     Side("Trainer, by length", "trainer", by_length=True, beside="spacy-bertft, by length"),
+    Side("spacy-bertft, bfloat16", "ours", by_length=True, bfloat16=True),
+    Side("Trainer, bfloat16", "trainer", by_length=True, bfloat16=True, beside="spacy-bertft, bfloat16"),
 )
 
 
@@ -159,7 +162,8 @@ def measure(bench: Bench, sides: Sequence[Side], job: dict[str, Any], rounds: in
         first = number % len(sides)
         for side in (*sides[first:], *sides[:first]):
             with tempfile.TemporaryDirectory(dir=work) as output:
-                one = {**job, "seed": number, "by_length": side.by_length, "output": output}
+                one = {**job, "seed": number, "output": output}
+                one.update(by_length=side.by_length, bfloat16=side.bfloat16)
                 found = bench.run(side.environment, side.kind, one)
                 scores = bench.run(OURS, "score", one)
             rows.append({"side": side.name, "round": number, **found, **scores})

@@ -37,6 +37,7 @@ def ours(job: Job) -> Found:
     """Train this package's head and encoder, and predict."""
     settings: dict[str, Any] = {
         "components.encoder.model.name": job["encoder"],
+        "components.encoder.model.precision": "bfloat16" if job["bfloat16"] else "float32",
         "training.optimizer.learn_rate.initial_rate": job["rate"],
     }
     if job["by_length"]:
@@ -129,6 +130,7 @@ def trainer(job: Job) -> Found:
         # transformers 5 has the strategies in one setting.
         new = "train_sampling_strategy" in {field.name for field in fields(TrainingArguments)}
         settings = {"train_sampling_strategy": "group_by_length"} if new else {"group_by_length": True}
+    settings.update(bf16=job["bfloat16"], use_cpu=True)
     _set_threads(job)
     gold = _read(job, spacy.blank("en").vocab)
     recipe = hf_trainer.Recipe(job["encoder"], job["rate"], job["epochs"], job["batch_size"])
