@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from spacy.tokens import Doc
 from torch import Tensor
@@ -13,6 +13,14 @@ from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.types import Features
 
 
+@dataclass(slots=True)
+class Rehearsal:
+    """Who has taken part in a rehearsal."""
+
+    joined: set[str] = field(default_factory=set)  # names of components
+    loss: float = 0.0  # of the heads that were called before the encoder
+
+
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """Features of the current update. The heads' backward passes end in a leaf tensor, which accumulates gradients."""
@@ -20,15 +28,23 @@ class Boundary:
     leaf: Tensor  # (N, D) float32, input of the heads
     backprop: Callable[[Tensor], None]  # backpropagates the leaf's gradient through the encoder
     docs: tuple[Doc, ...]
+    rehearsal: Rehearsal | None = None  # None: it is of an update
 
     @classmethod
     def open(
-        cls, encoder: str, docs: Sequence[Doc], features: Features, backprop: Callable[[Tensor], None], *, learns: bool
+        cls,
+        encoder: str,
+        docs: Sequence[Doc],
+        features: Features,
+        backprop: Callable[[Tensor], None],
+        *,
+        learns: bool,
+        rehearsal: Rehearsal | None = None,
     ) -> Boundary:
         """Publish the features of Docs under the encoder's name. learns: whether the encoder is trained."""
         leaf = features.hidden.detach().float().requires_grad_(learns)
         feature_store.publish(encoder, docs, replace(features, hidden=leaf), readers=(), keep=True)
-        return cls(leaf, backprop, tuple(docs))
+        return cls(leaf, backprop, tuple(docs), rehearsal)
 
     @property
     def answered(self) -> bool:

@@ -22,6 +22,7 @@ from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_from, load_named
 from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
+from spacy_bertft.components.rehearsal import RehearsedEncoder
 from spacy_bertft.components.run import check_name, plan_run
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
@@ -43,7 +44,7 @@ STREAM_CHARACTERS = 400_000
 TRIM_EVERY = 4096
 
 
-class EncoderPipe(WithReaders, TrainablePipe):  # type: ignore[misc]
+class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore[misc]
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
     In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder

@@ -17,6 +17,7 @@ from spacy_bertft.components import feature_store, head_files
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.finite import check_logits, check_loss
 from spacy_bertft.components.pairs import need_segments
+from spacy_bertft.components.rehearsal import RehearsedHead
 from spacy_bertft.components.run import plan_run
 from spacy_bertft.components.source import check_tokens
 from spacy_bertft.components.task import Head, HeadOutput, Started, Task
@@ -35,7 +36,7 @@ _STREAM_TOKENS = 100_000
 _FROZEN_FACTOR = 50.0
 
 
-class HeadPipe(TrainablePipe):  # type: ignore[misc]
+class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
     """A task head that reads and trains the encoder before it in the pipeline."""
 
     def __init__(
@@ -78,15 +79,19 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         return list(self.cfg["labels"])
 
     def add_label(self, label: str) -> int:
-        """Add a label; in a trained head, its outputs start at random. Returns 1 if the label is new, else 0."""
+        """Add a label; a trained head keeps what it knows. Returns 1 if the label is new, else 0."""
         if not isinstance(label, str) or not label:
             raise DataError(f"The label {label!r} is a {type(label).__name__}; expected a non-empty string.")
         if label in self.cfg["labels"]:
             return 0
+        is_built = shim_of(self.model).module is not None
+        if is_built:
+            self.task.check([*self.labels, label])
         self.cfg["labels"].append(label)
         self.vocab.strings.add(label)
-        if shim_of(self.model).module is not None:
+        if is_built:
             module = self._module()
+            module.n_trained = None if shim_of(self.model).n_steps else module.n_trained
             module.grow(len(self.labels))
             shim_of(self.model).module = module
         return 1
@@ -193,9 +198,17 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "HeadPipe.update")
-        if not examples:
-            return losses
-        docs = [eg.predicted for eg in examples]
+        if examples:
+            docs = [eg.predicted for eg in examples]
+            self._learn(docs, lambda found: self.loss(found.logits, self.task.targets(found, examples)), drop, losses)
+            if sgd:
+                self.finish_update(sgd)
+        return losses
+
+    def _learn(
+        self, docs: Sequence[Doc], loss_of: Callable[[HeadOutput], Tensor], drop: float, losses: dict[str, float]
+    ) -> None:
+        """Compute the gradients of a loss, a sum over all targets, and add its value per Doc to `losses`."""
         self._check_segments(docs)
         features, send = self.reads.source.learn(docs, self.cfg["width"])
         self._checked(docs, features)
@@ -203,21 +216,17 @@ class HeadPipe(TrainablePipe):  # type: ignore[misc]
             dropout.p = drop
         shim_of(self.model).set_rate_factor(self._rate_factor(features))
         logits, _ = self.model.begin_update(features)
-        targets = self.task.targets(self._output(logits, features), examples)
-        loss = self.loss(logits, targets) / self.cfg["targets_per_doc"]
-        value = float(loss.detach()) / len(examples)  # sync
+        loss = loss_of(self._output(logits, features)) / self.cfg["targets_per_doc"]
+        value = float(loss.detach()) / len(docs)  # sync
         check_loss(self.name, value)
         if loss.requires_grad:
             loss.backward()
         send()
-        shim_of(self.model).count(len(examples))
+        shim_of(self.model).count(len(docs))
         losses[self.name] += value
         encoder = self.reads.encoder
         if features.hidden.requires_grad and encoder is not None and encoder.name in losses:
             losses[encoder.name] += value
-        if sgd:
-            self.finish_update(sgd)
-        return losses
 
     def _rate_factor(self, features: Features) -> float:
         if self.learn_rate_factor is not None:

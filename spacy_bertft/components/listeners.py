@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.components.encoder_architecture import load_named
 from spacy_bertft.components.encoder_pipe import EncoderPipe
+from spacy_bertft.components.rehearsal import FrozenEncoder
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
 from spacy_bertft.errors import ConfigError
@@ -41,6 +43,7 @@ class Listener(Model[list[Doc], Vectors]):
         self.pooling = pooling
         self.grad_factor = grad_factor
         self._encoder_pipe: EncoderPipe | None = None
+        self.frozen: FrozenEncoder | None = None  # read instead, by a copy for rehearsal
 
     def link(self, encoder: EncoderPipe) -> None:
         """Set the encoder to read, and the width if the encoder has been loaded."""
@@ -74,7 +77,7 @@ class Listener(Model[list[Doc], Vectors]):
 
     def read(self, docs: Sequence[Doc]) -> Features:
         """The features of Docs."""
-        return self.encoder_pipe.features(docs)
+        return self.encoder_pipe.features(docs) if self.frozen is None else self.frozen.features(docs)
 
     def replaced_by(self, encoder: Model[Any, Any]) -> Model[list[Doc], Vectors]:
         """An equivalent layer around an encoder that it does not share."""
@@ -84,9 +87,19 @@ class Listener(Model[list[Doc], Vectors]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For spawned worker processes: the encoder registers its readers again.
-        names = ("upstream", "pooling", "grad_factor", "width")
-        settings = {name: getattr(self, name) for name in names}
-        return _rebuild, (settings, self.maybe_get_dim("nO"), self._encoder_pipe)
+        return _rebuild, (self._settings(), self.maybe_get_dim("nO"), self._encoder_pipe)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("upstream", "pooling", "grad_factor", "width")}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Listener:
+        # nlp.resume_training copies the models of components: the copies share one copy of their encoder. In a copy of
+        # a whole pipeline, whose encoder has been copied by now, a listener reads that one.
+        if self._encoder_pipe is not None and id(self._encoder_pipe) not in memo:
+            twin = _rebuild(self._settings(), self.maybe_get_dim("nO"), None)
+            twin.frozen = self._encoder_pipe.frozen()
+            return twin
+        return _rebuild(*copy.deepcopy(self.__reduce__()[1], memo))
 
 
 def _rebuild(settings: dict[str, Any], width: int | None, encoder: EncoderPipe | None) -> Listener:
@@ -113,7 +126,7 @@ def _listen(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
     assert isinstance(model, Listener)
     if not docs:
         return [], lambda gradients: []
-    if is_train:
+    if is_train and model.frozen is None:
         model.encoder_pipe.keep_outputs()
     features = model.read(docs)
     if not is_train:

@@ -31,16 +31,23 @@ class Head(nn.Module):
     """A head's module, Features -> logits. Its last layer is `output`."""
 
     output: nn.Linear
+    n_trained: int | None = None  # outputs that are not of labels added since the last step; None: none were added
 
     def n_outputs(self, n_labels: int) -> int:
         """The number of logits for `n_labels` labels; labels added later add theirs at the end."""
         return n_labels
 
     def grow(self, n_labels: int) -> None:
-        """Make room for added labels: known labels keep their weights, new ones start at random."""
+        """Make room for added labels: known labels keep their weights, new ones start at random.
+
+        Their biases start at the lowest known one, as if they were the rarest labels: from 0, a label that doesn't
+        exclude the others would at first be assigned to every second text.
+        """
         old = self.output
+        self.n_trained = old.out_features if self.n_trained is None else self.n_trained
         new = new_linear(old.in_features, self.n_outputs(n_labels)).to(old.weight.device)
         with torch.no_grad():
+            new.bias.copy_(old.bias.min().clamp(max=0.0))
             new.weight[: old.out_features] = old.weight
             new.bias[: old.out_features] = old.bias
         self.output = new

@@ -59,11 +59,7 @@ class Classes:
         return torch.tensor([math.log(share / (1 - share)) for share in self._shares()])
 
     def log_shares(self) -> Tensor:
-        """The logarithm of each class's share, less their mean, (C,).
-
-        The softmax doesn't depend on the mean. With a mean of 0, a class added later, whose bias is 0, starts with a
-        share like that of the others.
-        """
+        """The logarithm of each class's share, less their mean, (C,); the softmax doesn't depend on the mean."""
         logs = torch.tensor([math.log(share) for share in self._shares()])
         return logs - logs.mean()
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss, one_hot, pad
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.classes import Classes, Weighting, class_weights, label_weights
@@ -46,6 +46,29 @@ class Targets:
             return logits
         chosen = logits.flatten()[self.candidates.clamp(min=0)]
         return chosen.masked_fill(self.candidates < 0, -torch.inf)
+
+    def taught(self, teacher: Tensor, n_columns: int) -> Targets:
+        """Targets of the same kind in every row: what another model, the teacher, makes of the same texts.
+
+        teacher: its logits, for the first columns of the logits that are trained. n_columns: those of the latter.
+        Columns that the teacher doesn't have get no target: exclusive classes are compared by the softmax over the
+        teacher's alone. But where a row's own target is one of the teacher's classes, it is none of the others, so
+        their target is 0.
+        """
+        columns = torch.arange(n_columns, device=teacher.device)
+        known = columns < teacher.shape[1]
+        wide = (0, n_columns - teacher.shape[1])
+        if self.kind != "exclusive":
+            values = pad(teacher.sigmoid() if self.kind == "independent" else teacher, wide)
+            return Targets(self.kind, values, known.expand(values.shape), scale=self.scale)
+        values, candidates = self.rows(teacher).softmax(dim=1), self.candidates
+        if candidates is None:
+            values = pad(values, wide)
+            own = self.values if self.values.ndim == 1 else self.values.argmax(dim=1)
+            is_known = self.mask & (own < teacher.shape[1])
+            places = torch.arange(values.numel(), device=teacher.device).view(values.shape)
+            candidates = places.masked_fill(~(known | is_known[:, None]), -1)
+        return Targets(self.kind, values, values.new_ones(len(values), dtype=torch.bool), candidates, self.scale)
 
 
 # Logits and targets -> the loss summed over all targets, times their scale. ().

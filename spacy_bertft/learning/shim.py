@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
@@ -18,6 +19,8 @@ from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 
+# What spaCy's default optimizer has beside its learning rate and betas.
+_DEFAULTS = StepSettings(learn_rate=0.0, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, clip=1.0)
 _AVERAGES = "averages"  # with a shim's id, its key in the averages of thinc's optimizer
 _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
 
@@ -40,12 +43,14 @@ class TorchShim(Shim):
         self.name = name
         self.of_docs: Callable[[list[Any]], Any] | None = None  # the module's inputs from a list of Docs
         self.settle: Callable[[], None] = lambda: None  # takes a step that is due, before the weights are averaged
+        self.before_change: Callable[[], None] = lambda: None  # called while the weights are still as they were
         self.rate_factor = rate_factor
         self.examples_per_epoch: int | None = None  # for tunings that count epochs
         self.tuning: Tuning = FullTuning()
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
         self._reported: int | None = None
+        self._settings = _DEFAULTS  # of the last step
 
     @property
     def module(self) -> nn.Module | None:
@@ -87,6 +92,7 @@ class TorchShim(Shim):
         if not self.tuning.learns:
             self.report(0)
             return self.predict(inputs), lambda gradient: None
+        self.before_change()
         if self.optimizer is not None:
             self.optimizer.averages.restore()
             if self.optimizer.begin():
@@ -114,6 +120,11 @@ class TorchShim(Shim):
         """The number of all weights."""
         return 0 if self.module is None else sum(parameter.numel() for parameter in self.module.parameters())
 
+    @property
+    def n_steps(self) -> int:
+        """The number of steps that the module has taken; 0 again after a change of its layers."""
+        return 0 if self.optimizer is None else self.optimizer.steps
+
     def set_rate_factor(self, factor: float) -> None:
         """Set the module's learning rate, as a multiple of the optimizer's."""
         self.rate_factor = factor
@@ -134,9 +145,16 @@ class TorchShim(Shim):
         if self.optimizer is not None:
             self.optimizer.step(settings)
 
-    def settings_of(self, optimizer: Optimizer) -> StepSettings:
-        """Read the settings of a step. If the optimizer keeps averages, `use_params` finds this shim's in them."""
-        settings = read_settings(optimizer)
+    def settings_of(self, optimizer: Any) -> StepSettings:
+        """Read the settings of a step. If the optimizer keeps averages, `use_params` finds this shim's in them.
+
+        Language.rehearse passes a function in the optimizer's place, which has its learning rate and betas only: the
+        other settings are those of the step before.
+        """
+        if not isinstance(optimizer, Optimizer) and hasattr(optimizer, "b2"):
+            betas = (float(optimizer.b1), float(optimizer.b2))
+            return replace(self._settings, learn_rate=float(optimizer.learn_rate), betas=betas)
+        settings = self._settings = read_settings(optimizer)
         averages: Any = optimizer.averages  # spaCy evaluates and saves with them as soon as there are any
         if averages is not None and self.optimizer is not None and self.tuning.learns:
             averages[self.id, _AVERAGES] = self.optimizer.averages
@@ -164,6 +182,10 @@ class TorchShim(Shim):
         twin.module = self.copied_module()
         return twin
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchShim:
+        # nlp.resume_training deep-copies models. What the shim calls belongs to the component, and is not copied.
+        return self.copy()
+
     def copied_module(self) -> nn.Module | None:
         """A copy of the module, all of whose parameters get gradients."""
         if self.optimizer is not None:
@@ -177,6 +199,7 @@ class TorchShim(Shim):
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore a result of `training_state` into the same module."""
         if self.module is not None:
+            self.before_change()
             self.optimizer = self._new_optimizer(self.module)
             load_module_state(state, self.module, self.optimizer)
 

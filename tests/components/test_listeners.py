@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import multiprocessing
 from functools import cache
@@ -777,3 +778,42 @@ def test_spacy_debug_model_looks_at_a_component_that_listens(tiny_bert, tmp_path
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "model looks good" in result.output
+
+
+# --- rehearsal
+
+
+def test_components_that_listen_rehearse_with_one_copy_of_the_encoder(tiny_bert):
+    nlp = trained(tiny_bert, ("tagger", "parser", "textcat"))
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 1e-3
+    copies = [copy_of(nlp, name) for name in ("tagger", "parser")]
+    frozen = nlp.get_pipe("textcat")._rehearsal_model.frozen
+    assert [copy.frozen for copy in copies] == [frozen, frozen]
+    before = listener_of(nlp, "tagger").predict(new_docs(nlp))
+    nlp.update(examples(nlp), sgd=optimizer)
+    assert frozen.copied
+    for found, expected in zip(copies[0](new_docs(nlp), is_train=True)[0], before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(listener_of(nlp, "tagger").predict(new_docs(nlp))[0], before[0], atol=1e-5)
+    encoder = encoder_weights(nlp)
+    losses = nlp.rehearse([Example(doc, doc.copy()) for doc in new_docs(nlp)], sgd=optimizer)
+    assert losses["tagger"] > 0 < losses["textcat"]
+    assert changed(encoder, encoder_weights(nlp))
+
+
+def new_docs(nlp):
+    return list(map(nlp.make_doc, TEXTS))
+
+
+def copy_of(nlp, name):
+    return next(layer for layer in nlp.get_pipe(name)._rehearsal_model.walk() if layer.name == "bertft-listener")
+
+
+def test_a_copy_of_a_pipeline_listens_to_its_own_encoder(tiny_bert):
+    nlp = trained(tiny_bert)
+    twin = copy.deepcopy(dict(nlp.components))
+    listener = next(layer for layer in twin["tagger"].model.walk() if layer.name == "bertft-listener")
+    assert listener.frozen is None
+    assert listener.encoder_pipe is twin["encoder"]
+    assert twin["encoder"] is not nlp.get_pipe("encoder")

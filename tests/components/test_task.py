@@ -47,14 +47,17 @@ def test_outputs_that_were_known_stay_as_they_were(kind):
     torch.testing.assert_close(after[:, : before.shape[1]], before)
 
 
-def test_new_outputs_start_at_random_and_without_a_bias():
+@pytest.mark.parametrize(("known", "expected"), [([0.5, -1.5], -1.5), ([0.5, 1.5], 0.0)])
+def test_new_outputs_start_at_random_with_the_lowest_bias(known, expected):
     torch.manual_seed(0)
-    head = filled(Plain(2))
+    head = Plain(2)
+    with torch.no_grad():
+        head.output.bias.copy_(torch.tensor(known))
     head.grow(4)
     new = head.output.weight[2:]
     assert new.unique().numel() == new.numel()
     assert 0 < new.abs().max() < 0.2
-    assert head.output.bias[2:].tolist() == [0.0, 0.0]
+    assert head.output.bias.tolist() == [*known, expected, expected]
 
 
 def test_it_grows_again_and_again():

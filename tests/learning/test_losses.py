@@ -562,3 +562,64 @@ def test_settings_of_a_known_loss_are_checked(tiny_bert):
         head_with(tiny_bert, "bertft_ner", {"label_smoothing": 2.0})
     with pytest.raises(ConfigValidationError, match="class_weights"):
         head_with(tiny_bert, "bertft_ner", {"class_weights": "square"})
+
+
+# --- targets from a teacher
+
+
+def test_a_teacher_of_exclusive_classes_is_compared_by_the_softmax_over_its_own():
+    teacher = torch.tensor([[2.0, 0.0], [-1.0, 1.0]])
+    logits = logits_of()  # three classes: the last was added
+    gold = Targets("exclusive", torch.tensor([0, 0]), truths(False, False), scale=0.5)
+    found = CrossEntropy()(logits, gold.taught(teacher, 3))
+    goals, rows = [shares(row) for row in teacher.tolist()], [shares(row[:2]) for row in LOGITS]
+    expected = -sum(
+        g * math.log(r) for goal, row in zip(goals, rows, strict=True) for g, r in zip(goal, row, strict=True)
+    )
+    assert found.item() == near(0.5 * expected)
+    found.backward()
+    assert logits.grad[:, 2].tolist() == [0.0, 0.0]
+    assert logits.grad[:, :2].tolist() == [
+        near([0.5 * (r - g) for r, g in zip(row, goal, strict=True)]) for row, goal in zip(rows, goals, strict=True)
+    ]
+
+
+def test_a_teacher_of_independent_labels_says_nothing_of_those_added():
+    teacher = torch.tensor([[2.0], [-1.0]])
+    logits = logits_of()
+    gold = Targets("independent", torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+    found = CrossEntropy()(logits, gold.taught(teacher, 3))
+    assert found.item() == near(binary(1.0, sigmoid(2.0)) + binary(0.0, sigmoid(-1.0)))
+    found.backward()
+    assert logits.grad[:, 1:].count_nonzero() == 0
+    assert logits.grad[:, 0].tolist() == near([sigmoid(1.0) - sigmoid(2.0), 0.5 - sigmoid(-1.0)])
+
+
+def test_a_teacher_of_numbers_is_its_number():
+    gold = Targets("number", torch.zeros(2, 1), truths([False], [False]))
+    found = MeanSquaredError()(torch.tensor([[1.0], [2.0]]), gold.taught(torch.tensor([[3.0], [2.5]]), 1))
+    assert found.item() == near(4.25)
+
+
+def test_a_teacher_of_places_keeps_the_candidates():
+    candidates = torch.tensor([[0, 2, 4], [1, 3, -1]])
+    gold = Targets("exclusive", torch.tensor([0, -1]), truths(True, False), candidates)
+    teacher = torch.tensor(LOGITS)
+    targets = gold.taught(teacher, 3)
+    assert targets.candidates is candidates
+    assert targets.values.tolist() == [near(shares([1.0, 0.5, 3.0])), near([*shares([-2.0, 0.0]), 0.0])]
+    logits = logits_of()
+    CrossEntropy()(logits, targets).backward()
+    assert logits.grad.abs().max() < 1e-6  # it is as its teacher
+
+
+@pytest.mark.parametrize("own", [torch.tensor([1, 2]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])])
+def test_a_row_of_one_of_the_teachers_classes_is_none_of_those_added(own):
+    teacher = torch.tensor([[2.0, 0.0], [-1.0, 1.0]])
+    logits = logits_of()
+    targets = Targets("exclusive", own, truths(True, True)).taught(teacher, 3)
+    CrossEntropy()(logits, targets).backward()
+    goals = [shares(row) for row in teacher.tolist()]
+    first = [row - goal for row, goal in zip(shares(LOGITS[0]), [*goals[0], 0.0], strict=True)]
+    second = [row - goal for row, goal in zip(shares(LOGITS[1][:2]), goals[1], strict=True)]
+    assert logits.grad.tolist() == [near(first), near([*second, 0.0])]

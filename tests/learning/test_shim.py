@@ -374,3 +374,54 @@ def test_an_error_in_a_step_names_the_component():
     shim.module = nn.Linear(2, 1)
     assert shim.optimizer.name == "ner"
     assert shim.copy().optimizer.name == "ner"
+
+
+# --- rehearsal
+
+
+class Collector:
+    """What Language.rehearse passes in an optimizer's place."""
+
+    learn_rate, b1, b2 = 0.25, 0.5, 0.75
+
+
+def test_the_settings_that_a_collector_of_gradients_lacks_are_those_of_the_last_step():
+    shim = shim_with(net())
+    assert shim.settings_of(Collector()) == StepSettings(0.25, 0.01, (0.5, 0.75), 1e-8, 1.0)
+    shim.finish_update(Adam(0.125, **PLAIN, eps=1e-3))
+    assert shim.settings_of(Collector()) == StepSettings(0.25, 0.1, (0.5, 0.75), 1e-3, 0.5)
+
+
+@pytest.mark.parametrize("change", ["begin_update", "load_training_state"])
+def test_it_says_so_before_the_weights_can_change(change):
+    shim = shim_with(net())
+    seen = []
+    shim.before_change = lambda: seen.append(shim.module[0].weight.clone())
+    before = shim.module[0].weight.clone()
+    shim.predict(INPUTS)
+    assert not seen
+    if change == "begin_update":
+        shim.begin_update(INPUTS)
+    else:
+        shim.load_training_state({key: value + 1 for key, value in shim.training_state().items()})
+    assert len(seen) == 1
+    assert seen[0].equal(before)
+
+
+def test_a_frozen_module_never_changes():
+    shim = TorchShim()
+    shim.tuning = FrozenTuning()
+    shim.module = net()
+    shim.before_change = lambda: pytest.fail("nothing is trained")
+    shim.begin_update(INPUTS)
+
+
+def test_a_deep_copy_leaves_out_what_belongs_to_the_component():
+    shim = shim_with(net())
+    shim.of_docs = shim.before_change = shim.settle = pytest.fail
+    twin = copy.deepcopy(shim)
+    assert same_weights(shim, twin)
+    assert twin.module is not shim.module
+    assert twin.of_docs is None
+    twin.settle()
+    twin.before_change()
