@@ -6,11 +6,13 @@ import ctypes
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
+
+from spacy_bertft.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -67,14 +69,24 @@ def flash_attention() -> Callable[..., Any] | None:
     return varlen_attn if known else None
 
 
-def without_cudnn_attention() -> AbstractContextManager[None]:
-    """Inside, PyTorch's attention leaves out cuDNN's kernels, which are planned anew for each new number of windows and
-    length: with texts of all lengths, that took most of a training step on an H200.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+@contextmanager
+def without_cudnn_attention(device: torch.device) -> Iterator[None]:
+    """Inside, PyTorch's attention on a GPU leaves out cuDNN's kernels.
 
-    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return cast("AbstractContextManager[None]", sdpa_kernel(others))
+    They are planned anew for each new number of windows and length: with texts of all lengths, that took most of a
+    training step on an H200.
+    """
+    import torch
+
+    cuda = torch.backends.cuda
+    if device.type != "cuda" or not cuda.cudnn_sdp_enabled():  # type: ignore[no-untyped-call]
+        yield
+        return
+    cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        cuda.enable_cudnn_sdp(True)
 
 
 def give_back_memory() -> None:
@@ -98,7 +110,16 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     The method was renamed within transformers 5. Reentrant checkpoints would give no gradients above frozen layers.
     """
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"gradient_checkpointing is true, but transformers' {type(model).__name__} does not support it. Expected "
+            "an encoder of another family. Set gradient_checkpointing = false, and smaller batches."
+        )
     enable({"use_reentrant": False})
+    # transformers 5 also lets the embeddings' output require gradients, which only reentrant checkpoints need: frozen
+    # layers would take part in the backward pass.
+    if hasattr(model, "_require_grads_hook"):
+        model.disable_input_require_grads()  # type: ignore[no-untyped-call]
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -121,9 +121,16 @@ def test_other_devices_have_none():
     assert not has_bfloat16(torch.device("mps"))
 
 
-def test_attention_without_cudnns_kernels():
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    with compat.without_cudnn_attention():
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert torch.backends.cuda.mem_efficient_sdp_enabled()
-    assert torch.backends.cuda.cudnn_sdp_enabled() is before
+def test_attention_without_cudnns_kernels(monkeypatch):
+    enabled = {"cudnn": True}
+    monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", lambda: enabled["cudnn"])
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: enabled.update(cudnn=on))
+    with compat.without_cudnn_attention(torch.device("cpu")):
+        assert enabled["cudnn"]
+    with compat.without_cudnn_attention(torch.device("cuda")):
+        assert not enabled["cudnn"]
+    assert enabled["cudnn"]
+    enabled["cudnn"] = False  # the user's choice
+    with compat.without_cudnn_attention(torch.device("cuda")):
+        assert not enabled["cudnn"]
+    assert not enabled["cudnn"]

@@ -173,7 +173,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
         self.cfg["labels_given"] = labels is not None
         labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
         self.task.check(labels)
-        self.cfg["labels"] = []
+        self.cfg["labels"], self._teacher = [], None
         self.cfg["width"] = shim_of(self.model).module = None
         for label in labels:
             self.add_label(label)
@@ -264,6 +264,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
         return {**self.cfg, head_files.SAVE_ID: save_id}, b"" if shim.module is None else shim.to_bytes()
 
     def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
+        self._teacher = None  # it is of other labels
         save_id = self.reads.save_id
         tensors = head_files.checked(cfg, weights, head=self.name, save_id=save_id)
         # Other keys keep the config's values, which may have been edited on purpose.

@@ -57,12 +57,13 @@ class FrozenEncoder:
 
 
 def _copied(encoder: Encoder) -> Encoder:
-    """An encoder with a copy of the weights, which runs as precisely as the original one is trained."""
-    checkpoint, settings = encoder.at_rest(), encoder.settings
-    # The model that is trained may use the very tensors of a checkpoint that it was built from.
-    weights = {name: weight.detach().to("cpu", copy=True) for name, weight in checkpoint.weights.items()}
-    precision = "float32" if settings.precision == "auto" else settings.precision
-    return Encoder(replace(checkpoint, weights=weights), replace(settings, precision=precision))
+    """An encoder with a copy of the weights, or of an adapter beside weights that nobody changes."""
+    checkpoint = encoder.to_save()  # an adapter's matrices are copies
+    if checkpoint.adapter is None:
+        # The model that is trained may use the very tensors of a checkpoint that it was built from.
+        weights = {name: weight.detach().to("cpu", copy=True) for name, weight in checkpoint.weights.items()}
+        checkpoint = replace(checkpoint, weights=weights)
+    return Encoder(checkpoint, encoder.settings)
 
 
 class RehearsedEncoder:
@@ -156,6 +157,13 @@ class Teacher:
     module: Head
     n_outputs: int  # those of labels that had been trained
     frozen: FrozenEncoder
+    n_steps: int  # that the head had taken
+
+    def differs(self, model: Model[Any, Any]) -> bool:
+        """Whether the head has been trained, or got labels, since. Else its rehearsal would learn rounding errors."""
+        module = shim_of(model).module
+        grown = isinstance(module, Head) and module.output.out_features != self.n_outputs
+        return grown or shim_of(model).n_steps != self.n_steps
 
     @torch.no_grad()
     def logits(self, docs: Sequence[Doc], current: Features, encoder: nn.Module | None) -> Tensor:
@@ -191,7 +199,7 @@ class RehearsedHead:
             n_outputs = module.output.out_features
             if module.n_trained is not None and shim_of(self.model).n_steps == 0:
                 n_outputs = module.n_trained  # labels were added before nlp.resume_training()
-            self._teacher = Teacher(module.requires_grad_(False), n_outputs, frozen)
+            self._teacher = Teacher(module.requires_grad_(False), n_outputs, frozen, shim_of(self.model).n_steps)
 
     def rehearse(
         self,
@@ -220,6 +228,8 @@ class RehearsedHead:
             return losses
         docs = [eg.predicted for eg in examples]
         rehearsal = encoder.join(self.name, docs)
+        if rehearsal is None and not teacher.differs(self.model):
+            return losses
         own = {self.name: 0.0}
         self._learn(docs, lambda found: self._divergence(found, examples, teacher), drop, own)
         losses[self.name] += own[self.name]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacy_bertft.engines.low_rank import LowRank, SharedWeights, Updates
@@ -30,9 +30,17 @@ class Adapter:
 
     name: str  # of the base, as in spacy-bertft.Encoder.v1
     revision: str
-    digest: str  # of the base's weights
     shared: SharedWeights = field(repr=False)
     updates: Updates = field(default_factory=dict)
+
+    def with_updates(self, updates: Updates) -> Adapter:
+        """The same with copies of these updates, on the CPU."""
+
+        def copied(matrix: Tensor) -> Tensor:
+            return matrix.detach().to("cpu", copy=True)
+
+        own = {name: LowRank(copied(one.down), copied(one.up), one.scale) for name, one in updates.items()}
+        return replace(self, updates=own)
 
     def folded(self) -> dict[str, Tensor]:
         """The base's weights with the updates added."""
@@ -41,34 +49,31 @@ class Adapter:
             whole[f"{name}.weight"] = whole[f"{name}.weight"] + update.delta()
         return whole
 
-    def files(self, metadata: Mapping[str, str]) -> dict[str, Callable[[Path], object]]:
-        """The writers of its files, the weights first. metadata: of the weights."""
-        base = json.dumps({"digest": self.digest}).encode() + b"\n"
-        contents = {ADAPTER_WEIGHTS: self._weights(metadata), ADAPTER_BASE: base, ADAPTER_CONFIG: self._config()}
-        return {name: partial(Path.write_bytes, data=content) for name, content in contents.items()}
+    def tensors(self) -> dict[str, Tensor]:
+        """The contents of adapter_model.safetensors, and with the base's digest all that makes two adapters differ."""
+        found = {}
+        for name, update in self.updates.items():
+            found[f"{_PREFIX}{name}.lora_A.weight"] = update.down.contiguous()
+            found[f"{_PREFIX}{name}.lora_B.weight"] = update.up.contiguous()
+        return found
 
-    def _config(self) -> bytes:
-        rank = max((len(one.down) for one in self.updates.values()), default=1)
-        scale = max((one.scale for one in self.updates.values()), default=1.0)
+    def config(self) -> dict[str, bytes]:
+        """The contents of its small files."""
+        one = next(iter(self.updates.values()), None)
+        rank = 1 if one is None else len(one.down)
         settings = {
             "base_model_name_or_path": self.name,
             "bias": "none",
             "inference_mode": True,
-            "lora_alpha": scale * rank,
+            "lora_alpha": rank * (1.0 if one is None else one.scale),
             "peft_type": "LORA",
             "r": rank,
             "revision": self.revision,
             "target_modules": sorted(self.updates),
             "task_type": None,
         }
-        return json.dumps(settings, indent=2).encode() + b"\n"
-
-    def _weights(self, metadata: Mapping[str, str]) -> bytes:
-        tensors = {}
-        for name, update in self.updates.items():
-            tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.down.detach().cpu().contiguous()
-            tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.up.detach().cpu().contiguous()
-        return save(tensors, metadata={"format": "pt", **metadata})
+        contents = {ADAPTER_BASE: {"digest": self.shared.digest}, ADAPTER_CONFIG: settings}
+        return {name: json.dumps(content, indent=2).encode() + b"\n" for name, content in contents.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class BaseOfAdapter:
     name: str
     revision: str
     digest: str
+    rank: int
     scale: float
 
 
@@ -87,38 +93,45 @@ def read_base(folder: Path) -> BaseOfAdapter:
     try:
         config = json.loads(path.read_bytes())
         name, revision = config["base_model_name_or_path"], config["revision"]
-        rank, alpha = float(config["r"]), float(config["lora_alpha"])
-        if not isinstance(name, str) or not isinstance(revision, str) or rank <= 0 or alpha <= 0:
-            raise ValueError(f"base {name!r}, revision {revision!r}, rank {rank:g}, alpha {alpha:g}")
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        if not (isinstance(name, str) and isinstance(revision, str) and rank >= 1 and 0 < alpha < math.inf):
+            raise ValueError(f"base {name!r}, revision {revision!r}, rank {rank}, alpha {alpha:g}")
         path = folder / ADAPTER_BASE
         digest = str(json.loads(path.read_bytes())["digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    return BaseOfAdapter(name, revision, digest, scale=alpha / rank)
+    return BaseOfAdapter(name, revision, digest, rank, scale=alpha / rank)
 
 
-def read_updates(folder: Path, scale: float, shared: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """An adapter's matrices. Raises an EncoderError unless they fit the weights that they are for."""
+def read_updates(
+    folder: Path, base: BaseOfAdapter, shared: Mapping[str, Tensor], names: Collection[str] | None
+) -> dict[str, LowRank]:
+    """An adapter's matrices. Raises an EncoderError unless they fit the weights that they are for.
+
+    names: of the linear maps that an engine can update; None: of a family that only transformers' model runs.
+    """
     path = folder / ADAPTER_WEIGHTS
     try:
         tensors = load_file(path)
     except Exception as error:  # safetensors and the disk raise many types
         raise _damaged(path, str(error)) from error
-    names = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
-    if len(tensors) != 2 * len(names):
-        raise _damaged(path, f"{len(tensors)} tensors for {len(names)} linear maps")
+    found = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
+    if len(tensors) != 2 * len(found):
+        raise _damaged(path, f"{len(tensors)} tensors for {len(found)} linear maps")
     updates = {}
-    for name in names:
+    for name in found:
+        if names is not None and name not in names:
+            raise _damaged(path, f"matrices for {name!r}, which is no linear map in a layer")
         down, up = (tensors.get(f"{_PREFIX}{name}.lora_{part}.weight") for part in "AB")
         weight = shared.get(f"{name}.weight")
         if down is None or up is None or weight is None or down.ndim != 2 or up.ndim != 2:
             raise _damaged(path, f"no pair of matrices, or no weight in the base, for {name!r}")
-        if (len(up), down.shape[1]) != tuple(weight.shape) or up.shape[1] != len(down) or not len(down):
-            sizes = f"{tuple(up.shape)} times {tuple(down.shape)} for {tuple(weight.shape)}"
+        if (len(up), down.shape[1]) != tuple(weight.shape) or {len(down), up.shape[1]} != {base.rank}:
+            sizes = f"{tuple(up.shape)} times {tuple(down.shape)} for {tuple(weight.shape)}, rank {base.rank}"
             raise _damaged(path, f"sizes that don't fit: {name} has {sizes}")
         if not (down.isfinite().all() and up.isfinite().all()):
             raise _damaged(path, f"numbers that are not finite, in {name}")
-        updates[name] = LowRank(down.float(), up.float(), scale)
+        updates[name] = LowRank(down.float(), up.float(), base.scale)
     return updates
 
 
@@ -133,6 +146,12 @@ def inject(module: nn.Module, names: Sequence[str], *, rank: int, alpha: float, 
     """Add matrices to linear maps of a module. The second one starts at 0, so that nothing changes at first."""
     config = peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(names))
     peft().inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
+
+
+def set_dropout(module: nn.Module, probability: float) -> None:
+    """Set the dropout of the inputs of a module's matrices."""
+    for _, child in _adapted(module):
+        child.lora_dropout[_ADAPTER] = nn.Dropout(probability) if probability else nn.Identity()
 
 
 def restore(module: nn.Module, updates: Updates) -> None:

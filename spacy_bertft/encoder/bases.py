@@ -7,11 +7,12 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from spacy_bertft.encoder.adapters import ADAPTER_CONFIG, Adapter, read_base, read_updates
-from spacy_bertft.encoder.checkpoint import WEIGHTS, Checkpoint, read_checkpoint
+from spacy_bertft.encoder.checkpoint import WEIGHTS, Checkpoint, read_checkpoint, read_files
 from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.loading import find_folder, is_known, load, load_saved
+from spacy_bertft.encoder.loading import check_files, find_folder, is_known, load, load_saved, told
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.encoder.weights_check import check_finite
+from spacy_bertft.encoder.weights_check import check_finite, check_sizes
+from spacy_bertft.engines.family_weights import linear_names, read_shape
 from spacy_bertft.engines.low_rank import SharedWeights
 from spacy_bertft.errors import EncoderError
 
@@ -21,34 +22,43 @@ _BASES: WeakValueDictionary[tuple[object, ...], SharedWeights] = WeakValueDictio
 
 def load_for_adapter(name: str, settings: EncoderSettings, *, revision: str = "main") -> Encoder:
     """Load an encoder whose weights stay as they are, beside an adapter that is yet to be trained."""
-    checkpoint = _load_base(name, revision)
-    shared = _shared(checkpoint, name, revision)
-    adapter = Adapter(name, revision, str(checkpoint.digest()), shared)
-    return Encoder(replace(checkpoint, weights=shared, adapter=adapter), settings)
+    encoder = load(name, settings, revision=revision)
+    if not encoder.trainable:
+        return encoder
+    shared = _shared_weights(name, revision)
+    return Encoder(replace(encoder.checkpoint, weights=shared, adapter=Adapter(name, revision, shared)), settings)
 
 
 def load_saved_encoder(folder: Path, settings: EncoderSettings) -> Encoder:
     """Load an encoder from the folder of a saved pipeline, which holds its weights or an adapter."""
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if settings.backend != "torch" or not (folder / ADAPTER_CONFIG).is_file():
         return load_saved(folder, settings)
-    base = read_base(folder)
+    with told(folder):
+        config = check_files(folder)
+        base = read_base(folder)
+        shared = _base_of_saved(folder, base.name, base.revision)
+        if shared.digest != base.digest:
+            raise EncoderError(
+                f"The adapter in {folder} was trained on other weights than those of {base.name!r} here (found a "
+                f"digest of {shared.digest}). Expected {base.digest}. Give that name the encoder that it had in "
+                "training, at the same revision."
+            )
+        check_sizes(str(folder), config, shared)
+        shape = read_shape(config)
+        names = None if shape is None else {name for layer in linear_names(shape) for name in layer.values()}
+        adapter = Adapter(base.name, base.revision, shared, read_updates(folder, base, shared, names))
+        has_pooler = any("pooler" in name for name in shared)
+        return Encoder(Checkpoint(read_files(folder), shared, trained_pooler=has_pooler, adapter=adapter), settings)
+
+
+def _base_of_saved(folder: Path, name: str, revision: str) -> SharedWeights:
     try:
-        checkpoint = _load_base(base.name, base.revision)
+        return _shared_weights(name, revision)
     except EncoderError as error:
         raise EncoderError(
-            f"The adapter in {folder} needs {base.name!r}, the encoder that it was trained on, which could not be "
-            f'loaded: {error} An adapter saved with save = "merged" needs no other encoder.'
+            f"The adapter in {folder} needs {name!r}, the encoder that it was trained on, which could not be loaded: "
+            f'{error} An adapter saved with save = "merged" needs no other encoder.'
         ) from error
-    if checkpoint.digest() != base.digest:
-        raise EncoderError(
-            f"The adapter in {folder} was trained on other weights than those of {base.name!r} here (found a digest of "
-            f"{checkpoint.digest()}). Expected {base.digest}. Give that name the encoder that it had in "
-            "training, at the same revision."
-        )
-    shared = _shared(checkpoint, base.name, base.revision)
-    updates = read_updates(folder, base.scale, shared)
-    adapter = Adapter(base.name, base.revision, base.digest, shared, updates)
-    return Encoder(replace(checkpoint, weights=shared, adapter=adapter), settings)
 
 
 def unshared(encoder: Encoder) -> Encoder:
@@ -58,19 +68,27 @@ def unshared(encoder: Encoder) -> Encoder:
     return Encoder(replace(whole, weights=own), encoder.settings)
 
 
-def _load_base(name: str, revision: str) -> Checkpoint:
+def _shared_weights(name: str, revision: str) -> SharedWeights:
+    """The weights of a base: those in memory if another encoder has loaded them and their file is as it was."""
     folder = find_folder(name)
-    checkpoint = None if folder is None else read_checkpoint(folder)
-    if checkpoint is None or not is_known(checkpoint):
-        return load(name, EncoderSettings(device="cpu"), revision=revision).at_rest()
-    check_finite(str(folder), checkpoint.weights)
-    return checkpoint
+    file = None if folder is None else folder / WEIGHTS
+    state = (file.stat().st_mtime_ns, file.stat().st_size) if file is not None and file.is_file() else None
+    key = (str(folder.resolve()) if folder else name, revision, state)
+    shared = _BASES.get(key)
+    if shared is None:
+        checkpoint = _read(name, revision)
+        shared = SharedWeights(checkpoint.weights_to_save())
+        shared.digest = str(checkpoint.digest())
+        _BASES[key] = shared
+    return shared
 
 
-def _shared(checkpoint: Checkpoint, name: str, revision: str) -> SharedWeights:
+def _read(name: str, revision: str) -> Checkpoint:
     folder = find_folder(name)
-    changed = (folder / WEIGHTS).stat().st_mtime_ns if folder and (folder / WEIGHTS).is_file() else None
-    key = (str(folder.resolve()) if folder else name, revision, changed, checkpoint.digest())
-    # Buffers of positions are in some files, and are the same in all.
-    found = SharedWeights({key: value for key, value in checkpoint.weights.items() if "position_ids" not in key})
-    return _BASES.setdefault(key, found)
+    if folder is not None:
+        with told(folder):  # most folders are read without transformers, as the encoders of saved pipelines are
+            checkpoint = read_checkpoint(folder)
+            if checkpoint is not None and is_known(checkpoint):
+                check_finite(str(folder), checkpoint.weights)
+                return checkpoint
+    return load(name, EncoderSettings(device="cpu"), revision=revision).at_rest()

@@ -22,7 +22,7 @@ from torch import Tensor
 from spacy_bertft import compat
 from spacy_bertft.encoder.adapters import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from spacy_bertft.engines.base import Form
-from spacy_bertft.errors import EncoderError
+from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.files import PART, replace_files
 
 if TYPE_CHECKING:
@@ -95,16 +95,20 @@ class Checkpoint:
         return self if self.adapter is None else replace(self, weights=self.adapter.folded(), adapter=None)
 
     def digest(self) -> str | None:
-        """A hash of the weights, an adapter folded in; None for a graph."""
+        """A hash of the weights, or of an adapter and what it belongs to; None for a graph."""
         if self.graph is not None:
             return None
         digest = blake2b(digest_size=16)
-        for name, tensor in sorted(self.whole()._weights_to_save().items()):
+        weights = self.weights_to_save() if self.adapter is None else self.adapter.tensors()
+        for content in () if self.adapter is None else self.adapter.config().values():
+            digest.update(content)
+        for name, tensor in sorted(weights.items()):
             digest.update(name.encode())
             digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _weights_to_save(self) -> dict[str, Tensor]:
+    def weights_to_save(self) -> dict[str, Tensor]:
+        """The weights without buffers of positions and untrained poolers."""
         # An untrained pooler would be taken for a trained one after loading.
         kept = (
             name
@@ -124,13 +128,24 @@ class Checkpoint:
             return
         # The weights first: their save id reveals a save that was interrupted after them. Then those of an earlier save
         # in the other form go.
-        if self.adapter is not None:
-            replace_files(folder, {**self.adapter.files({} if save_id is None else {_SAVE_ID: save_id}), **small})
-            (folder / WEIGHTS).unlink(missing_ok=True)
-            return
-        replace_files(folder, {WEIGHTS: partial(_write_weights, self._weights_to_save(), save_id), **small})
-        for name in (ADAPTER_CONFIG, ADAPTER_BASE, ADAPTER_WEIGHTS):
+        if self.adapter is None:
+            replace_files(folder, {WEIGHTS: partial(_write_weights, self.weights_to_save(), save_id), **small})
+            others: tuple[str, ...] = (ADAPTER_CONFIG, ADAPTER_BASE, ADAPTER_WEIGHTS)
+        else:
+            self._check_base_elsewhere(folder)
+            for name, content in self.adapter.config().items():
+                small[name] = partial(Path.write_bytes, data=content)
+            replace_files(folder, {ADAPTER_WEIGHTS: partial(_write_weights, self.adapter.tensors(), save_id), **small})
+            others = (WEIGHTS,)
+        for name in others:
             (folder / name).unlink(missing_ok=True)
+
+    def _check_base_elsewhere(self, folder: Path) -> None:
+        if self.adapter is not None and Path(self.adapter.name).resolve() == folder.resolve():
+            raise ConfigError(
+                f"The adapter would be saved over the encoder that it belongs to, in {folder}. Expected another "
+                "folder. Save the pipeline elsewhere."
+            )
 
 
 def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) -> None:
@@ -167,13 +182,13 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             "the file is damaged. Copy it again."
         )
     weights = {name: tensor.float() for name, tensor in found.items()}
-    return Checkpoint(_read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
+    return Checkpoint(read_files(folder), weights, trained_pooler=any("pooler" in name for name in weights))
 
 
 def read_save_id(folder: Path) -> str | None:
     """The id that the weights of a folder were saved with; None if they were saved without."""
-    path = next((folder / name for name in (WEIGHTS, ADAPTER_WEIGHTS) if (folder / name).is_file()), None)
-    if path is None:
+    path = folder / (ADAPTER_WEIGHTS if (folder / ADAPTER_CONFIG).is_file() else WEIGHTS)
+    if not path.is_file():
         return None
     with safe_open(path, framework="pt") as weights:
         save_id: str | None = (weights.metadata() or {}).get(_SAVE_ID)
@@ -182,13 +197,13 @@ def read_save_id(folder: Path) -> str | None:
 
 def read_graph(folder: Path) -> Checkpoint:
     """Read a folder that `bertft export` wrote. The graph stays on disk, mapped into memory, until it is used."""
-    return Checkpoint(_read_files(folder), graph=np.memmap(folder / GRAPH, dtype=np.uint8, mode="r"))
+    return Checkpoint(read_files(folder), graph=np.memmap(folder / GRAPH, dtype=np.uint8, mode="r"))
 
 
-def _read_files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     """All files of a Hugging Face folder except weights and graphs."""
     heavy = (".safetensors", ".bin", ".onnx", ".index.json", ".h5", ".msgpack", ".ot")
-    left_out = (*heavy, PART)  # a save that was killed leaves parts
+    left_out = (*heavy, PART, ADAPTER_CONFIG, ADAPTER_BASE)  # a save that was killed leaves parts
     return {
         path.name: path.read_bytes()
         for path in sorted(folder.iterdir())
@@ -201,4 +216,4 @@ def saved_files(*parts: Any) -> dict[str, bytes]:
     with TemporaryDirectory() as folder:
         for part in parts:
             part.save_pretrained(folder)
-        return _read_files(Path(folder))
+        return read_files(Path(folder))

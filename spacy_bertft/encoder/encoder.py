@@ -175,7 +175,7 @@ class Encoder(nn.Module):
     def to_save(self) -> Checkpoint:
         """What a pipeline saves: its current files, and weights or an adapter."""
         adapter = self.checkpoint.adapter
-        return replace(self.checkpoint, adapter=replace(adapter, updates=self.updates)) if adapter else self.at_rest()
+        return replace(self.checkpoint, adapter=adapter.with_updates(self.updates)) if adapter else self.at_rest()
 
     @property
     def shared(self) -> SharedWeights | None:

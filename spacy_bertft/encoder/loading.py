@@ -51,7 +51,7 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
 def load_splitter(name: str) -> Splitter:
     """Load the fast tokenizer of an encoder, which `name` means as in `load`, and nothing else of it."""
     folder = find_folder(name)
-    with _on_hub(name) if folder is None else _told(folder):
+    with _on_hub(name) if folder is None else told(folder):
         tokenizer = _load_tokenizer(name) if folder is None else _load_tokenizer(str(folder), local_files_only=True)
         return Splitter(Checkpoint(saved_files(tokenizer)).tokenizer())
 
@@ -90,7 +90,7 @@ def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     Families that engines/family_weights.py knows are loaded without transformers, because importing it takes longer
     than everything else; transformers' model is built when training needs it.
     """
-    with _told(folder):
+    with told(folder):
         config = check_files(folder)
         if settings.backend == "torch" and (folder / WEIGHTS).is_file():
             checkpoint = read_checkpoint(folder)
@@ -135,7 +135,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def told(folder: Path) -> Iterator[None]:
     """Turn the various errors of transformers, tokenizers and safetensors into an EncoderError."""
     try:
         yield
@@ -203,7 +203,7 @@ def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False)
             f"The encoder folder {folder} holds no weights (found: {listed(found)}). Expected one of "
             f"{', '.join(_WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
         )
-    with _told(folder):
+    with told(folder):
         return _by_transformers(str(folder), settings, saved=saved, local_files_only=True)
 
 

@@ -48,9 +48,11 @@ def add_updates(hidden: Tensor, product: Tensor, updates: Sequence[UpdatedRows])
 class SharedWeights(dict[str, Tensor]):
     """Weights by name that the encoders of several adapters have in common, and that nobody changes.
 
-    engine: runs them without any adapter; those of the adapters build on it, so that it is held once.
+    digest: a hash of them.
+    engine: runs them without any adapter; those of the adapters build on it.
     """
 
+    digest: str = ""
     engine: FusedEngine | None = None
 
     def __deepcopy__(self, memo: Any) -> SharedWeights:

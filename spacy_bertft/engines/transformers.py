@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacy_bertft.engines.attention import runs_of
+from spacy_bertft import compat
+from spacy_bertft.engines.attention import groups_of
 from spacy_bertft.text.batches import pad, positions
 from spacy_bertft.types import Ints, Packed
 
@@ -34,7 +35,9 @@ class TransformersEngine:
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.half):
+        device = self.model.device
+        half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.half)
+        with half, compat.without_cudnn_attention(device):
             hidden = self._padded(packed) if self.padded else self._packed(packed)
         return hidden.float()
 
@@ -43,7 +46,7 @@ class TransformersEngine:
         output = self.model(
             input_ids=self._tensor(packed.ids)[None],  # (1, N)
             position_ids=self._tensor(positions(packed, self.first_position))[None],  # (1, N)
-            window_runs=runs_of(packed.lengths),
+            window_groups=groups_of(packed.lengths, self.model.device),
             window_bounds=self._tensor(np.append(0, np.cumsum(packed.lengths)).astype(np.int32)),  # (W + 1,)
             **self._segments(packed, None),
         )

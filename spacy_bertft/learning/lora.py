@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from spacy_bertft.encoder.adapters import inject, peft
+from spacy_bertft.encoder.adapters import inject, peft, set_dropout, updates_of
+from spacy_bertft.engines.low_rank import LowRank
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.layers import stack_of
 from spacy_bertft.learning.tuning import ParameterGroup, Unit
@@ -61,9 +63,20 @@ class LoraTuning:
     def prepare(self, module: nn.Module) -> None:
         """Add the matrices, unless the module has them: B starts at 0, so that nothing changes at first."""
         names = _linear_names(module)
-        if any("lora_" in name for name, _ in module.named_parameters()):
+        if found := updates_of(module):
+            self._check(next(iter(found.values())))
+            set_dropout(module, self.dropout)
             return
         inject(module, self._chosen(names), rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+
+    def _check(self, found: LowRank) -> None:
+        rank, alpha = len(found.down), len(found.down) * found.scale
+        if rank != self.rank or not math.isclose(alpha, self.alpha, rel_tol=1e-6):
+            raise ConfigError(
+                f"The encoder's adapter has rank {rank} and alpha {alpha:g}, but LoraTuning has {self.rank} and "
+                f"{self.alpha:g}. Expected the same, because its training continues. Correct them in the encoder's "
+                "tuning block, or train a new adapter."
+            )
 
     def _chosen(self, names: Sequence[str]) -> list[str]:
         kinds = sorted({name.rsplit(".", 1)[-1] for name in names})

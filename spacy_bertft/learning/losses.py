@@ -64,8 +64,10 @@ class Targets:
         values, candidates = self.rows(teacher).softmax(dim=1), self.candidates
         if candidates is None:
             values = pad(values, wide)
-            own = self.values if self.values.ndim == 1 else self.values.argmax(dim=1)
-            is_known = self.mask & (own < teacher.shape[1])
+            if self.values.ndim == 1:
+                is_known = self.mask & (self.values < teacher.shape[1])
+            else:  # a distribution over all classes, as that of the unknown category, is of new ones too
+                is_known = self.mask & (self.values[:, teacher.shape[1] :].sum(dim=1) == 0)
             places = torch.arange(values.numel(), device=teacher.device).view(values.shape)
             candidates = places.masked_fill(~(known | is_known[:, None]), -1)
         return Targets(self.kind, values, values.new_ones(len(values), dtype=torch.bool), candidates, self.scale)

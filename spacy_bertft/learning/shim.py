@@ -14,6 +14,7 @@ import torch
 from thinc.api import Model, Optimizer, Shim
 from torch import Tensor, nn
 
+from spacy_bertft import compat
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
@@ -108,7 +109,8 @@ class TorchShim(Shim):
     def _backpropagate(self, tensor: Tensor, gradient: Tensor) -> None:
         # A prediction in between has switched dropout off; activations that are recomputed now need it.
         self._model.train()
-        torch.autograd.backward(tensor, gradient)
+        with compat.without_cudnn_attention(tensor.device):
+            torch.autograd.backward(tensor, gradient)
 
     def report(self, n_trained: int) -> None:
         """Tell `spacy train` how much of the module is trained, if that has changed."""

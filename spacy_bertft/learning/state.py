@@ -37,7 +37,7 @@ def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName
     if optimizer.examples_per_epoch is not None:
         state["examples_per_epoch"] = torch.tensor(optimizer.examples_per_epoch)
     averages = optimizer.averages
-    for name, parameter in module.named_parameters():
+    for name, parameter in _own_parameters(module):
         state[f"weights/{name}"] = averages.trained(parameter).contiguous()
         if parameter.grad is not None:
             state[f"gradient/{name}"] = parameter.grad.contiguous()
@@ -49,10 +49,16 @@ def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName
     return state
 
 
+def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of a module, without weights that it shares with other modules: those stay as they are."""
+    shares = getattr(module, "shared", None) is not None
+    return [(name, one) for name, one in module.named_parameters() if one.requires_grad or not shares]
+
+
 def load_module_state(state: Mapping[str, Tensor], module: nn.Module, optimizer: ModuleOptimizer) -> None:
     """Restore a result of `module_state`. Raises a KeyError or ValueError if it is another module's."""
     optimizer.groups  # noqa: B018  # a tuning may add parameters
-    parameters = dict(module.named_parameters())
+    parameters = dict(_own_parameters(module))
     for name, parameter in parameters.items():  # copy_ would broadcast a smaller tensor
         found, expected = tuple(state[f"weights/{name}"].shape), tuple(parameter.shape)
         if found != expected:

@@ -253,7 +253,93 @@ def test_every_family(tiny_encoder, family, tmp_path):
     assert module_of(again, "encoder").packed is (family in CAN_PACK)
 
 
+def test_the_tokenizer_is_that_of_the_saved_pipeline(base, saved):
+    before = all_annotations(spacy.load(saved))
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = not tokenizer["normalizer"]["lowercase"]
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert all_annotations(spacy.load(saved)) == before
+    (saved / "encoder/encoder/tokenizer.json").unlink()
+    with pytest.raises(EncoderError, match=r"holds no tokenizer\.json"):
+        spacy.load(saved)
+
+
+def test_other_files_of_the_base_stay_there(base, tmp_path):
+    (base / "optimizer.pt").write_bytes(b"0" * 100)
+    (base / "adapter_config.json").write_text("{}")
+    trained(base, steps=1).to_disk(tmp_path / "saved")
+    assert not list((tmp_path / "saved").rglob("optimizer.pt"))
+    assert spacy.load(tmp_path / "saved")
+
+
+def test_dropout_applies_to_a_loaded_adapter_too(base, tmp_path):
+    trained(base, dropout=0.5).to_disk(tmp_path / "saved")
+    nlp = learned(spacy.load(tmp_path / "saved"), 1)
+    layer = module_of(nlp, "encoder").model.encoder.layer[0].attention.self.query
+    assert layer.lora_dropout["default"].p == 0.5
+
+
+def test_a_save_id_follows_the_matrices(base, tmp_path):
+    nlp = trained(base)
+    nlp.to_disk(tmp_path / "one")
+    first = nlp.get_pipe("encoder").save_id
+    nlp.to_disk(tmp_path / "two")
+    assert nlp.get_pipe("encoder").save_id == first
+    learned(nlp, 1).to_disk(tmp_path / "three")
+    assert nlp.get_pipe("encoder").save_id not in (None, first)
+    assert spacy.load(tmp_path / "three").get_pipe("encoder").save_id == nlp.get_pipe("encoder").save_id
+
+
+def test_a_training_state_leaves_the_base_alone(base, saved):
+    one, other = spacy.load(saved), spacy.load(saved)
+    state = learned(one).get_pipe("encoder").training_state()
+    names = {name for name in state if name.startswith("weights/")}
+    assert names
+    assert all("lora_" in name for name in names)
+    shared = {name: weight.clone() for name, weight in module_of(other, "encoder").shared.items()}
+    other.get_pipe("encoder").load_training_state(state)
+    assert all(weight.equal(shared[name]) for name, weight in module_of(other, "encoder").shared.items())
+
+
+def test_a_teacher_shares_the_base(base, saved):
+    nlp = spacy.load(saved)
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 1e-2
+    nlp.update(examples(nlp), sgd=optimizer)
+    (teacher,) = {nlp.get_pipe(name)._teacher.frozen for name in HEADS}
+    assert teacher.copied
+    assert teacher.encoder.shared is module_of(nlp, "encoder").shared
+    assert_same_encoder(teacher.encoder, spacy.load(saved))
+    losses = nlp.rehearse(examples(nlp), sgd=optimizer)
+    assert losses["ner"] > 0
+
+
+def assert_same_encoder(encoder, nlp):
+    found, expected = (one.predict(texts_of(TEXTS)).hidden for one in (encoder, module_of(nlp, "encoder")))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # --- what is refused
+
+
+def test_an_adapter_is_not_saved_over_its_base(base, tmp_path):
+    trained(base, save="merged").to_disk(tmp_path / "whole")
+    nlp = trained(tmp_path / "whole/encoder/encoder")
+    with pytest.raises(ConfigError, match="would be saved over the encoder that it belongs to"):
+        nlp.to_disk(tmp_path / "whole")
+    assert spacy.load(tmp_path / "whole")
+
+
+def test_a_saved_adapter_continues_with_its_rank(saved):
+    nlp = spacy.load(saved, config={"components.encoder.tuning.rank": 8})
+    with pytest.raises(ConfigError, match=r"adapter has rank 4 and alpha 16, but LoraTuning has 8 and 16"):
+        learned(nlp)
+
+
+def test_a_damaged_base_is_a_clear_error(base, saved):
+    (base / "config.json").write_text("[1]")
+    with pytest.raises(EncoderError, match="could not be loaded"):
+        spacy.load(saved)
 
 
 def test_an_adapter_for_other_weights_is_refused(base, saved):
@@ -281,6 +367,7 @@ def test_weights_that_were_saved_whole_have_no_adapter(base, tmp_path):
     [
         {"r": 0},
         {"r": "x"},
+        {"lora_alpha": float("nan")},
         {"base_model_name_or_path": 3},
         {"lora_alpha": -1},
         {"revision": []},
@@ -316,12 +403,18 @@ def spoil(kind, tensors):
         tensors[name] = torch.zeros(3, 4)
     elif kind == "nan":
         tensors[name][0, 0] = torch.nan
+    elif kind == "rank":
+        for other in [one for one in tensors if "query" in one]:
+            tensors[other] = tensors[other][:2] if "lora_A" in other else tensors[other][:, :2].contiguous()
+    elif kind == "pooler":
+        for part, size in (("A", (4, 32)), ("B", (32, 4))):
+            tensors[f"base_model.model.pooler.dense.lora_{part}.weight"] = torch.zeros(size)
     elif kind == "name":
         for part in "AB":
             tensors[f"base_model.model.nothing.lora_{part}.weight"] = torch.zeros(2, 2)
 
 
-@pytest.mark.parametrize("kind", ["missing", "size", "nan", "name"])
+@pytest.mark.parametrize("kind", ["missing", "size", "nan", "name", "rank", "pooler"])
 def test_damaged_matrices(saved, kind):
     path = saved / "encoder/encoder/adapter_model.safetensors"
     tensors = load_file(path)

@@ -13,12 +13,12 @@ from torch import nn
 
 from spacy_bertft import compat
 from spacy_bertft.engines import attention
-from spacy_bertft.engines.attention import packed_attention, runs_of
+from spacy_bertft.engines.attention import groups_of, packed_attention, runs_of
 
 pytestmark = pytest.mark.touches_transformers
 
 HEADS, SIZE = 2, 8
-WINDOWS = ([1], [7], [4, 4, 4], [9, 5, 5, 2, 1, 1])
+WINDOWS = ([1], [7], [4, 4, 4], [9, 5, 5, 2, 1, 1], [40, 40, 24, 23, 23, 7, 6])
 
 
 def states_of(lengths):
@@ -30,8 +30,8 @@ def states_of(lengths):
 
 def packed(query, key, value, lengths, **settings):
     bounds = torch.tensor(np.append(0, np.cumsum(lengths)), dtype=torch.int32)
-    runs = runs_of(np.array(lengths, dtype=np.int64))
-    settings = {"scaling": SIZE**-0.5, "window_runs": runs, "window_bounds": bounds} | settings
+    groups = groups_of(np.array(lengths, dtype=np.int64), query.device)
+    settings = {"scaling": SIZE**-0.5, "window_groups": groups, "window_bounds": bounds} | settings
     mixed, weights = packed_attention(nn.Identity(), query, key, value, None, **settings)
     assert weights is None
     return mixed
@@ -57,6 +57,22 @@ def written_out(query, key, value, lengths, *, scaling=SIZE**-0.5, sliding_windo
 )
 def test_neighbours_of_one_length_are_a_run(lengths, runs):
     assert runs_of(np.array(lengths, dtype=np.int64)) == runs
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([], []),
+        ([3], [(1, 3, False)]),
+        ([7, 7, 5], [(3, 7, True)]),
+        ([40, 24, 23, 23], [(2, 40, True), (2, 23, False)]),
+        ([512, 512, 384, 383, 16, 1], [(3, 512, True), (1, 383, False), (2, 16, True)]),
+    ],
+)
+def test_windows_of_similar_length_are_a_group(lengths, groups):
+    found = groups_of(np.array(lengths, dtype=np.int64), torch.device("cpu"))
+    assert [(group.windows, group.length, group.mask is not None) for group in found] == groups
+    assert sum(group.rows for group in found) == sum(lengths)
 
 
 @pytest.mark.parametrize("lengths", WINDOWS, ids=str)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from encoders import assert_near, encoder_of, texts_of
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import BertModel
 
 from spacy_bertft.components.encoder_architecture import EncoderShim
 from spacy_bertft.encoder import encoder as encoder_module
+from spacy_bertft.errors import ConfigError
 
 pytestmark = pytest.mark.touches_transformers
 TEXTS = ["the small cat sat on the mat " * 40, "a dog", "where is my parcel " * 25]
@@ -77,15 +79,22 @@ def test_gradient_checkpointing_keeps_the_inputs_of_layers_alone(tiny_encoder, f
 
 def test_gradient_checkpointing_reaches_layers_above_frozen_ones(tiny_encoder):
     gradients = []
-    for checkpointing in (True, False):
+    for checkpointing in (False, True):
         encoder = encoder_of(tiny_encoder("bert-uncased"), gradient_checkpointing=checkpointing)
         encoder.model.embeddings.requires_grad_(False)
         encoder.model.encoder.layer[0].requires_grad_(False)
         gradients.append(learn(encoder)[0])
+    assert not encoder.model.embeddings(torch.zeros(1, 3, dtype=torch.int64)).requires_grad
     assert gradients[0].keys() == gradients[1].keys()
     assert not [name for name in gradients[0] if "layer.0." in name]
-    for name, gradient in gradients[1].items():
-        assert_near(gradients[0][name], gradient)
+    for name, gradient in gradients[0].items():
+        assert_near(gradients[1][name], gradient)
+
+
+def test_a_family_that_cant_recompute_names_the_setting(tiny_bert, monkeypatch):
+    monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true, but transformers' BertModel does not"):
+        encoder_of(tiny_bert, gradient_checkpointing=True)
 
 
 def test_usual_updates_keep_their_activations(tiny_encoder):
