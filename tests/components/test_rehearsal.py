@@ -19,7 +19,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed, minibatch
 
 from spacy_bertft import pair_doc, question_doc
-from spacy_bertft.components.rehearsal import FrozenEncoder
+from spacy_bertft.components.rehearsal import FrozenEncoder, Teacher
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.shim import shim_of
 
@@ -236,13 +236,16 @@ def test_labels_that_are_not_exclusive_are_only_what_the_teacher_says_of_them(ti
     assert plain["multilabel"] > 0
 
 
-def test_the_loss_of_the_head_makes_no_difference(tiny_bert):
+def test_the_loss_of_the_head_makes_no_difference(tiny_bert, monkeypatch):
     """Focal loss and smoothed labels would pull away from the teacher."""
     nlp = blank(tiny_bert, {})
     loss = {"@losses": "spacy-bertft.CrossEntropy.v1", "label_smoothing": 0.2, "class_weights": "balanced"}
     nlp.add_pipe("bertft_textcat", name="textcat", config={"loss": loss})
     nlp.initialize(lambda: annotated_examples(nlp))
     nlp.resume_training()
+    assert nlp.get_pipe("textcat").rehearse(raw(nlp)) == {"textcat": 0.0}
+    assert not gradients(nlp, "textcat")  # nothing to learn but rounding errors
+    monkeypatch.setattr(Teacher, "differs", lambda teacher, model: True)
     nlp.get_pipe("textcat").rehearse(raw(nlp))
     assert max(float(one.abs().max()) for one in gradients(nlp, "textcat").values()) < 1e-5
 
@@ -371,7 +374,8 @@ def test_settings_of_the_optimizer_that_spacy_does_not_pass_on(tiny_bert):
     assert (found.weight_decay, found.clip, found.eps) == (0.0, optimizer.grad_clip, optimizer.eps)
 
 
-def test_before_the_first_update_they_are_those_of_resume_training(tiny_bert):
+def test_before_the_first_update_they_are_those_of_resume_training(tiny_bert, monkeypatch):
+    monkeypatch.setattr(Teacher, "differs", lambda teacher, model: True)
     nlp = started(tiny_bert, "ner")
     nlp.resume_training(sgd=optimizer_of(nlp, 1e-3, L2=0.125, grad_clip=3.0, averages={}))
     nlp.rehearse(raw(nlp))
@@ -530,11 +534,12 @@ def test_the_code_in_the_docs_adds_a_label_without_losing_the_others(tiny_bert, 
     nlp.to_disk(tmp_path / "pipeline")
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
-    code = code.replace("5e-5", "1e-3").replace("range(2)", "range(100)")
+    code = code.replace("5e-5", "2e-3").replace("range(2)", "range(150)")
     with_it, without = (
         said_after(part, new) for part in (code, code.replace("nlp.rehearse(batch, sgd=optimizer)", "pass"))
     )
-    assert with_it["PERSON"] == {"Anna", "Bob Stone", "Clara"} != without["PERSON"]
+    assert with_it["PERSON"] == {"Anna", "Bob Stone", "Clara"}
+    assert without["PERSON"] != {"Anna", "Bob Stone", "Clara"}
     assert with_it["LOC"] == {"Berlin", "Rome", "Paris", "Oslo"}
 
 
