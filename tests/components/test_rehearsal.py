@@ -23,7 +23,7 @@ from spacy_bertft.components.rehearsal import FrozenEncoder, Teacher
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.shim import shim_of
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 FACTORIES = {
     "ner": "bertft_ner",
@@ -517,14 +517,12 @@ def test_components_pickle_without_their_teacher(tiny_bert):
     assert head.reads.encoder is encoder
 
 
-@pytest.mark.slow
 def test_worker_processes_annotate_with_a_teacher_about(tiny_bert):
     nlp, _ = resumed(tiny_bert, "ner")
     expected = [annotations(doc) for doc in nlp.pipe(TEXTS)]
     assert [annotations(doc) for doc in nlp.pipe(TEXTS, n_process=2, batch_size=2)] == expected
 
 
-@pytest.mark.slow
 def test_the_code_in_the_docs_adds_a_label_without_losing_the_others(tiny_bert, tmp_path, monkeypatch):
     nlp = initialized(tiny_bert, {"ner": "bertft_ner"})
     old = [(text, [one for one in ents if one[2] == "PERSON"], cat) for text, ents, cat in ANNOTATED]

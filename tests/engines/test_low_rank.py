@@ -13,7 +13,7 @@ from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.low_rank import LowRank, SharedWeights
 from spacy_bertft.text.batches import bucket, pack, window_lengths
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 
 def updates_for(encoder, parts, rank=3):

@@ -44,7 +44,7 @@ from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.export import export
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 
@@ -201,7 +201,6 @@ def test_it_survives_disk_bytes_and_copies(folder, tmp_path):
     assert torch.equal(rows_of(twin, MIXED), rows_of(nlp.get_pipe("encoder").encoder, MIXED))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_have_sessions_of_their_own(folder, method, monkeypatch):
     path, expected = folder

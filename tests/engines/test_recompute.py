@@ -12,7 +12,7 @@ from spacy_bertft.components.encoder_architecture import EncoderShim
 from spacy_bertft.encoder import encoder as encoder_module
 from spacy_bertft.errors import ConfigError
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 TEXTS = ["the small cat sat on the mat " * 40, "a dog", "where is my parcel " * 25]
 
 

@@ -19,7 +19,7 @@ from spacy_bertft.jobs.calibrate import calibrate
 from spacy_bertft.jobs.evaluate import evaluate, load_pipeline, read_examples, score
 from spacy_bertft.tasks.qa import AnswerTask
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 CONTEXT = "Anna lives in Berlin near the old garden. Bob Stone went to work in Rome yesterday."
 OTHER = "Paris and Oslo are far from my home and garden."

@@ -33,7 +33,7 @@ from spacy_bertft.components.listeners import Listener
 from spacy_bertft.errors import BertftError
 from spacy_bertft.jobs.migrate import build_stand_in, migrate
 
-pytestmark = pytest.mark.touches_transformers
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 OLD = os.environ.get("SPACY_BERTFT_OLD")
 MADE = sorted(Path(OLD).resolve().glob("*/old")) if OLD else []
