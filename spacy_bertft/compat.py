@@ -123,15 +123,13 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    """Whether a device is a GPU that multiplies bfloat16 matrices in hardware: CUDA from Ampere on, or ROCm."""
     import torch
 
-    if device.type == "cuda":
-        recent = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-        return recent and torch.cuda.is_bf16_supported()
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not public; missing in old versions
-    checks = (getattr(torch.cpu, name, None) for name in names)
-    return device.type == "cpu" and any(check is not None and check() for check in checks)
+    if device.type != "cuda":
+        return False
+    recent = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    return recent and torch.cuda.is_bf16_supported()
 
 
 def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:

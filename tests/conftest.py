@@ -19,10 +19,6 @@ from tiny import make_encoder
 # Tiny tensors gain nothing from threads, and lose much where other processes run.
 torch.set_num_threads(1)
 
-# No CPU has bfloat16 here, so `precision = "auto"` is float32 on all machines: tests compare gradients to many digits.
-for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-    setattr(torch.cpu, name, lambda: False)
-
 # The tests make and load some thousand pipelines. Two things that spaCy does for each would take half of their time:
 # it reads English's 1,347 exceptions to the tokenizer's rules three times, for which white space and two words stand
 # here; and catalogue looks through all entry points for each function that a config names.

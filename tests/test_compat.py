@@ -8,7 +8,6 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 from spacy_bertft import compat
-from spacy_bertft.compat import has_bfloat16
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -89,21 +88,7 @@ def test_spacy_gpu_is_the_one_of_thinc_s_operations(ops, expected):
         assert compat.spacy_gpu() == expected
 
 
-# --- bfloat16 in hardware
-
-
-@pytest.mark.parametrize("vector", [True, False])
-@pytest.mark.parametrize("tiles", [True, False])
-def test_a_cpu_has_bfloat16_with_either_extension(monkeypatch, vector, tiles):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vector, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
-    assert has_bfloat16(torch.device("cpu")) is (vector or tiles)
-
-
-def test_a_pytorch_that_does_not_tell_counts_as_without(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
-    assert not has_bfloat16(torch.device("cpu"))
+# --- bfloat16 in a GPU's hardware
 
 
 @pytest.mark.parametrize(
@@ -114,11 +99,12 @@ def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch, capability, told, expect
     """PyTorch counts older ones too, on which it is emulated."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: told)
-    assert has_bfloat16(torch.device("cuda")) is expected
+    assert compat.has_bfloat16(torch.device("cuda")) is expected
 
 
-def test_other_devices_have_none():
-    assert not has_bfloat16(torch.device("mps"))
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_other_devices_are_no_such_gpu(device):
+    assert not compat.has_bfloat16(torch.device(device))
 
 
 def test_attention_without_cudnns_kernels(monkeypatch):

@@ -84,13 +84,12 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
     return ("transformers",)
 
 
-def uses_half(precision: Precision, device: torch.device, *, learning: bool, packed: bool) -> bool:
-    """Whether to run in bfloat16; "auto" does so where it pays. packed: whether the model runs without padding."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    # On a CPU, our own float32 engine predicts; PyTorch's attention, which padded models use, is slow to train there.
-    pays = device.type == "cuda" or (device.type == "cpu" and learning and packed)
-    return pays and compat.has_bfloat16(device)
+def uses_half(precision: Precision, device: torch.device) -> bool:
+    """Whether to run in bfloat16; "auto" does so on a GPU that has it.
+
+    Not on a CPU: there, autocast leaves the sums between layers in bfloat16 too.
+    """
+    return compat.has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
 def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
@@ -112,7 +111,7 @@ class Engines:
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
-        half = uses_half(self.precision, encoder.device, learning=learning, packed=encoder.packed)
+        half = uses_half(self.precision, encoder.device)
         names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
             if name == "transformers":

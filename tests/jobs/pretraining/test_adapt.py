@@ -54,10 +54,8 @@ def encoder(tmp_path_factory):
 
 
 def settings(corpus, encoder, *, objective=None, **training):
-    """float32 also in other processes, on all machines: runs are compared to many digits."""
     training = {"steps": 12, "batch_size": 8, "window": 32, "learn_rate": 1e-3, "warmup_steps": 2, "device": "cpu",
-                "evaluate_every": 6, "save_every": 4,
-                "precision": "float32", **training}  # fmt: skip
+                "evaluate_every": 6, "save_every": 4, **training}  # fmt: skip
     return check_settings(
         {
             "corpus": {"paths": [str(corpus)], "held_out": 0.05},
