@@ -44,10 +44,7 @@ class Adapter:
 
     def folded(self) -> dict[str, Tensor]:
         """The base's weights with the updates added."""
-        whole = dict(self.shared)
-        for name, update in self.updates.items():
-            whole[f"{name}.weight"] = whole[f"{name}.weight"] + update.delta()
-        return whole
+        return _folded(self.shared, self.updates)
 
     def tensors(self) -> dict[str, Tensor]:
         """The contents of adapter_model.safetensors, and with the base's digest all that makes two adapters differ."""
@@ -184,10 +181,12 @@ def whole_weights(module: nn.Module) -> Mapping[str, Tensor]:
     if not any(".base_layer." in name for name in state):
         return state
     whole = {name.replace(".base_layer.", "."): value for name, value in state.items() if "lora_" not in name}
-    with torch.no_grad():
-        for name, update in updates_of(module).items():
-            whole[f"{name}.weight"] = whole[f"{name}.weight"] + update.delta()
-    return whole
+    return _folded(whole, updates_of(module))
+
+
+@torch.no_grad()
+def _folded(weights: Mapping[str, Tensor], updates: Updates) -> dict[str, Tensor]:
+    return {**weights, **{f"{name}.weight": weights[f"{name}.weight"] + one.delta() for name, one in updates.items()}}
 
 
 def peft() -> Any:

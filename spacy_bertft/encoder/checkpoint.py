@@ -132,7 +132,7 @@ class Checkpoint:
             replace_files(folder, {WEIGHTS: partial(_write_weights, self.weights_to_save(), save_id), **small})
             others: tuple[str, ...] = (ADAPTER_CONFIG, ADAPTER_BASE, ADAPTER_WEIGHTS)
         else:
-            self._check_base_elsewhere(folder)
+            _check_base_elsewhere(self.adapter, folder)
             for name, content in self.adapter.config().items():
                 small[name] = partial(Path.write_bytes, data=content)
             replace_files(folder, {ADAPTER_WEIGHTS: partial(_write_weights, self.adapter.tensors(), save_id), **small})
@@ -140,12 +140,13 @@ class Checkpoint:
         for name in others:
             (folder / name).unlink(missing_ok=True)
 
-    def _check_base_elsewhere(self, folder: Path) -> None:
-        if self.adapter is not None and Path(self.adapter.name).resolve() == folder.resolve():
-            raise ConfigError(
-                f"The adapter would be saved over the encoder that it belongs to, in {folder}. Expected another "
-                "folder. Save the pipeline elsewhere."
-            )
+
+def _check_base_elsewhere(adapter: Adapter, folder: Path) -> None:
+    if Path(adapter.name).resolve() == folder.resolve():
+        raise ConfigError(
+            f"The adapter would be saved over the encoder that it belongs to, in {folder}. Expected another folder. "
+            "Save the pipeline elsewhere."
+        )
 
 
 def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) -> None:
@@ -201,7 +202,7 @@ def read_graph(folder: Path) -> Checkpoint:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """All files of a Hugging Face folder except weights and graphs."""
+    """All files of a Hugging Face folder except weights, graphs and adapters."""
     heavy = (".safetensors", ".bin", ".onnx", ".index.json", ".h5", ".msgpack", ".ot")
     left_out = (*heavy, PART, ADAPTER_CONFIG, ADAPTER_BASE)  # a save that was killed leaves parts
     return {

@@ -35,7 +35,7 @@ class EncoderSettings:
     long_pairs: for two segments that don't fit in one window, "windows" uses several windows, "shorten" truncates
         the longer segment.
     gradient_checkpointing: in training, keep each layer's input alone, and compute its activations again in the
-        backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory, about a third more time.
+        backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory, more time.
     """
 
     device: Device = "auto"
