@@ -29,6 +29,7 @@ ELSEWHERE = {
     "jobs/pretraining/resume.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/starting_model.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/training_loop.py": "jobs/pretraining/test_adapt.py",
+    "jobs/recipes/tasks.py": "test_configs.py",  # each task's config
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

@@ -17,15 +17,17 @@ from spacy_bertft.cli.convert import convert_command
 from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
+from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
 
 app = typer.Typer(
     name="bertft",
-    help="Fine-tuned BERT encoders in spaCy pipelines: prepare data, fit thresholds, evaluate, export for production.",
+    help="Fine-tuned BERT encoders in spaCy pipelines: make configs, prepare data, fit thresholds, evaluate, export.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
+app.command("init")(init_command)
 app.command("convert")(convert_command)
 app.command("adapt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(adapt_command)
 app.command("calibrate")(calibrate_command)

@@ -10,16 +10,13 @@ from itertools import islice
 from spacy.training import Example
 from spacy.util import registry
 
-from spacy_bertft.components.doc_texts import n_characters, texts_of
+from spacy_bertft.components.doc_texts import subword_counts
 from spacy_bertft.encoder.loading import load_splitter
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.text.batches import chunk
 from spacy_bertft.text.subwords import Splitter
 
 # Texts are sorted by their number of subwords times a random factor of 1 - _JITTER to 1 + _JITTER.
 _JITTER = 0.1
-# Texts and characters that are split at a time, so that the subwords of a buffer of long texts don't fill the memory.
-_SPLIT_TEXTS, _SPLIT_CHARACTERS = 256, 400_000
 
 
 @registry.batchers("spacy-bertft.batch_by_subwords.v1")
@@ -77,7 +74,7 @@ def _batches(
     examples: list[Example], splitter: Splitter, *, size: int, min_texts: int, max_texts: int
 ) -> Iterator[list[Example]]:
     """Batches of similar length, longest first."""
-    counts = _counts(examples, splitter)
+    counts = subword_counts([eg.predicted for eg in examples], splitter).tolist()
     keys = [(count + 1) * random.uniform(1 - _JITTER, 1 + _JITTER) for count in counts]
     order = sorted(range(len(examples)), key=keys.__getitem__, reverse=True)
     groups: list[list[int]] = []
@@ -101,10 +98,3 @@ def _shared(last: list[int], *, min_texts: int, max_texts: int) -> list[list[int
     middle = (len(last) + 1) // 2
     middle = middle if len(last) - middle >= min_texts else min_texts
     return [last[:middle], last[middle:]]
-
-
-def _counts(examples: list[Example], splitter: Splitter) -> list[int]:
-    """The number of subwords of each text."""
-    docs = [eg.predicted for eg in examples]
-    parts = chunk(docs, size=_SPLIT_TEXTS, budget=_SPLIT_CHARACTERS, cost=n_characters)
-    return [count for part in parts for count in splitter.split(texts_of(part)).counts.tolist()]

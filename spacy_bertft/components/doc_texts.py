@@ -9,7 +9,12 @@ from spacy.attrs import IDX, LENGTH, ORTH, SPACY
 from spacy.tokens import Doc
 
 from spacy_bertft.components.pairs import segment_bounds
-from spacy_bertft.text.subwords import Texts
+from spacy_bertft.text.batches import chunk
+from spacy_bertft.text.subwords import Splitter, Texts
+from spacy_bertft.types import Ints
+
+# Texts and characters that are split at a time, so that the subwords of many long texts don't fill the memory.
+_SPLIT_TEXTS, _SPLIT_CHARACTERS = 256, 400_000
 
 
 def texts_of(docs: Sequence[Doc]) -> Texts:
@@ -34,3 +39,9 @@ def content_of(doc: Doc) -> bytes:
 def n_characters(doc: Doc) -> int:
     """Length of a Doc's text without its trailing space, computed without building `doc.text`."""
     return doc[-1].idx + len(doc[-1]) if len(doc) else 0
+
+
+def subword_counts(docs: Sequence[Doc], splitter: Splitter) -> Ints:
+    """The number of subwords of each text, without special ones, (B,)."""
+    parts = chunk(docs, size=_SPLIT_TEXTS, budget=_SPLIT_CHARACTERS, cost=n_characters)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(splitter.split(texts_of(part)).counts for part in parts)])

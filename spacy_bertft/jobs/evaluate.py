@@ -117,21 +117,37 @@ def unreadable(pipeline: Path, error: Exception) -> ConfigError:
 
 def read_examples(nlp: Language, data: Path) -> list[Example]:
     """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files."""
+    return list(stream_examples(nlp, data, Options()))
+
+
+def stream_examples(nlp: Language, data: Path, options: Options) -> Iterator[Example]:
+    """Read one example after another, as `read_examples` does. options: how the file is read."""
+    check_data(data)
+    empty = data.is_dir() and not any(data.rglob("*.spacy"))
+    examples = iter(()) if empty else examples_of(nlp, data, "auto", options)
+    count = 0
+    while True:
+        try:
+            example = next(examples)
+        except StopIteration:
+            break
+        except BertftError:
+            raise
+        except Exception as error:  # zlib, msgpack and spaCy raise many types
+            raise DataError(
+                f"The data {str(data)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes "
+                "it. Make it again."
+            ) from error
+        count += 1
+        yield example
+    if not count:
+        raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")
+
+
+def check_data(data: Path) -> None:
+    """Raise a DataError if there is no such file or folder."""
     if not data.exists():
         raise DataError(
             f"The data {str(data)!r} were not found ({data.absolute()}). Expected a .spacy file, a folder of them, or "
             "a file that `bertft convert` reads. Correct the path."
         )
-    try:
-        empty = data.is_dir() and not any(data.rglob("*.spacy"))
-        examples = [] if empty else list(examples_of(nlp, data, "auto", Options()))
-    except BertftError:
-        raise
-    except Exception as error:  # zlib, msgpack and spaCy raise many types
-        raise DataError(
-            f"The data {str(data)!r} could not be read: {error} Expected a .spacy file, as `bertft convert` writes it. "
-            "Make it again."
-        ) from error
-    if not examples:
-        raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")
-    return examples

@@ -1,0 +1,1 @@
+"""`bertft init`: a config for a task, an encoder and data."""

@@ -1,0 +1,200 @@
+"""The settings that `bertft init` chooses by data, encoder and aim, each with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from spacy_bertft.jobs.recipes.summary import Summary
+from spacy_bertft.jobs.recipes.tasks import RecipeTask
+from spacy_bertft.learning.rates import BASE_SIZE, usual_rate
+
+Aim = Literal["accuracy", "speed"]
+
+# The run: about so many steps, within these epochs. Measured by benchmarks/accuracy/recipes.py.
+_STEPS = {"accuracy": 700, "speed": 350}
+_EPOCHS = {"accuracy": (4, 12), "speed": (2, 8)}
+_EVALUATIONS = 20
+# An evaluated text costs about a third of a trained one; all evaluations should take no more than a quarter of the run.
+_EVALUATED_SHARE = 0.75
+_SPECIALS = 4  # the most special subwords in a window
+_SPEED_WINDOW = 256
+_RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
+_COVERED = 0.99  # the share of spans whose lengths are suggested
+_UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFacts:
+    """What the choices need to know of an encoder.
+
+    name, revision  as in [components.encoder.model]
+    family          "bert", "roberta", …
+    body            parameters of its layers, without embeddings
+    parameters      all of them
+    limit           subwords in its longest window, special ones included; None: no limit
+    """
+
+    name: str = "bert-base-cased"
+    revision: str = "main"
+    family: str = "bert"
+    body: int = BASE_SIZE
+    parameters: int = 110_000_000
+    limit: int | None = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The settings of a config that depend on data and encoder; by default those for an encoder of base size.
+
+    by_subwords     subwords in a batch of texts of similar length; None: batches of any texts
+    unknown         the category of texts that belong to none of the others
+    span_sizes      lengths of spans to suggest, in tokens
+    """
+
+    rate: float = 5e-5
+    epochs: int = 4
+    batch_size: int = 16
+    by_subwords: int | None = None
+    eval_frequency: int = 50
+    patience: int = 0
+    window: int | None = None
+    pooling: str = "cls"
+    class_weights: str | None = None
+    unknown: str | None = None
+    spans_key: str = "sc"
+    span_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    reasons: dict[str, str] = field(default_factory=dict)  # setting -> why it is so
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Each chosen setting with its value and reason."""
+        for one in fields(self):
+            if one.name in self.reasons:
+                yield one.name, getattr(self, one.name), self.reasons[one.name]
+
+
+def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts, aim: Aim = "accuracy") -> Choices:
+    """Settings for a task, its data and an encoder."""
+    found: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+
+    def set_(name: str, value: Any, why: str) -> None:
+        found[name], reasons[name] = value, why
+
+    set_("rate", *_rate(encoder))
+    set_("batch_size", *_batch_size(len(train)))
+    steps = math.ceil(len(train) / found["batch_size"])  # an epoch
+    set_("epochs", *_epochs(steps, aim))
+    total = steps * found["epochs"]
+    set_("eval_frequency", *_eval_frequency(total, len(train) * found["epochs"], len(dev)))
+    set_("patience", max(total // 2, found["eval_frequency"]), "half of the run without a better score ends it")
+    set_("window", *_window(train, dev, encoder, aim))
+    if aim == "speed":
+        size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
+        set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
+    if task.kinds & {"textcat", "pair"}:
+        set_("class_weights", *_class_weights(train))
+    if any(head.name == "intent" for head in task.heads):
+        set_("unknown", *_unknown(train))
+    if "spancat" in task.kinds:
+        set_("spans_key", *_spans_key(train))
+        set_("span_sizes", *_span_sizes(train.span_sizes[found["spans_key"]]))
+    return Choices(**found, reasons=reasons)
+
+
+def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
+    """A task of intents without what its texts don't have: slots, or texts of no known intent. Others stay as they are.
+
+    The weights of the scores that remain add up to 1.
+    """
+    if all(head.name != "intent" for head in task.heads):
+        return task
+    heads, weights, about = task.heads, dict(task.weights), task.about
+    if not train.entities:
+        heads = tuple(head for head in heads if head.kind != "ner")
+        del weights["ents_f"]
+        about = "Intents: one category per text, or none of the known ones."
+    if chosen.unknown is None:
+        weights = {"cats_score": 1.0, **({"ents_f": 1.0} if "ents_f" in weights else {})}
+    whole = sum(value or 0.0 for value in weights.values())
+    return replace(
+        task,
+        heads=heads,
+        about=about,
+        weights={name: round((value or 0.0) / whole, 2) for name, value in weights.items()},
+        about_weights=task.about_weights if chosen.unknown is not None else "",
+    )
+
+
+def _rate(encoder: EncoderFacts) -> tuple[float, str]:
+    rate = usual_rate(encoder.body)
+    return rate, f"{encoder.body / 1e6:.0f} million parameters in its layers; base size, with 85 million, takes 5e-5"
+
+
+def _batch_size(n_texts: int) -> tuple[int, str]:
+    size = 16 if n_texts < 8_000 else 32
+    return size, f"{n_texts:,} training texts"
+
+
+def _epochs(steps: int, aim: Aim) -> tuple[int, str]:
+    fewest, most = _EPOCHS[aim]
+    epochs = min(max(round(_STEPS[aim] / steps), fewest), most)
+    return epochs, f"{steps:,} batches an epoch make {steps * epochs:,} steps"
+
+
+def _eval_frequency(total: int, trained: int, n_dev: int) -> tuple[int, str]:
+    evaluations = min(_EVALUATIONS, max(4, int(_EVALUATED_SHARE * trained / max(1, n_dev))))
+    frequency = max(1, total // evaluations)
+    return _rounded(frequency), f"{evaluations} evaluations of {n_dev:,} texts in a run"
+
+
+def _rounded(number: int) -> int:
+    """A number of two digits at most, followed by zeros, not above the given one."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return int(number // unit * unit)
+
+
+def _window(train: Summary, dev: Summary, encoder: EncoderFacts, aim: Aim) -> tuple[int | None, str]:
+    lengths = np.concatenate([train.lengths, dev.lengths]) + _SPECIALS
+    longest, limit = int(lengths.max()), encoder.limit
+    if limit is None or longest <= limit:
+        return None, f"the longest text has {longest - _SPECIALS:,} subwords and fits in one window"
+    many = f"{np.mean(lengths > limit):.0%} of the texts are longer than {limit} subwords and take several windows"
+    if aim == "speed" and limit > _SPEED_WINDOW:
+        return _SPEED_WINDOW, f"{many}; attention over shorter windows is faster"
+    return None, f"{many}, each as long as the encoder allows"
+
+
+def _class_weights(train: Summary) -> tuple[str | None, str]:
+    name, rarest = min(train.categories.items(), key=lambda item: (item[1], item[0]))
+    even = train.categories.total() / len(train.categories)
+    if rarest < _RARE * even:
+        return "effective", f"categories are skewed: {name} has {rarest:,} texts, {even:,.0f} would be even"
+    return None, f"the rarest category, {name}, has {rarest:,} texts, {even:,.0f} would be even"
+
+
+def _unknown(train: Summary) -> tuple[str | None, str]:
+    for label in train.categories:
+        if label.lower() in _UNKNOWN:
+            return label, f"{train.categories[label]:,} texts belong to no other category"
+    return None, f"no category is called {', '.join(_UNKNOWN[:-1])} or {_UNKNOWN[-1]}"
+
+
+def _spans_key(train: Summary) -> tuple[str, str]:
+    key = max(train.spans, key=lambda key: train.spans[key].total())
+    return key, f"{train.spans[key].total():,} spans"
+
+
+def _span_sizes(sizes: Counter[int]) -> tuple[tuple[int, ...], str]:
+    covered, chosen = 0, []
+    for size, count in sizes.most_common():
+        if covered >= _COVERED * sizes.total():
+            break
+        covered += count
+        chosen.append(size)
+    return tuple(sorted(chosen)), f"the lengths of {covered / sizes.total():.1%} of all spans"

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted
+from spacy_bertft.jobs.recipes.summary import Summary
+from spacy_bertft.jobs.recipes.tasks import TASKS
+
+SMALL = EncoderFacts("small", body=10_600_000, parameters=22_700_000)
+BASE = EncoderFacts()
+
+
+def summary(n, *, length=20, **counts):
+    return Summary(tuple(range(n)), np.full(n, length), **counts)
+
+
+def chosen(task="ner", *, n=1000, n_dev=200, length=20, encoder=BASE, aim="accuracy", **counts):
+    counts = counts or {"entities": Counter(PER=n)}
+    return choose(TASKS[task], summary(n, length=length, **counts), summary(n_dev), encoder, aim)
+
+
+def test_the_defaults_are_those_of_base_size():
+    assert chosen().rate == Choices().rate == 5e-5
+
+
+def test_small_encoders_learn_at_higher_rates():
+    assert chosen(encoder=SMALL).rate > chosen(encoder=BASE).rate
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000, 10_000, 100_000])
+def test_few_texts_are_read_more_often(n):
+    more, fewer = chosen(n=n), chosen(n=4 * n)
+    assert more.epochs >= fewer.epochs >= 2
+    assert fewer.epochs * 4 * n >= more.epochs * n  # more texts never make a shorter run
+
+
+def test_a_run_for_speed_is_shorter_and_has_batches_of_similar_length():
+    fast = chosen(aim="speed", length=25)
+    assert fast.epochs < chosen().epochs
+    assert fast.by_subwords == 16 * 25
+    assert chosen().by_subwords is None
+
+
+@pytest.mark.parametrize(("n", "n_dev"), [(1, 1), (3, 100), (50, 10), (1000, 100), (2000, 20_000), (40_000, 5000)])
+def test_a_run_is_evaluated_more_than_once_and_not_all_the_time(n, n_dev):
+    found = chosen(n=n, n_dev=n_dev)
+    steps = -(-n // found.batch_size) * found.epochs
+    assert 4 <= steps // found.eval_frequency <= 25
+    assert found.eval_frequency <= found.patience < max(steps, 2)
+
+
+def test_windows_are_the_encoder_s_unless_many_texts_are_long_and_speed_counts():
+    assert chosen(length=500).window is None
+    assert chosen(length=700).window is None
+    assert chosen(length=700, aim="speed").window == 256
+    assert chosen(length=100, aim="speed").window is None
+    assert chosen(length=700, aim="speed", encoder=EncoderFacts(limit=None)).window is None
+    assert chosen(length=700, aim="speed", encoder=EncoderFacts(limit=128)).window is None
+
+
+def test_skewed_categories_get_weights():
+    even, skewed = Counter(a=90, b=80, c=70), Counter(a=300, b=10, c=290)
+    assert chosen("textcat", categories=even).class_weights is None
+    assert chosen("textcat", categories=skewed).class_weights == "effective"
+    assert chosen("pair", categories=skewed).class_weights == "effective"
+    assert "b has 10 texts" in chosen("textcat", categories=skewed).reasons["class_weights"]
+    assert chosen("multilabel", categories=skewed).class_weights is None  # weights would shift its probabilities
+
+
+def test_texts_of_no_intent_are_known_by_their_category_s_name():
+    assert chosen("intents", categories=Counter(pay=5, OOS=5)).unknown == "OOS"
+    assert chosen("intents", categories=Counter(pay=5, call=5)).unknown is None
+    assert chosen("textcat", categories=Counter(pay=5, oos=5)).unknown is None
+
+
+def test_span_lengths_are_those_of_nearly_all_spans():
+    sizes = {"sc": Counter({1: 500, 2: 300, 4: 195, 30: 5}), "few": Counter({1: 1})}
+    spans = {"sc": Counter(X=1000), "few": Counter(X=1)}
+    found = chosen("spancat", spans=spans, span_sizes=sizes)
+    assert (found.spans_key, found.span_sizes) == ("sc", (1, 2, 4))
+    assert "99.5%" in found.reasons["span_sizes"]
+
+
+def test_each_choice_says_why():
+    found = chosen("textcat", categories=Counter(a=9, b=9))
+    assert [name for name, _, _ in found.rows()] == [
+        *("rate", "epochs", "batch_size", "eval_frequency", "patience", "window", "class_weights")
+    ]
+    assert all(why for _, _, why in found.rows())
+
+
+@pytest.mark.parametrize(
+    ("entities", "unknown", "names", "weights"),
+    [
+        (1, "none", ["slots", "intent"], {"ents_f": 0.4, "cats_known_acc": 0.4, "cats_unknown_auc": 0.2}),
+        (0, "none", ["intent"], {"cats_known_acc": 0.67, "cats_unknown_auc": 0.33}),
+        (1, None, ["slots", "intent"], {"ents_f": 0.5, "cats_score": 0.5}),
+        (0, None, ["intent"], {"cats_score": 1.0}),
+    ],
+)
+def test_intents_without_slots_or_unknown_texts(entities, unknown, names, weights):
+    train = summary(10, entities=Counter(CITY=entities) if entities else Counter())
+    task = fitted(TASKS["intents"], train, Choices(unknown=unknown))
+    assert [head.name for head in task.heads] == names
+    assert task.weights == weights
+
+
+def test_other_tasks_are_left_as_they_are():
+    assert fitted(TASKS["ner"], summary(10), Choices()) is TASKS["ner"]
