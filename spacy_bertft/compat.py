@@ -201,3 +201,9 @@ def spacy_gpu() -> str | None:
     from thinc.api import get_current_ops
 
     return {"cupy": "cuda", "mps": "mps"}.get(get_current_ops().name)
+
+
+def first_position(model: torch.nn.Module | None) -> int:
+    """The position of a window's first subword: after the padding id in the RoBERTa family, else 0."""
+    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1

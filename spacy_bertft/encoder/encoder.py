@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,11 +50,12 @@ class Encoder(nn.Module):
         self.splitter = Splitter(checkpoint.tokenizer())
         if model is not None:
             self._take(model)
-        self.first_position = self.shape.first_position if self.shape else _first_position(self.loaded)
+        self.first_position = self.shape.first_position if self.shape else compat.first_position(self.loaded)
         self.window = resolve_window(settings, checkpoint.limit(self.first_position), n_special=self.n_special)
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
         # Raises an error now, not at the first text, if window and overlap don't fit each other.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
+        self._building = RLock()  # of the model and of engines: threads that share a pipeline may all start at once
         self._engines = Engines(precision=settings.precision, padded=settings.batching == "padded")
         device = resolve_device(settings.device) if self.trainable else torch.device("cpu")
         if device.type != "cpu" or self.loaded is not None:
@@ -114,8 +116,7 @@ class Encoder(nn.Module):
     @property
     def padding_id(self) -> int | None:
         """The id of the padding subword, if there is one."""
-        padding: int | None = self.checkpoint.config.get("pad_token_id")
-        return padding
+        return self.checkpoint.config.get("pad_token_id")
 
     def weights(self) -> Mapping[str, Tensor]:
         """The current weights, named as AutoModel names them."""
@@ -129,17 +130,18 @@ class Encoder(nn.Module):
     @property
     def model(self) -> PreTrainedModel:
         """transformers' model, built on first use."""
-        if self.loaded is None:
-            if not self.trainable:
-                raise ConfigError(
-                    "The encoder was exported to ONNX Runtime and can't be trained or changed. Expected backend = "
-                    '"torch" and the pipeline that it was exported from: train that one and export it again.'
-                )
-            self._take(self.checkpoint.model().train(self.training))
-        assert self.loaded is not None
-        return self.loaded
+        with self._building:
+            return self.loaded or self._built()
 
-    def _take(self, model: PreTrainedModel) -> None:
+    def _built(self) -> PreTrainedModel:
+        if not self.trainable:
+            raise ConfigError(
+                "The encoder was exported to ONNX Runtime and can't be trained or changed. Expected backend = "
+                '"torch" and the pipeline that it was exported from: train that one and export it again.'
+            )
+        return self._take(self.checkpoint.model().train(self.training))
+
+    def _take(self, model: PreTrainedModel) -> PreTrainedModel:
         use_dropout(model)
         if self.packed:
             compat.use_attention(model, "bertft_packed", packed_attention)
@@ -151,6 +153,7 @@ class Encoder(nn.Module):
         else:
             model.requires_grad_(False)
             restore(model, self.checkpoint.adapter.updates)
+        return model
 
     def pooler(self) -> nn.Linear | None:
         """The pretrained layer over the first special subword, if the checkpoint has one (BERT, ALBERT)."""
@@ -204,13 +207,15 @@ class Encoder(nn.Module):
         self._build()
         return super().state_dict(*args, **kwargs)
 
-    def _build(self) -> None:
-        if self.trainable:
-            self.model  # noqa: B018
+    def _build(self) -> PreTrainedModel | None:
+        return self.model if self.trainable else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies build new engines: weights in oneDNN's layout and ONNX Runtime sessions can't be copied.
-        return {**self.__dict__, "_engines": self._engines.fresh()}
+        # Copies build new engines: weights in oneDNN's layout, ONNX Runtime sessions and locks can't be copied.
+        return {**self.__dict__, "_engines": self._engines.fresh(), "_building": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_building": RLock()})  # type: ignore[no-untyped-call]
 
     # --- forward
 
@@ -291,10 +296,5 @@ class Encoder(nn.Module):
 
     def engine(self) -> Engine:
         """The engine for the next forward pass."""
-        return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())
-
-
-def _first_position(model: PreTrainedModel | None) -> int:
-    """The position of a window's first subword: after the padding id in the RoBERTa family, else 0."""
-    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
-    return 0 if padding is None else int(padding) + 1
+        with self._building:
+            return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
 from encoders import (
     CAN_PACK,
+    CPU,
     LONG,
     MIXED,
     ODD,
@@ -26,9 +31,10 @@ from tiny import FAMILIES, LIMIT, PACKED, WIDTH
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.encoder import _first_position
+from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.encoder.loading import load_saved
 from spacy_bertft.encoder.pooling import token_vectors
-from spacy_bertft.encoder.settings import resolve_device
+from spacy_bertft.encoder.settings import EncoderSettings, resolve_device
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.subwords import Texts
 from spacy_bertft.text.windows import cut
@@ -133,7 +139,7 @@ def test_roberta_positions_start_behind_the_padding(tiny_encoder):
     encoder = encoder_of(tiny_encoder("roberta"))
     assert encoder.first_position == 2
     assert encoder.window == LIMIT == encoder.model.config.max_position_embeddings - 2
-    assert _first_position(encoder.model) == encoder.first_position
+    assert compat.first_position(encoder.model) == encoder.first_position
 
 
 def test_bfloat16_stays_close_to_float32(tiny_bert):
@@ -360,3 +366,60 @@ def test_saved_folder_is_a_plain_hugging_face_one(tiny_encoder, tmp_path, family
     expected = plain_forward(tiny_encoder(family), MIXED)
     for found, rows in zip(plain_forward(folder, MIXED), expected, strict=True):
         assert_near(found, rows)
+
+
+# --- threads that share an encoder
+
+
+def in_threads(function, n=8):
+    """The results of a function that `n` threads call at the same time."""
+    barrier = Barrier(n)
+
+    def call(number):
+        barrier.wait(timeout=60)
+        return function(number)
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(call, range(n)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"batching": "padded"}], ids=["fused", "transformers"])
+def test_threads_that_start_together_get_the_results_of_one(settings, tiny_bert, tmp_path, monkeypatch):
+    """The model and the engines are built at the first prediction, once."""
+    encoder_of(tiny_bert).save(tmp_path)
+    cold = [load_saved(tmp_path, EncoderSettings(**(CPU | settings))) for _ in range(2)]
+    assert cold[0].loaded is None
+    built = []
+    build = Checkpoint.model
+
+    def slowly(checkpoint):
+        built.append(len(checkpoint.weights))
+        time.sleep(0.2)  # the other threads arrive in the middle
+        return build(checkpoint)
+
+    expected = cold[0].predict(texts_of(MIXED)).hidden
+    monkeypatch.setattr(Checkpoint, "model", slowly)
+    for found in in_threads(lambda number: cold[1].predict(texts_of(MIXED)).hidden):
+        assert_near(found, expected)
+    assert len(built) == ("batching" in settings)
+
+
+def test_threads_with_texts_of_their_own(tiny_bert):
+    encoder = encoder_of(tiny_bert)
+    texts = [[f"{text} {number}" for text in MIXED] for number in range(8)]
+    expected = [encoder.predict(texts_of(own)).hidden for own in texts]
+
+    def predict(number):
+        return [encoder.predict(texts_of(texts[number])).hidden for _ in range(20)]
+
+    for runs, one in zip(in_threads(predict), expected, strict=True):
+        for found in runs:
+            assert_near(found, one)
+
+
+def test_copies_have_locks_of_their_own(tiny_bert):
+    encoder = encoder_of(tiny_bert)
+    twin = copy.deepcopy(encoder)
+    with encoder._building, twin._building:
+        assert twin._building is not encoder._building
+    assert_near(twin.predict(texts_of(MIXED)).hidden, encoder.predict(texts_of(MIXED)).hidden)

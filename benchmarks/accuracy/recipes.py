@@ -1,0 +1,103 @@
+"""The config of `bertft init` beside a small grid around it: half and twice its learning rate, half its epochs.
+
+    SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/recipes.py ner/wikigold textcat/sentence_polarity \\
+        --encoder ENCODER --texts 600 --output recipes.jsonl
+
+The data are those of compare.py, which says more. Each run is a `spacy train` to the end, and its best model on dev is
+scored on test. A row is written when its run is done; rows that are in the output already aren't run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from compare import Encoder, Seeds, head_of, predict, prepare, score
+from spacy.cli.train import train as spacy_train
+from spacy.tokens import Doc, DocBin
+from spacy.util import load_config
+
+from spacy_bertft.jobs.recipes.init import init
+
+GRID = {"init": (1.0, 1.0), "rate / 2": (0.5, 1.0), "rate * 2": (2.0, 1.0), "epochs / 2": (1.0, 0.5)}
+RATE, EPOCHS = "training.optimizer.learn_rate.initial_rate", "training.max_epochs"
+
+
+def main(
+    data: Annotated[list[str], typer.Argument(help="Folders below SPACY_BERTFT_DATA: ner/…, textcat/…, pair/…")],
+    encoder: Encoder,
+    texts: Annotated[int, typer.Option(help="Training texts, drawn once.")] = 600,
+    dev_texts: Annotated[int, typer.Option(help="Development texts, drawn once.")] = 300,
+    test_texts: Annotated[int, typer.Option(help="Test texts, drawn once.")] = 1000,
+    seeds: Seeds = 1,
+    output: Annotated[Path, typer.Option(help="A JSON line for each run.")] = Path("recipes.jsonl"),
+) -> None:
+    """Run what is missing, then print a table of all."""
+    for seed in range(seeds):
+        for name in data:
+            with tempfile.TemporaryDirectory() as folder:
+                work = Path(folder)
+                gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / name, work, 1, texts)
+                for split, number in (("dev", dev_texts), ("test", test_texts)):
+                    _keep(gold, split, number, work)
+                for point in GRID:
+                    setup = {"data": name, "texts": texts, "point": point, "seed": seed}
+                    if not any(setup.items() <= row.items() for row in _rows(output)):
+                        row = {**setup, **run(point, gold, encoder, seed, work)}
+                        print(row, flush=True)
+                        with output.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(row) + "\n")
+    _show(_rows(output))
+
+
+def run(point: str, gold: dict[str, list[Doc]], encoder: str, seed: int, work: Path) -> dict[str, Any]:
+    """Train with init's config, changed as a point of the grid says; the scores of its best model."""
+    task = {"textcat_multilabel": "multilabel"}.get(head_of(gold), head_of(gold))
+    paths = {split: work / f"{split}.spacy" for split in ("train", "dev")}
+    init(task, work / "config.cfg", encoder=encoder, force=True, **paths)
+    config = load_config(work / "config.cfg")
+    rate, epochs = GRID[point]
+    rate *= config["training"]["optimizer"]["learn_rate"]["initial_rate"]
+    epochs = round(epochs * config["training"]["max_epochs"])
+    overrides = {"system.seed": seed, RATE: rate, EPOCHS: epochs}
+    start = time.perf_counter()
+    spacy_train(work / "config.cfg", work / "out", overrides=overrides)
+    seconds = time.perf_counter() - start
+    predicted = predict(work / "out/model-best", gold)
+    return {
+        "rate": rate,
+        "epochs": epochs,
+        "seconds": round(seconds),
+        **{split: score(gold[split], docs) for split, docs in predicted.items()},
+    }
+
+
+def _keep(gold: dict[str, list[Doc]], split: str, number: int, work: Path) -> None:
+    if len(gold[split]) > number:
+        gold[split] = random.Random(0).sample(gold[split], number)
+        DocBin(docs=gold[split], store_user_data=True).to_disk(work / f"{split}.spacy")
+
+
+def _rows(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    """Mean test scores of each point, on each data set."""
+    print(f"{'':32}" + "".join(f"{point:>12}" for point in GRID))
+    for name in dict.fromkeys(row["data"] for row in rows):
+        means = []
+        for point in GRID:
+            found = [row["test"] for row in rows if (row["data"], row["point"]) == (name, point)]
+            means.append(f"{100 * sum(found) / len(found):12.1f}" if found else f"{'':12}")
+        print(f"{name:32}" + "".join(means))
+
+
+if __name__ == "__main__":
+    typer.run(main)
