@@ -30,6 +30,12 @@ ELSEWHERE = {
     "jobs/pretraining/starting_model.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/training_loop.py": "jobs/pretraining/test_adapt.py",
     "jobs/recipes/tasks.py": "test_configs.py",  # each task's config
+    "jobs/checkpoints.py": "jobs/training/test_train.py",  # what is left of runs that were stopped
+    "jobs/training/batches.py": "jobs/training/test_train.py",
+    "jobs/training/checkpoint.py": "jobs/training/test_train.py",
+    "jobs/training/identity.py": "jobs/training/test_train.py",
+    "jobs/training/loop.py": "jobs/training/test_train.py",
+    "jobs/training/pipeline_state.py": "jobs/training/test_train.py",
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

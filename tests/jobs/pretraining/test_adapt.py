@@ -21,10 +21,10 @@ from transformers import AutoModelForMaskedLM
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.checkpoints import find_checkpoints
 from spacy_bertft.jobs.pretraining import resume
 from spacy_bertft.jobs.pretraining.adapt import adapt
 from spacy_bertft.jobs.pretraining.config import TrainingSettings, check_settings, read_settings
-from spacy_bertft.jobs.pretraining.resume import find_checkpoints
 from spacy_bertft.jobs.pretraining.training_loop import Run, learn_rate
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]

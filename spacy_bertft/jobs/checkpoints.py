@@ -1,0 +1,65 @@
+"""Checkpoints of a run: folders named by step, written completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from spacy_bertft.errors import DataError
+
+PREFIX = "checkpoint-"
+
+
+def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], *, keep: int = 1) -> Path:
+    """Write checkpoint-<step>, then delete all but the newest `keep`.
+
+    write: puts the files into the folder that it is given. If that fails, earlier checkpoints are as they were. Raises
+        a DataError for errors of the disk.
+    """
+    target = folder / f"{PREFIX}{step}"
+    part = folder / f".{target.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        write(part)
+        for path in part.iterdir():
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"The checkpoint {target} could not be written: {error}. Expected room for it on the disk. Free some and "
+            "start again with --resume: the previous checkpoint is intact."
+        ) from error
+    found = find_checkpoints(folder)
+    for old in sorted(found)[:-keep]:
+        shutil.rmtree(found[old], ignore_errors=True)
+    return target
+
+
+def find_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder, by step."""
+    paths = folder.glob(f"{PREFIX}*") if folder.is_dir() else ()
+    return {int(path.name.removeprefix(PREFIX)): path for path in paths if path.name.removeprefix(PREFIX).isdigit()}
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete all checkpoints in a folder."""
+    for path in find_checkpoints(folder).values():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file is on disk, so that a power cut leaves no partial checkpoint under the final name."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""`bertft train`: spaCy's training with checkpoints, so that a run that was stopped can be resumed."""

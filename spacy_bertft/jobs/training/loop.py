@@ -1,0 +1,178 @@
+"""The training loop: updates, evaluations, early stopping. It knows neither files nor the terminal.
+
+It takes the same steps as spaCy's, with three differences: the last update is always evaluated, of equal scores the
+earlier one is the best, and patience is looked at when a score is there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+import torch
+from spacy.language import Language
+from spacy.training import Example
+from spacy.training.loop import subdivide_batch
+from thinc.api import Optimizer
+
+from spacy_bertft.components.encoder_pipe import EncoderPipe
+from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.training.batches import Batches
+from spacy_bertft.learning.optimizer import diverged
+from spacy_bertft.learning.shim import shim_of
+
+Evaluate = Callable[[], tuple[float, dict[str, Any]]]
+_SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 60
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    updates: int = 0
+    words: int = 0  # seen in training
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)  # sums since the last evaluation, by component
+    results: list[tuple[float, int]] = field(default_factory=list)  # score and step of each evaluation
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best score; of equal ones, the earliest."""
+        return min(self.results, key=lambda result: (-result[0], result[1]))[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is known after an update. info: what spaCy's loggers get; None between evaluations."""
+
+    number: int  # from 0, as spaCy counts
+    info: dict[str, Any] | None
+    best: bool  # whether its score is the best so far
+    last: bool  # whether the run ends with it
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run does, from [training]."""
+
+    nlp: Language
+    optimizer: Optimizer
+    batches: Batches
+    evaluate: Evaluate
+    settings: Mapping[str, Any]  # [training], resolved
+
+    def run(self, progress: Progress) -> Iterator[Step]:
+        """Take one step after another, and keep account in `progress`."""
+        settings, started = self.settings, time.perf_counter() - progress.seconds
+        fixed = isinstance(settings["dropout"], float)
+        dropouts: Iterator[float] = repeat(settings["dropout"]) if fixed else iter(settings["dropout"])
+        for _ in range(progress.updates):  # of a run that is resumed
+            next(dropouts)
+            self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
+        for epoch, batch in self.batches:
+            number = progress.updates
+            if settings["before_update"]:
+                settings["before_update"](self.nlp, {"step": number, "epoch": epoch})
+            self._update(batch, next(dropouts), progress.losses)
+            progress.updates += 1
+            progress.words += sum(map(len, batch))
+            last = self.batches.last or bool(settings["max_steps"] and number >= settings["max_steps"])
+            info, best = None, False
+            if last or number % settings["eval_frequency"] == 0:
+                score, scores = self._evaluate()
+                progress.results.append((score, number))
+                best = progress.best_step == number
+                last = last or bool(settings["patience"] and number - progress.best_step >= settings["patience"])
+                info = {
+                    "epoch": epoch,
+                    "step": number,
+                    "score": score,
+                    "other_scores": scores,
+                    "losses": progress.losses,
+                    "checkpoints": progress.results,
+                    "seconds": int(time.perf_counter() - started),
+                    "words": progress.words,
+                }
+            progress.seconds = time.perf_counter() - started
+            if info is not None:
+                progress.losses = {}
+            yield Step(number, info, best, last)
+            if last:
+                return
+
+    def encode_again(self, progress: Progress) -> None:
+        """Fill the caches of frozen encoders as in the first epoch of a run that is resumed: in the same order.
+
+        In other batches, the same texts would get slightly different features. The batches must be at the start.
+        """
+        frozen = self.settings["frozen_components"]
+        encoders = [
+            pipe
+            for name, pipe in self.nlp.pipeline
+            if isinstance(pipe, EncoderPipe) and (name in frozen or not shim_of(pipe.model).tuning.learns)
+        ]
+        if not encoders:
+            return
+        for number, (epoch, batch) in enumerate(self.batches):
+            if epoch > 0 or number == progress.updates:
+                return
+            for part in self._parts(batch):
+                for pipe in encoders:
+                    pipe.keep_outputs()
+                    pipe.predict([eg.predicted for eg in part])
+            if number % self.settings["eval_frequency"] == 0:
+                self._evaluate()
+
+    def _parts(self, batch: list[Example]) -> Iterable[list[Example]]:
+        parts: Iterable[list[Example]] = subdivide_batch(batch, self.settings["accumulate_gradient"])  # type: ignore[no-untyped-call]
+        return parts
+
+    def _update(self, batch: list[Example], dropout: float, losses: dict[str, float]) -> None:
+        settings = self.settings
+        with _telling(batch):
+            for part in self._parts(batch):
+                self.nlp.update(
+                    part,
+                    drop=dropout,
+                    sgd=False,  # type: ignore[arg-type]  # the step follows
+                    losses=losses,
+                    exclude=settings["frozen_components"],
+                    annotates=settings["annotating_components"],
+                )
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    raise diverged(f"The loss of {name!r} is {value}")
+            for name, pipe in self.nlp.pipeline:
+                has_model = getattr(pipe, "model", None) not in (True, False, None)
+                if name not in settings["frozen_components"] and getattr(pipe, "is_trainable", False) and has_model:
+                    pipe.finish_update(self.optimizer)  # type: ignore[attr-defined]
+        self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
+
+    def _evaluate(self) -> tuple[float, dict[str, Any]]:
+        if not self.optimizer.averages:
+            return self.evaluate()
+        with self.nlp.use_params(self.optimizer.averages):
+            return self.evaluate()
+
+
+@contextmanager
+def _telling(batch: list[Example]) -> Iterator[None]:
+    """Name the texts of the batch in an error of the data, and the settings to change if a GPU is too small."""
+    try:
+        yield
+    except DataError as error:
+        texts = [repr(eg.reference.text[:_SHOWN_CHARACTERS]) for eg in batch[:_SHOWN_TEXTS]]
+        more = f" and {len(batch) - _SHOWN_TEXTS} more texts" if len(batch) > _SHOWN_TEXTS else ""
+        raise DataError(f"{error} It happened in the batch of {', '.join(texts)}{more}.") from error
+    except torch.OutOfMemoryError as error:
+        longest = max(len(eg.reference) for eg in batch)
+        raise ConfigError(
+            f"The GPU ran out of memory in a batch of {len(batch)} texts, the longest of {longest} tokens. Expected "
+            "room for it. Raise accumulate_gradient in [training], which leaves the result as it is; or set "
+            "gradient_checkpointing = true in [components.encoder.model], or use smaller batches or windows."
+        ) from error

@@ -1,0 +1,195 @@
+"""`train`: a whole run, from a config to model-best and model-last."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from spacy.language import Language
+from spacy.schemas import ConfigSchemaTraining
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import (
+    DIR_MODEL_BEST,
+    DIR_MODEL_LAST,
+    clean_output_dir,
+    create_before_to_disk_callback,
+    create_evaluation_callback,
+    update_meta,
+)
+from spacy.util import registry, resolve_dot_names
+from thinc.api import Config, fix_random_seed, set_gpu_allocator
+
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import staged_folder
+from spacy_bertft.jobs.training.batches import Batches
+from spacy_bertft.jobs.training.checkpoint import Checkpoints
+from spacy_bertft.jobs.training.identity import identity
+from spacy_bertft.jobs.training.loop import Loop, Progress, Step
+
+CHECKPOINTS = "checkpoints"  # in the output folder
+Note = Callable[[str], None]
+
+
+def train(
+    config: Config,
+    output: Path | None = None,
+    *,
+    use_gpu: int = -1,
+    resume: bool = False,
+    checkpoint_minutes: float | None = 5.0,
+    checkpoint_steps: int | None = None,
+    note: Note = lambda line: None,
+    stdout: IO[str] | None = None,
+    stderr: IO[str] | None = None,
+) -> Language:
+    """Train a pipeline, as `spacy train` does, and write checkpoints while it runs.
+
+    config              not interpolated
+    output              folder for model-best and model-last; None: nothing is written
+    resume              continue from the newest checkpoint in `output`, or start if there is none
+    checkpoint_minutes  write a checkpoint so long after the last one; None: none by time
+    checkpoint_steps    write a checkpoint after so many steps; None: none by steps
+    note                gets lines that a user should see
+    stdout, stderr      for the logger
+    """
+    nlp = init_nlp(config, use_gpu=use_gpu)
+    run = _Run(nlp, output, use_gpu=use_gpu, note=note)
+    if output is not None and (checkpoint_minutes is not None or checkpoint_steps is not None):
+        run.checkpoints = Checkpoints(
+            output / CHECKPOINTS, identity(nlp, run.loop.batches.fingerprint()), checkpoint_minutes, checkpoint_steps
+        )
+    if resume and run.checkpoints is None:
+        raise ConfigError(
+            "resume: found no output folder, or checkpoints switched off; expected the folder of the run to continue; "
+            "fix: give its --output"
+        )
+    progress = run.prepare(resume=resume)
+    if progress is not None:
+        run.train(progress, stdout or sys.stdout, stderr or sys.stderr)
+    return nlp
+
+
+class _Run:
+    """The parts of a run, and what is done around its steps."""
+
+    def __init__(self, nlp: Language, output: Path | None, *, use_gpu: int, note: Note) -> None:
+        self.nlp, self.output, self.note = nlp, output, note
+        config = nlp.config.interpolate()
+        if config["training"]["seed"] is not None:
+            fix_random_seed(config["training"]["seed"])
+        if use_gpu >= 0 and config["training"]["gpu_allocator"]:
+            set_gpu_allocator(config["training"]["gpu_allocator"])
+        self.settings: dict[str, Any] = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+        train, dev = resolve_dot_names(config, [self.settings["train_corpus"], self.settings["dev_corpus"]])
+        self.before_to_disk = create_before_to_disk_callback(self.settings["before_to_disk"])
+        self.checkpoints: Checkpoints | None = None
+        self.loop = Loop(
+            nlp,
+            self.settings["optimizer"],
+            Batches(nlp, train, self.settings["batcher"], max_epochs=self.settings["max_epochs"]),
+            create_evaluation_callback(nlp, dev, self.settings["score_weights"]),
+            self.settings,
+        )
+
+    def prepare(self, *, resume: bool) -> Progress | None:
+        """Restore a checkpoint, or remove what an earlier run left. None: the run is finished already."""
+        if resume and self.checkpoints is not None:
+            path = self.checkpoints.newest()
+            if path is not None:
+                progress, differences = self.checkpoints.load(path, self.loop)
+                self.note(f"Resumed after {progress.updates:,} steps, from {path}")
+                if differences:
+                    self.note(
+                        "The rest of the run is not the same in the last bits as it would have been: "
+                        + "; ".join(differences)
+                    )
+                return progress
+            if self.checkpoints.is_finished():
+                self.note(f"The run in {self.output} is finished: there is nothing to resume")
+                return None
+            self.note("There is no checkpoint: the run starts at the beginning")
+        if self.checkpoints is not None:
+            self.checkpoints.clear()
+        clean_output_dir(self.output)
+        return Progress()
+
+    def train(self, progress: Progress, stdout: IO[str], stderr: IO[str]) -> None:
+        """Take all steps, and write the pipelines."""
+        frozen = self.settings["frozen_components"]
+        with self.nlp.select_pipes(disable=frozen):
+            log_step, finalize = self.settings["logger"](self.nlp, stdout, stderr)
+        try:
+            with _stopping() as stopped:
+                for step in self.loop.run(progress):
+                    self._after(step)
+                    log_step(step.info)
+                    if step.last:
+                        break
+                    if self.checkpoints is not None and (stopped() or self.checkpoints.due(progress.updates)):
+                        path = self.checkpoints.write(self.loop, progress)
+                        if stopped():
+                            self.note(f"Stopped after {progress.updates:,} steps; continue with --resume (from {path})")
+                            return
+                    elif stopped():
+                        raise KeyboardInterrupt
+        finally:
+            finalize()
+        self._save(DIR_MODEL_LAST)
+        if self.checkpoints is not None:
+            self.checkpoints.finish()
+
+    def _after(self, step: Step) -> None:
+        """Save the best pipeline."""
+        if step.info is None:
+            return
+        with self.nlp.select_pipes(disable=self.settings["frozen_components"]):
+            update_meta(self.settings, self.nlp, step.info)
+        if step.best:
+            self._save(DIR_MODEL_BEST)
+        if self.output is not None:
+            step.info["output_path"] = str(self.output / DIR_MODEL_BEST)
+
+    def _save(self, name: str) -> None:
+        """Write a pipeline, completely or not at all."""
+        if self.output is None:
+            return
+        with (
+            staged_folder(self.output / name, partial(_unwritable, self.output / name)) as folder,
+            self.nlp.use_params(self.loop.optimizer.averages),
+        ):
+            self.before_to_disk(self.nlp).to_disk(folder)
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The pipeline {str(folder)!r} can't be written: {error} Expected a folder to write to, with enough space. "
+        "Free some, and continue with --resume."
+    )
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether the user wants to stop (Ctrl-C, or SIGTERM); asking twice stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only it can handle signals
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,386 @@
+"""Runs that are stopped and resumed end in the weights of unbroken ones, bit for bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from pipelines import ANNOTATED, blank, module_of
+from spacy.tokens import DocBin, Span
+from spacy.util import registry
+from thinc.api import Config
+
+from spacy_bertft.components.doc_values import set_value
+from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.checkpoints import find_checkpoints
+from spacy_bertft.jobs.training import checkpoint
+from spacy_bertft.jobs.training.train import CHECKPOINTS, train
+
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
+
+LISTENER = {"@architectures": "spacy-bertft.Listener.v1"}
+TAGGER = {"model": {"@architectures": "spacy.Tagger.v2", "tok2vec": LISTENER}}
+PARSER = {
+    "@architectures": "spacy.TransitionBasedParser.v2",
+    "state_type": "ner",
+    "extra_state_tokens": False,
+    "hidden_width": 16,
+    "maxout_pieces": 2,
+    "use_upper": True,
+    "tok2vec": LISTENER,
+}
+OURS = {"ner": ("bertft_ner", {}), "textcat": ("bertft_textcat", {})}
+# name -> components after the encoder, tuning, settings of the optimizer
+PIPELINES = {
+    "ner and textcat": (OURS, None, {}),
+    "multilabel": ({"textcat": ("bertft_textcat_multilabel", {})}, None, {}),
+    "regression": ({"value": ("bertft_regression", {})}, None, {}),
+    "averages": (OURS, None, {"use_averages": True}),
+    "top layer": (OURS, {"@misc": "spacy-bertft.TopLayersTuning.v1", "layers": 1}, {}),
+    "gradual": (OURS, {"@misc": "spacy-bertft.GradualTuning.v1", "every": 1, "unit": "epochs"}, {}),
+    "LoRA": (OURS, {"@misc": "spacy-bertft.LoraTuning.v1", "rank": 2}, {}),
+    "frozen": (OURS, {"@misc": "spacy-bertft.FrozenTuning.v1"}, {}),
+    "spaCy's tagger": ({"tagger": ("tagger", TAGGER)}, None, {}),
+    "spaCy's tagger and ours, averages": ({"tagger": ("tagger", TAGGER), **OURS}, None, {"use_averages": True}),
+    "spaCy's ner": ({"ner": ("ner", {"model": PARSER})}, None, {}),
+}
+
+
+def make_texts(path, n):
+    nlp = spacy.blank("en")
+    docs = []
+    for number in range(n):
+        text, entities, category = ANNOTATED[number % len(ANNOTATED)]
+        doc = nlp(f"{text} {number}")
+        doc.set_ents([doc.char_span(start, end, label=label) for start, end, label in entities])
+        doc.cats = {"home": float(category == "home"), "work": float(category == "work")}
+        doc.spans["sc"] = [Span(doc, 0, 1, "FIRST")]
+        for token in doc:
+            token.tag_ = "CAP" if token.text[0].isupper() else "LOW"
+        set_value(doc, float(number % 5))
+        docs.append(doc)
+    DocBin(docs=docs, store_user_data=True).to_disk(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_texts(tmp_path_factory.mktemp("corpus") / "texts.spacy", 26)
+
+
+def config_of(corpus, encoder, components=OURS, tuning=None, optimizer=None, **training):
+    nlp = blank(encoder, {}, component={"tuning": tuning} if tuning else {})
+    for name, (factory, settings) in components.items():
+        nlp.add_pipe(factory, name=name, config=settings)
+    config = Config(nlp.config).copy()
+    reader = {"@readers": "spacy.Corpus.v1", "path": str(corpus), "max_length": 0, "gold_preproc": False}
+    for split in ("train", "dev"):
+        config["corpora"][split] = {**reader, "limit": 0, "augmenter": None}
+    rate = {"@schedules": "spacy-bertft.warmup_decay.v1", "initial_rate": 3e-3}
+    config["training"].update(
+        max_epochs=3,
+        max_steps=0,
+        eval_frequency=4,
+        patience=0,
+        batcher={"@batchers": "spacy.batch_by_sequence.v1", "size": 4, "get_length": None},
+        optimizer={"@optimizers": "Adam.v1", "learn_rate": rate, **(optimizer or {})},
+        logger={"@loggers": "spacy.ConsoleLogger.v1", "progress_bar": False},
+        **training,
+    )
+    return spacy.util.load_config_from_str(config.to_str())
+
+
+class Killed(BaseException):
+    """What ends a run in the middle, and nothing catches."""
+
+
+def killed_at(config, step):
+    """The same config with a callback that ends the run before a step."""
+
+    def check(nlp, info):
+        if info["step"] == step:
+            raise Killed
+
+    registry.callbacks("test.killed_at.v1", func=lambda step: check)
+    config = config.copy()
+    config["training"]["before_update"] = {"@callbacks": "test.killed_at.v1", "step": step}
+    return config
+
+
+def run(config, output, **settings):
+    notes = []
+    settings = {"checkpoint_minutes": None, "checkpoint_steps": 1, **settings}
+    train(config, output, note=notes.append, stdout=io.StringIO(), stderr=io.StringIO(), **settings)
+    return notes
+
+
+def run_killed(config, output, step, **settings):
+    with pytest.raises(Killed):
+        run(killed_at(config, step), output, **settings)
+    # The callback is no part of the run.
+    for path in find_checkpoints(output / CHECKPOINTS).values():
+        content = json.loads((path / "state.json").read_text())
+        content["identity"]["config"]["training"]["before_update"] = None
+        (path / "state.json").write_text(json.dumps(content))
+
+
+def saved(output, name="model-last"):
+    """All that a pipeline is saved as, except its scores and the config, by file."""
+    files = sorted(path for path in (output / name).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(output / name)): path.read_bytes()
+        for path in files
+        if path.name not in ("config.cfg", "meta.json")
+    }
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+@pytest.fixture(scope="module")
+def unbroken(corpus, tiny_bert, tmp_path_factory):
+    """The result of an unbroken run of each pipeline, made once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("unbroken")
+            components, tuning, optimizer = PIPELINES[name]
+            run(config_of(corpus, tiny_bert, components, tuning, optimizer), made[name])
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("step", [1, 9, 20])
+def test_a_run_that_was_killed_ends_in_the_same_weights(name, step, corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES[name]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    run_killed(config, tmp_path, step)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    notes = run(config, tmp_path, resume=True)
+    assert notes[0].startswith(f"Resumed after {step} steps")
+    assert_same(saved(tmp_path), saved(unbroken(name)))
+    assert_same(saved(tmp_path, "model-best"), saved(unbroken(name), "model-best"))
+
+
+def test_checkpoints_by_steps_and_minutes_and_the_last_two_are_kept(corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    run_killed(config, tmp_path / "steps", 8, checkpoint_steps=3)
+    assert sorted(find_checkpoints(tmp_path / "steps" / CHECKPOINTS)) == [3, 6]
+    run_killed(config, tmp_path / "minutes", 8, checkpoint_steps=None, checkpoint_minutes=0.0)
+    assert sorted(find_checkpoints(tmp_path / "minutes" / CHECKPOINTS)) == [7, 8]
+    run_killed(config, tmp_path / "long", 8, checkpoint_steps=None, checkpoint_minutes=60.0)
+    assert not find_checkpoints(tmp_path / "long" / CHECKPOINTS)
+
+
+def test_a_finished_run_leaves_no_checkpoint_and_is_not_run_again(corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    run(config, tmp_path)
+    assert not find_checkpoints(tmp_path / CHECKPOINTS)
+    before = saved(tmp_path)
+    (note,) = run(config, tmp_path, resume=True)
+    assert "is finished: there is nothing to resume" in note
+    assert_same(saved(tmp_path), before)
+    other = config_of(corpus, tiny_bert, {"ner": OURS["ner"]}, dropout=0.3)
+    (note,) = run(other, tmp_path, resume=True)
+    assert "starts at the beginning" in note
+    assert saved(tmp_path) != before
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    (note,) = run(config_of(corpus, tiny_bert, components, tuning, optimizer), tmp_path, resume=True)
+    assert "starts at the beginning" in note
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
+
+
+def test_without_resume_a_run_starts_anew(corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    run_killed(config, tmp_path, 9)
+    run(config, tmp_path)
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("training", "dropout", 0.3, r"config has changed .*training.dropout: 0.1 → 0.3"),
+        ("training", "max_epochs", 4, r"training.max_epochs: 3 → 4"),
+        ("system", "seed", 1, r"system.seed: 0 → 1"),
+    ],
+)
+def test_another_config_is_refused_and_nothing_is_lost(section, name, value, message, corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    run_killed(config, tmp_path, 5)
+    changed = config.copy()
+    changed[section][name] = value
+    before = find_checkpoints(tmp_path / CHECKPOINTS)
+    with pytest.raises(ConfigError, match=message):
+        run(changed, tmp_path, resume=True)
+    assert find_checkpoints(tmp_path / CHECKPOINTS) == before
+    run(config, tmp_path, resume=True)
+
+
+def test_the_logger_and_the_paths_may_change(corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    run_killed(config, tmp_path / "out", 5)
+    copied = (tmp_path / "other.spacy").write_bytes(corpus.read_bytes()) and tmp_path / "other.spacy"
+    config = config_of(copied, tiny_bert, components, tuning, optimizer)
+    config["training"]["logger"] = {"@loggers": "spacy.ConsoleLogger.v3", "progress_bar": None}
+    run(config, tmp_path / "out", resume=True)
+    assert_same(saved(tmp_path / "out"), saved(unbroken("ner and textcat")))
+
+
+def test_other_texts_are_refused(corpus, tiny_bert, tmp_path):
+    run_killed(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), tmp_path / "out", 5)
+    fewer = make_texts(tmp_path / "fewer.spacy", 25)
+    with pytest.raises(DataError, match="training texts have changed"):
+        run(config_of(fewer, tiny_bert, {"ner": OURS["ner"]}), tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize(("part", "name"), [("versions", "torch"), ("machine", "threads")])
+def test_other_versions_and_machines_are_named(part, name, corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    run_killed(config, tmp_path, 5)
+    for path in find_checkpoints(tmp_path / CHECKPOINTS).values():
+        content = json.loads((path / "state.json").read_text())
+        content["identity"][part][name] = "0.0"
+        (path / "state.json").write_text(json.dumps(content))
+    resumed, differences = run(config, tmp_path, resume=True)
+    assert resumed.startswith("Resumed after 5 steps")
+    assert f"{name}: 0.0 → " in differences
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no state", "state of another kind"])
+def test_a_damaged_checkpoint_is_an_error_that_names_it(damage, corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    run_killed(config, tmp_path, 5)
+    path = find_checkpoints(tmp_path / CHECKPOINTS)[5]
+    tensors, state = path / "tensors.safetensors", path / "state.json"
+    if damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif damage == "empty":
+        tensors.write_bytes(b"")
+    elif damage == "no state":
+        state.unlink()
+    else:
+        state.write_text("[]")
+    with pytest.raises(DataError, match=r"checkpoint-5 could not be read.*Delete this folder and resume"):
+        run(config, tmp_path, resume=True)
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+    assert run(config, tmp_path, resume=True)[0].startswith("Resumed after 4 steps")
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(corpus, tiny_bert, unbroken, tmp_path, monkeypatch):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    written = []
+
+    def save_file(tensors, path):
+        written.append(path)
+        real(tensors, path)
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+
+    real = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.raises(DataError, match=r"No space left on device.*start again with --resume"):
+        run(config, tmp_path)
+    assert sorted(find_checkpoints(tmp_path / CHECKPOINTS)) == [2, 3]
+    assert not list((tmp_path / CHECKPOINTS).glob(".*"))
+    run(config, tmp_path, resume=True)
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
+
+
+def test_resume_needs_an_output_and_checkpoints(corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    for output, settings in ((None, {}), (tmp_path, {"checkpoint_steps": None})):
+        with pytest.raises(ConfigError, match="no output folder, or checkpoints switched off"):
+            run(config, output, resume=True, **settings)
+
+
+def test_a_signal_stops_the_run_after_its_step_with_a_checkpoint(corpus, tiny_bert, unbroken, tmp_path):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+
+    def interrupt(nlp, info):
+        if info["step"] == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    registry.callbacks("test.interrupt.v1", func=lambda: interrupt)
+    stopped = config.copy()
+    stopped["training"]["before_update"] = {"@callbacks": "test.interrupt.v1"}
+    (note,) = run(stopped, tmp_path, checkpoint_steps=None, checkpoint_minutes=60.0)
+    assert note.startswith("Stopped after 7 steps; continue with --resume")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ConfigError, match=r"training.before_update"):
+        run(config, tmp_path, resume=True)
+
+
+# --- what the loop does
+
+
+def scored(config, scores):
+    """The same config with a scorer that gives these scores, one evaluation after another."""
+    values = iter(scores)
+    registry.scorers("test.scores.v1", func=lambda: lambda examples, **kwargs: {"ents_f": next(values)})
+    config = config.copy()
+    config["components"]["ner"]["scorer"] = {"@scorers": "test.scores.v1"}
+    config["training"]["score_weights"] = {"ents_f": 1.0}
+    return config
+
+
+def test_of_equal_scores_the_earlier_is_kept_and_the_last_update_is_evaluated(corpus, tiny_bert, tmp_path):
+    config = scored(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), [0.1, 0.5, 0.5, 0.4, 0.5, 0.2, 0.3])
+    run(config, tmp_path)  # 7 batches an epoch: steps 0, 4, 8, 12, 16 and the last, 20
+    meta = json.loads((tmp_path / "model-best/meta.json").read_text())
+    assert meta["performance"]["ents_f"] == 0.5
+    last = json.loads((tmp_path / "model-last/meta.json").read_text())
+    assert last["performance"]["ents_f"] == 0.2
+    short = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    short["training"]["max_steps"] = 4
+    # The rate does not follow max_steps here, so both runs are the same up to this step.
+    for one in (config, short):
+        one["training"]["optimizer"]["learn_rate"] = 1e-3
+    run(scored(config, [0.1, 0.5, 0.5, 0.4, 0.5, 0.2]), tmp_path / "long")
+    run(scored(short, [0.1, 0.5]), tmp_path / "short")
+    assert_same(saved(tmp_path / "long", "model-best"), saved(tmp_path / "short"))
+
+
+def test_patience_stops_a_run_that_gets_no_better(corpus, tiny_bert, tmp_path):
+    scores = [0.1, 0.5, 0.4, 0.5, 0.4, 0.3]
+    config = scored(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), scores)
+    config["training"]["patience"] = 8
+    seen = []
+    registry.loggers("test.seen.v1", func=lambda: lambda nlp, out, err: (seen.append, lambda: None))
+    config["training"]["logger"] = {"@loggers": "test.seen.v1"}
+    run(config, tmp_path)
+    assert [info["step"] for info in seen if info] == [0, 4, 8, 12]  # two evaluations without a better score
+    assert len(seen) == 13
+
+
+def test_an_error_names_the_texts_of_its_batch(corpus, tiny_bert, tmp_path):
+    def spoil(nlp, info):
+        if info["step"] == 2:
+            module_of(nlp, "ner").output.weight.data.fill_(float("nan"))
+
+    registry.callbacks("test.spoil.v1", func=lambda: spoil)
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]}, before_update={"@callbacks": "test.spoil.v1"})
+    with pytest.raises(DataError, match=r"training has diverged.*It happened in the batch of '.*' and 1 more texts"):
+        run(config, tmp_path)
