@@ -46,7 +46,7 @@ ELSEWHERE = {
 }
 
 # What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.
-HELPERS = {"transformers", "tiny", "encoders", "pipelines"}
+HELPERS = {"transformers", "tiny", "encoders", "pipelines", "training_runs"}
 FIXTURES = {"tiny_bert", "tiny_encoder"}
 
 

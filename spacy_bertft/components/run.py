@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import registry, resolve_dot_names
@@ -26,6 +28,7 @@ def plan_run(
     """
     if nlp is None:
         return
+    _check_processes()
     ours = (component for _, component in nlp.pipeline if hasattr(component, "load_training_state"))
     training = nlp.config["training"]
     rate = training.get("optimizer", {}).get("learn_rate")
@@ -46,6 +49,17 @@ def plan_run(
             n_steps = sum(1 for _ in range(rate["max_epochs"]) for _ in batcher(every))
             rate["steps_per_epoch"] = -(-n_steps // rate["max_epochs"])
     _warn(values)
+
+
+def _check_processes() -> None:
+    """Raise a ConfigError if torchrun started several processes and each is about to train by itself."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ConfigError(
+            f"Found {count} processes (WORLD_SIZE, set by torchrun), each of which would train by itself and write to "
+            "the same folder. Expected a command that shares the work: torchrun … -m spacy_bertft train CONFIG …, or "
+            "bertft train CONFIG … --processes 2."
+        )
 
 
 def _corpus(nlp: Language, config: Config) -> Iterable[Example]:

@@ -11,8 +11,8 @@ from spacy_bertft.encoder.checkpoint import CONFIG
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.checkpoints import PREFIX, delete_checkpoints, find_checkpoints
 from spacy_bertft.jobs.pretraining.config import Settings
-from spacy_bertft.jobs.pretraining.processes import join_processes
 from spacy_bertft.jobs.pretraining.training_loop import Result, Run, StepReport
+from spacy_bertft.jobs.processes import join_processes
 
 
 def adapt(

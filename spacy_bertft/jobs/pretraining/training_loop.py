@@ -20,10 +20,10 @@ from spacy_bertft.jobs.pretraining.cache import Cache, find_or_build
 from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
 from spacy_bertft.jobs.pretraining.corpus_windows import BatchMaker, split_windows
 from spacy_bertft.jobs.pretraining.curve import Evaluation, curve_row, evaluate, evaluation_in, write_curve
-from spacy_bertft.jobs.pretraining.processes import join_processes
 from spacy_bertft.jobs.pretraining.resume import RunState, load_checkpoint, save_checkpoint
 from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
 from spacy_bertft.jobs.pretraining.starting_model import starting_model
+from spacy_bertft.jobs.processes import join_processes
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.types import Ints
 

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spacy_bertft.errors import DataError
-from spacy_bertft.jobs.checkpoints import delete_checkpoints, find_checkpoints, write_checkpoint
+from spacy_bertft.jobs.checkpoints import PREFIX, delete_checkpoints, find_checkpoints, write_checkpoint
+from spacy_bertft.jobs.processes import Processes
 from spacy_bertft.jobs.training.identity import check_same_run
 from spacy_bertft.jobs.training.loop import Loop, Progress
 from spacy_bertft.jobs.training.pipeline_state import load_pipeline_state, pipeline_state
@@ -52,15 +54,19 @@ class Checkpoints:
         tensors = {
             **pipeline_state(loop.nlp, loop.optimizer, frozen),
             **loop.batches.state(),
-            **{_GLOBAL + name: tensor for name, tensor in random_state().items()},
         }
+        for rank, state in enumerate(loop.processes.gather(random_state())):
+            tensors.update({f"{_GLOBAL}{rank}/{name}": tensor for name, tensor in state.items()})
+        path = self.folder / f"{PREFIX}{progress.updates}"
+        if not loop.processes.is_first:
+            return path
 
         def write(part: Path) -> None:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / _TENSORS)
             content = {"identity": self.identity, "progress": asdict(progress)}
             (part / _STATE).write_text(json.dumps(content, default=float), encoding="utf-8")
 
-        path = write_checkpoint(self.folder, progress.updates, write, keep=_KEPT)
+        write_checkpoint(self.folder, progress.updates, write, keep=_KEPT)
         self._written = time.monotonic()
         return path
 
@@ -82,7 +88,7 @@ class Checkpoints:
         loop.encode_again(progress)
         load_pipeline_state(tensors, loop.nlp, loop.optimizer, loop.settings["frozen_components"])
         loop.batches.load_state(tensors)
-        load_random_state({k.removeprefix(_GLOBAL): tensor for k, tensor in tensors.items() if k.startswith(_GLOBAL)})
+        _load_generators(tensors, loop.processes, progress.updates)
         return progress, differences
 
     def finish(self) -> None:
@@ -106,6 +112,19 @@ class Checkpoints:
         """Delete what an earlier run left."""
         delete_checkpoints(self.folder)
         (self.folder / _FINISHED).unlink(missing_ok=True)
+
+
+def _load_generators(tensors: TensorsByName, processes: Processes, updates: int) -> None:
+    """Restore this process's random generators; of a run with another number of processes, new ones."""
+    of_rank = {
+        rank: {
+            name.split("/", 2)[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{_GLOBAL}{rank}/")
+        }
+        for rank in (0, processes.rank, processes.count)
+    }
+    load_random_state(of_rank[processes.rank] or of_rank[0])
+    if of_rank[processes.count] or not of_rank[processes.rank]:
+        torch.manual_seed(updates * processes.count + processes.rank)
 
 
 def _read(path: Path) -> tuple[TensorsByName, dict[str, Any]]:

@@ -19,8 +19,8 @@ _OF_NO_EFFECT = ("paths", "training.logger", "training.before_to_disk", "system.
 _SHOWN = 5
 
 
-def identity(nlp: Language, data: str) -> dict[str, Any]:
-    """The identity of a run. data: the fingerprint of its training texts."""
+def identity(nlp: Language, data: str, *, processes: int = 1) -> dict[str, Any]:
+    """The identity of a run. data: the fingerprint of its training texts; processes: their number."""
     return {
         "config": json.loads(json.dumps(nlp.config.interpolate())),
         "data": data,
@@ -30,6 +30,7 @@ def identity(nlp: Language, data: str) -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
+            "processes": processes,
         },
     }
 

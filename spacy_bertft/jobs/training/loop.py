@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -22,11 +22,14 @@ from thinc.api import Optimizer
 
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.processes import Processes
 from spacy_bertft.jobs.training.batches import Batches
+from spacy_bertft.jobs.training.gradients import add_up_gradients
 from spacy_bertft.learning.optimizer import diverged
 from spacy_bertft.learning.shim import shim_of
 
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]
+_ALONE = Processes(1, 0)
 _SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 60
 
 
@@ -65,6 +68,7 @@ class Loop:
     batches: Batches
     evaluate: Evaluate
     settings: Mapping[str, Any]  # [training], resolved
+    processes: Processes = _ALONE  # which share each batch
 
     def run(self, progress: Progress) -> Iterator[Step]:
         """Take one step after another, and keep account in `progress`."""
@@ -129,35 +133,50 @@ class Loop:
                 self._evaluate()
 
     def _parts(self, batch: list[Example]) -> Iterable[list[Example]]:
-        parts: Iterable[list[Example]] = subdivide_batch(batch, self.settings["accumulate_gradient"])  # type: ignore[no-untyped-call]
+        """The parts of this process's share of a batch."""
+        own = batch[self.processes.rank :: self.processes.count]
+        parts: Iterable[list[Example]] = subdivide_batch(own, self.settings["accumulate_gradient"])  # type: ignore[no-untyped-call]
         return parts
 
     def _update(self, batch: list[Example], dropout: float, losses: dict[str, float]) -> None:
-        settings = self.settings
+        settings, frozen = self.settings, self.settings["frozen_components"]
+        found: dict[str, float] = {}
         with _telling(batch):
             for part in self._parts(batch):
                 self.nlp.update(
                     part,
                     drop=dropout,
                     sgd=False,  # type: ignore[arg-type]  # the step follows
-                    losses=losses,
-                    exclude=settings["frozen_components"],
+                    losses=found,
+                    exclude=frozen,
                     annotates=settings["annotating_components"],
                 )
-            for name, value in losses.items():
-                if not math.isfinite(value):
-                    raise diverged(f"The loss of {name!r} is {value}")
+            if self.processes.count > 1:
+                add_up_gradients(self.nlp, frozen, self.processes)
+            self._add_losses(found, losses, len(batch))
             for name, pipe in self.nlp.pipeline:
                 has_model = getattr(pipe, "model", None) not in (True, False, None)
-                if name not in settings["frozen_components"] and getattr(pipe, "is_trainable", False) and has_model:
+                if name not in frozen and getattr(pipe, "is_trainable", False) and has_model:
                     pipe.finish_update(self.optimizer)  # type: ignore[attr-defined]
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
 
+    def _add_losses(self, found: dict[str, float], losses: dict[str, float], n_texts: int) -> None:
+        """Add the losses of a batch: of several processes, their mean over texts."""
+        names = [name for name, _ in self.nlp.pipeline]
+        own = len(range(self.processes.rank, n_texts, self.processes.count)) / n_texts
+        shares = [own * float(found.get(name, 0.0)) for name in names]
+        for name, value in zip(names, self.processes.sum_of(shares), strict=True):
+            if not math.isfinite(value):
+                raise diverged(f"The loss of {name!r} is {value}")
+            if name in found or value:
+                losses[name] = losses.get(name, 0.0) + value
+
     def _evaluate(self) -> tuple[float, dict[str, Any]]:
-        if not self.optimizer.averages:
-            return self.evaluate()
-        with self.nlp.use_params(self.optimizer.averages):
-            return self.evaluate()
+        """Score the development texts, in the first process."""
+        if not self.processes.is_first:
+            return self.processes.share((0.0, {}))
+        with self.nlp.use_params(self.optimizer.averages) if self.optimizer.averages else nullcontext():
+            return self.processes.share(self.evaluate())
 
 
 @contextmanager

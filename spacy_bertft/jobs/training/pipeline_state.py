@@ -67,7 +67,7 @@ def _component_state(pipe: Any, optimizer: Optimizer) -> TensorsByName:
         return pipe.training_state()
     content: bytes = pipe.model.to_bytes()
     state = {"model": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
-    for name, shim in _shims(pipe.model):
+    for name, shim in shims_of(pipe.model):
         state.update({f"{name}{key}": tensor for key, tensor in shim.training_state().items()})
     for place, node in _nodes(pipe.model):
         for param in node.param_names:
@@ -81,7 +81,7 @@ def _load_component(state: TensorsByName, pipe: Any, optimizer: Optimizer) -> No
         pipe.load_training_state(state)
         return
     pipe.model.from_bytes(state["model"].numpy().tobytes())
-    for name, shim in _shims(pipe.model):
+    for name, shim in shims_of(pipe.model):
         shim.load_training_state(_inside(name, state))
     nodes, array = dict(_nodes(pipe.model)), get_current_ops().xp.array
     for key, tensor in _inside("thinc/", state).items():
@@ -94,7 +94,7 @@ def _inside(prefix: str, state: Mapping[str, Tensor]) -> TensorsByName:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def _shims(model: Model[Any, Any]) -> Iterator[tuple[str, TorchShim]]:
+def shims_of(model: Model[Any, Any]) -> Iterator[tuple[str, TorchShim]]:
     """Our torch modules inside a model of spaCy's, with a prefix for their state."""
     for place, node in _nodes(model):
         for number, shim in enumerate(node.shims):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from spacy.language import Language
 from spacy.schemas import ConfigSchemaTraining
 from spacy.training.initialize import init_nlp
@@ -27,6 +28,7 @@ from thinc.api import Config, fix_random_seed, set_gpu_allocator
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import staged_folder
+from spacy_bertft.jobs.processes import Processes, join_processes
 from spacy_bertft.jobs.training.batches import Batches
 from spacy_bertft.jobs.training.checkpoint import Checkpoints
 from spacy_bertft.jobs.training.identity import identity
@@ -58,11 +60,15 @@ def train(
     note                gets lines that a user should see
     stdout, stderr      for the logger
     """
+    processes = join_processes()
     nlp = init_nlp(config, use_gpu=use_gpu)
-    run = _Run(nlp, output, use_gpu=use_gpu, note=note)
+    run = _Run(nlp, output, processes, use_gpu=use_gpu, note=note if processes.is_first else lambda line: None)
     if output is not None and (checkpoint_minutes is not None or checkpoint_steps is not None):
         run.checkpoints = Checkpoints(
-            output / CHECKPOINTS, identity(nlp, run.loop.batches.fingerprint()), checkpoint_minutes, checkpoint_steps
+            output / CHECKPOINTS,
+            identity(nlp, run.loop.batches.fingerprint(), processes=processes.count),
+            checkpoint_minutes,
+            checkpoint_steps,
         )
     if resume and run.checkpoints is None:
         raise ConfigError(
@@ -78,8 +84,9 @@ def train(
 class _Run:
     """The parts of a run, and what is done around its steps."""
 
-    def __init__(self, nlp: Language, output: Path | None, *, use_gpu: int, note: Note) -> None:
-        self.nlp, self.output, self.note = nlp, output, note
+    def __init__(self, nlp: Language, output: Path | None, processes: Processes, *, use_gpu: int, note: Note) -> None:
+        self.nlp, self.note, self.processes = nlp, note, processes
+        self.output = output if processes.is_first else None  # the others write nothing
         config = nlp.config.interpolate()
         if config["training"]["seed"] is not None:
             fix_random_seed(config["training"]["seed"])
@@ -95,12 +102,15 @@ class _Run:
             Batches(nlp, train, self.settings["batcher"], max_epochs=self.settings["max_epochs"]),
             create_evaluation_callback(nlp, dev, self.settings["score_weights"]),
             self.settings,
+            processes,
         )
+        if not processes.is_first:  # each has its own dropout, but the same batches and new weights
+            torch.manual_seed(torch.initial_seed() + processes.rank)
 
     def prepare(self, *, resume: bool) -> Progress | None:
         """Restore a checkpoint, or remove what an earlier run left. None: the run is finished already."""
         if resume and self.checkpoints is not None:
-            path = self.checkpoints.newest()
+            path = self.processes.share(self.checkpoints.newest())
             if path is not None:
                 progress, differences = self.checkpoints.load(path, self.loop)
                 self.note(f"Resumed after {progress.updates:,} steps, from {path}")
@@ -110,43 +120,60 @@ class _Run:
                         + "; ".join(differences)
                     )
                 return progress
-            if self.checkpoints.is_finished():
+            if self.processes.share(self.checkpoints.is_finished()):
                 self.note(f"The run in {self.output} is finished: there is nothing to resume")
                 return None
             self.note("There is no checkpoint: the run starts at the beginning")
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.processes.is_first:
             self.checkpoints.clear()
         clean_output_dir(self.output)
         return Progress()
 
     def train(self, progress: Progress, stdout: IO[str], stderr: IO[str]) -> None:
         """Take all steps, and write the pipelines."""
-        frozen = self.settings["frozen_components"]
-        with self.nlp.select_pipes(disable=frozen):
-            log_step, finalize = self.settings["logger"](self.nlp, stdout, stderr)
+        log_step, finalize = self._logger(stdout, stderr)
         try:
             with _stopping() as stopped:
                 for step in self.loop.run(progress):
                     self._after(step)
                     log_step(step.info)
-                    if step.last:
-                        break
-                    if self.checkpoints is not None and (stopped() or self.checkpoints.due(progress.updates)):
-                        path = self.checkpoints.write(self.loop, progress)
-                        if stopped():
-                            self.note(f"Stopped after {progress.updates:,} steps; continue with --resume (from {path})")
-                            return
-                    elif stopped():
-                        raise KeyboardInterrupt
+                    if not step.last and self._stops(progress, stopped()):
+                        return
         finally:
             finalize()
         self._save(DIR_MODEL_LAST)
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.processes.is_first:
             self.checkpoints.finish()
+
+    def _logger(
+        self, stdout: IO[str], stderr: IO[str]
+    ) -> tuple[Callable[[dict[str, Any] | None], None], Callable[[], None]]:
+        if not self.processes.is_first:
+            return (lambda info: None), (lambda: None)
+        with self.nlp.select_pipes(disable=self.settings["frozen_components"]):
+            log_step, finalize = self.settings["logger"](self.nlp, stdout, stderr)
+        return log_step, finalize
+
+    def _stops(self, progress: Progress, asked: bool) -> bool:
+        """Write a checkpoint if one is due. Whether the user wants to stop."""
+        due = self.checkpoints is not None and self.checkpoints.due(progress.updates)
+        # The clocks of several processes differ, and a signal may reach some of them before others.
+        asked, due = map(bool, self.processes.sum_of([asked, due]))
+        if self.checkpoints is None:
+            if asked:
+                raise KeyboardInterrupt
+            return False
+        if asked or due:
+            path = self.checkpoints.write(self.loop, progress)
+            if asked:
+                self.note(f"Stopped after {progress.updates:,} steps; continue with --resume (from {path})")
+        return asked
 
     def _after(self, step: Step) -> None:
         """Save the best pipeline."""
         if step.info is None:
+            return
+        if not self.processes.is_first:
             return
         with self.nlp.select_pipes(disable=self.settings["frozen_components"]):
             update_meta(self.settings, self.nlp, step.info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spacy_bertft.jobs.pretraining.processes import Processes, join_processes
+from spacy_bertft.jobs.processes import Processes, join_processes
 
 pytestmark = pytest.mark.touches_transformers
 

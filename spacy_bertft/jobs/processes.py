@@ -1,0 +1,99 @@
+"""The processes that torchrun starts, which share each batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """All processes of a run, as one of them sees them."""
+
+    count: int
+    rank: int  # of this one, from 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others."""
+        if self.count > 1 and not self.is_first:
+            torch.distributed.barrier()
+        yield
+        if self.count > 1 and self.is_first:
+            torch.distributed.barrier()
+
+    def add_up(self, sums: Tensor, module: nn.Module) -> None:
+        """Sum numbers and a module's gradients over all processes, in place."""
+        if self.count == 1:
+            return
+        torch.distributed.all_reduce(sums)
+        for parameter in module.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+
+    def sum_of(self, values: Sequence[float]) -> list[float]:
+        """Each value, summed over all processes."""
+        if self.count == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=_device())
+        torch.distributed.all_reduce(sums)
+        return sums.tolist()  # sync
+
+    def add_up_gradients(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        """Sum gradients over all processes. like: tensors of the same shapes, for those that only others have."""
+        there = self.sum_of([float(gradient is not None) for gradient in gradients])
+        summed = [
+            torch.zeros_like(one) if gradient is None else gradient
+            for gradient, one, number in zip(gradients, like, there, strict=True)
+            if number
+        ]
+        if summed:
+            flat = torch.cat([gradient.reshape(-1) for gradient in summed])
+            torch.distributed.all_reduce(flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in summed])
+            summed = [part.view_as(gradient) for part, gradient in zip(parts, summed, strict=True)]
+        each = iter(summed)
+        return [next(each) if number else None for number in there]
+
+    def share(self, value: _T) -> _T:
+        """The value that the first process has."""
+        if self.count == 1:
+            return value
+        held = [value]
+        torch.distributed.broadcast_object_list(held)
+        return held[0]
+
+    def gather(self, value: _T) -> list[_T]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        held: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(held, value)
+        return held
+
+
+def join_processes() -> Processes:
+    """Connect the processes that torchrun has started; without torchrun, this is the only one."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Processes(count, int(os.environ.get("RANK", "0")))
+
+
+def _device() -> str:
+    """Where tensors must be to be summed."""
+    return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

@@ -1,0 +1,83 @@
+"""Start several processes of this machine that train together, as torchrun does, and end them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+from spacy_bertft.errors import ConfigError
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 20.0  # for the others to end after one has
+
+
+def launch(arguments: Sequence[str], count: int) -> int:
+    """Run `python <arguments>` in `count` processes, and return the exit code: 0 if all succeed.
+
+    If one ends with an error, the others are ended too, and its code is returned. Only the first one's standard output
+    is shown. The cores are shared out, unless OMP_NUM_THREADS is set. Raises a ConfigError for fewer than one process.
+    """
+    if count < 1:
+        raise ConfigError(
+            f"processes: found {count}; expected 1 or more; fix: give the number of processes to share a batch"
+        )
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=None if rank == 0 else subprocess.DEVNULL,
+        )
+        for rank in range(count)
+    ]
+    try:
+        return _wait(running)
+    except KeyboardInterrupt:  # they have got it too, and write a checkpoint
+        return _wait(running)
+    finally:
+        _end(running)
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended, or one with an error."""
+    while True:
+        codes = [process.poll() for process in running]
+        failed = next((code for code in codes if code), None)
+        if failed is not None:
+            return failed
+        if None not in codes:
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End those that still run: they would wait for the one that failed."""
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + _GRACE_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
