@@ -33,6 +33,7 @@ ELSEWHERE = {
     "jobs/checkpoints.py": "jobs/training/test_train.py",  # what is left of runs that were stopped
     "jobs/training/batches.py": "jobs/training/test_train.py",
     "jobs/training/checkpoint.py": "jobs/training/test_train.py",
+    "jobs/training/gradients.py": "jobs/training/test_launch.py",
     "jobs/training/identity.py": "jobs/training/test_train.py",
     "jobs/training/loop.py": "jobs/training/test_train.py",
     "jobs/training/pipeline_state.py": "jobs/training/test_train.py",
