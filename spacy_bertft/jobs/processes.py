@@ -90,6 +90,8 @@ def join_processes() -> Processes:
     """Connect the processes that torchrun has started; without torchrun, this is the only one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1 and not torch.distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return Processes(count, int(os.environ.get("RANK", "0")))
 
