@@ -18,6 +18,7 @@ from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_plain
 from spacy_bertft.jobs.writing import writing
 
@@ -65,8 +66,12 @@ def _render(docs: list[Doc], folder: Path, title: str) -> None:
 
 def score(nlp: Language, examples: list[Example]) -> Scores:
     """Compute all scores, except the speed and values that are not numbers."""
-    found = nlp.evaluate(examples)
-    found.pop("speed", None)
+    return shown_scores(nlp.evaluate(examples))
+
+
+def shown_scores(found: Mapping[str, Any]) -> Scores:
+    """The scores of spaCy's Scorer as displayed, except the speed and values that are not numbers."""
+    found = {name: value for name, value in found.items() if name != "speed"}
     overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
     of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
     return Scores(dict(_shown(overall)), dict(_shown(of_labels)))
@@ -115,8 +120,11 @@ def unreadable(pipeline: Path, error: Exception) -> ConfigError:
     )
 
 
-def read_examples(nlp: Language, data: Path) -> list[Example]:
-    """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files."""
+def read_examples(nlp: Language, data: Path, *, tally: Tally | None = None) -> list[Example]:
+    """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files.
+
+    tally: counts what is read from a file that is not .spacy, such as entities that fit no tokens.
+    """
     if not data.exists():
         raise DataError(
             f"The data {str(data)!r} were not found ({data.absolute()}). Expected a .spacy file, a folder of them, or "
@@ -124,7 +132,7 @@ def read_examples(nlp: Language, data: Path) -> list[Example]:
         )
     try:
         empty = data.is_dir() and not any(data.rglob("*.spacy"))
-        examples = [] if empty else list(examples_of(nlp, data, "auto", Options()))
+        examples = [] if empty else list(examples_of(nlp, data, "auto", Options(), tally))
     except BertftError:
         raise
     except Exception as error:  # zlib, msgpack and spaCy raise many types
