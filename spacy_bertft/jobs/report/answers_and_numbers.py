@@ -16,7 +16,7 @@ from spacy_bertft.tasks.scorers import ANSWERS_KEY, exact_match, gold_answers, n
 
 def best_answer(doc: Doc) -> tuple[str, float, float]:
     """The best answer of a Doc that was annotated without a threshold, its score, and that of no answer."""
-    group = doc.spans[ANSWERS_KEY] if ANSWERS_KEY in doc.spans else None
+    group = doc.spans.get(ANSWERS_KEY)
     if group is None or not len(group):
         return "", 0.0, 1.0
     return group[0].text, float(group.attrs["scores"][0]), float(group.attrs["no_answer"])

@@ -38,7 +38,7 @@ def judge_categories(head: CategoryHead, examples: Sequence[Example]) -> Judged 
     gold = _values(head, [eg.reference.cats for eg in examples])
     found = np.nan_to_num(_values(head, [eg.predicted.cats for eg in examples]))
     annotated = (np.nan_to_num(gold) > 0.5).any(axis=1) if head.exclusive else ~np.isnan(gold).all(axis=1)
-    texts = annotated.nonzero()[0]
+    texts = np.flatnonzero(annotated)
     if not len(texts):
         why = "The data have no gold category that this head knows, so there is nothing to measure."
         return Unjudged(head.name, head.factory, why)
@@ -121,8 +121,8 @@ def _calibration(head: CategoryHead, saved: Decisions, gold: Ints, found: Floats
     temperature, fitted = _cross_fitted(found, gold)
     gain = 100 * (reliability(saved.confidence, saved.right).error - reliability(fitted.confidence, fitted.right).error)
     note = (
-        f"The pipeline is not calibrated. A temperature of about {temperature:.2f}, fitted on one half of these texts and "
-        f"measured on the other, {'lowers' if gain > 0 else 'would not lower'} the calibration error"
+        f"The pipeline is not calibrated. A temperature of about {temperature:.2f}, fitted on one half of these texts "
+        f"and measured on the other, {'lowers' if gain > 0 else 'would not lower'} the calibration error"
         f"{f' by {gain:.1f} points: run `bertft calibrate` on held-out texts.' if gain > 0 else '.'}"
     )
     return Calibration(saved, fitted, "temperature 1, as saved", f"temperature {temperature:.2f}, if fitted", note)

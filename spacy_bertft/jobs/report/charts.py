@@ -75,7 +75,9 @@ def _svg(figure: Figure, name: str) -> str:
     return re.sub("|".join(_COLORS), lambda found: f"var(--{_COLORS[found[0]]})", svg)
 
 
-_HEAD = r'<svg class="chart" viewBox="\1" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+_HEAD = (
+    r'<svg class="chart" viewBox="\1" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+)
 
 
 def _legend(axes: Axes, **settings: Any) -> None:
@@ -156,9 +158,18 @@ def frequency_chart(labels: Sequence[str], counts: Ints, scores: Floats, name: s
     figure, axes = _axes()
     axes.scatter(np.maximum(counts, 0.5), scores, s=26, color=_SERIES[0], alpha=0.8, linewidths=0)
     if len(labels) <= 14:
-        for label, count, score in zip(labels, counts, scores, strict=True):
-            place = {"xy": (max(count, 0.5), score), "xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(label[:18], fontsize=8.5, color=_INK, **place)
+        for rank, number in enumerate(np.argsort(counts, kind="stable")):
+            label, count, score = labels[number], counts[number], scores[number]
+            shift = (0, -12 if rank % 2 else 5)  # neighbours on different sides
+            axes.annotate(
+                label[:18],
+                (max(count, 0.5), score),
+                xytext=shift,
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                color=_INK,
+            )
     axes.set(xlabel="times in training (log)", ylabel="F-score", xscale="log")
     axes.margins(x=0.15)
     low, high = axes.get_xlim()
@@ -204,8 +215,16 @@ def scores_chart(log: TrainingLog, chosen: Sequence[str], name: str) -> str:
     figure, axes = _axes()
     for number, (key, values) in enumerate(_first({key: log.scores[key] for key in chosen})):
         there = ~np.isnan(values)
-        style = {"marker": "osD^"[number], "markersize": 4, "linestyle": _DASHES[number], "linewidth": 1.5}
-        axes.plot(log.steps[there], values[there], color=_SERIES[number], label=key, **style)
+        axes.plot(
+            log.steps[there],
+            values[there],
+            color=_SERIES[number],
+            linestyle=_DASHES[number],
+            linewidth=1.5,
+            marker="osD^"[number],
+            markersize=4,
+            label=key,
+        )
     _mark_best(axes, log)
     axes.set(xlabel="step", ylabel="score on dev")
     _percent(axes, x=False)

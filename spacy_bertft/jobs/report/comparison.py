@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spacy_bertft.jobs.report.heads import Judged
 from spacy_bertft.jobs.report.measures import Score
-from spacy_bertft.jobs.report.statistics import Difference, paired_difference
+from spacy_bertft.jobs.report.statistics import Difference, Floats, paired_difference
 
 _SHOWN = 8  # texts of each kind
 
@@ -57,9 +56,9 @@ def _compared(head: Judged, its: Judged, seed: int) -> Compared | str:
     return Compared(head.name, rows, len(common), len(better), len(worse), *shown)
 
 
-def _errors(head: Judged) -> NDArray[np.float64]:
+def _errors(head: Judged) -> Floats:
     """How wrong each text is: with labels and answers 0 or 1, with numbers the distance."""
     if head.unit == "numbers":
-        return head.sums[:, 6]
+        return np.asarray(head.sums[:, 6], np.float64)
     wrong = head.of_labels[:, :, 1:].any(axis=(1, 2)) if head.labels else head.sums[:, 1] == 0
-    return wrong.astype(np.float64)
+    return np.asarray(wrong, np.float64)

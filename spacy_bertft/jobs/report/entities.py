@@ -60,7 +60,7 @@ def judge_spans(head: SpanHead, examples: Sequence[Example]) -> Judged | Unjudge
 
 
 def _entities(eg: Example) -> tuple[list[Found], list[Found]] | None:
-    """Gold and predicted entities; None without gold annotation. Those on tokens without it are left out, as spaCy does."""
+    """Gold and predicted entities, without those on tokens that have no gold annotation; None if the Doc has none."""
     if not eg.reference.has_annotation("ENT_IOB"):
         return None
     gold = [Found(ent.start, ent.end, ent.label_) for ent in eg.reference.ents]
@@ -73,7 +73,7 @@ def _spans(eg: Example, key: str) -> tuple[list[Found], list[Found]] | None:
     if key not in eg.reference.spans:
         return None
     gold = [Found(span.start, span.end, span.label_) for span in eg.reference.spans[key]]
-    group = eg.predicted.spans[key] if key in eg.predicted.spans else []
+    group = eg.predicted.spans.get(key, [])
     return list(dict.fromkeys(gold)), on_gold_tokens(eg, group, _scores(eg.predicted))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from spacy import displacy
@@ -44,7 +45,8 @@ def error_text(doc: Doc, mistake: Mistake, *, source: str, direction: str = "ltr
     if mistake.gold or mistake.predicted:
         start, end = _part([*mistake.gold, *mistake.predicted], doc.text)
         gold, predicted = (
-            _drawn(doc, _within(marks, start, end), start, end, direction) for marks in (mistake.gold, mistake.predicted)
+            _drawn(doc, _within(marks, start, end), start, end, direction)
+            for marks in (mistake.gold, mistake.predicted)
         )
     else:
         text = _plain(doc)
@@ -74,7 +76,7 @@ def _label(mark: Mark) -> str:
 
 
 def _drawn(doc: Doc, marks: Sequence[Mark], start: int, end: int, direction: str) -> str:
-    overlap = any(after.start < before.end for before, after in zip(marks, marks[1:], strict=False))
+    overlap = any(after.start < before.end for before, after in pairwise(marks))
     content = _spans(doc, marks, start, end) if overlap else _entities(doc, marks, start, end)
     content["settings"] = {"direction": direction}
     style = "span" if overlap else "ent"

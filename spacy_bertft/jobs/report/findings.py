@@ -78,8 +78,8 @@ def _confidence(head: Judged) -> Iterator[str]:
     gap = float(saved.confidence.mean() - saved.right.mean())
     if abs(gap) >= _OFF:
         yield (
-            f"too {'sure of itself' if gap > 0 else 'cautious'}: mean confidence {100 * saved.confidence.mean():.0f} %, "
-            f"right in {100 * saved.right.mean():.0f} %."
+            f"too {'sure of itself' if gap > 0 else 'cautious'}: mean confidence {100 * saved.confidence.mean():.0f} "
+            f"%, right in {100 * saved.right.mean():.0f} %."
         )
 
 
@@ -94,7 +94,8 @@ def _weakest_part(head: Judged, slices: Sequence[Slices]) -> Iterator[str]:
     ]
     if below:
         _, one, part = max(below, key=lambda found: found[0])
+        here, everywhere = main.kind.shown(part.score.value), main.kind.shown(whole)
         yield (
-            f"weaker on {one.title.lower()} “{part.title}”: {main.title} {main.kind.shown(part.score.value):.1f} instead "
-            f"of {main.kind.shown(whole):.1f} ({part.n} texts)."
+            f"weaker on {one.title.lower()} “{part.title}”: {main.title} {here:.1f} instead of {everywhere:.1f} "
+            f"({part.n} texts)."
         )

@@ -54,9 +54,9 @@ def judge(nlp: Language, examples: Sequence[Example]) -> Results:
     if not judged:
         names = ", ".join(f"{one.name} ({one.factory})" for one in unjudged) or "none"
         raise DataError(
-            f"Nothing can be measured: the data have no gold annotation for any head of the pipeline. Its heads: {names}; "
-            "expected texts with entities, categories, answers or numbers that one of them predicts. Give annotated "
-            "texts."
+            f"Nothing can be measured: the data have no gold annotation for any head of the pipeline (found: {names}). "
+            "Expected texts with the entities, spans, categories, answers or numbers that one of them predicts. Give "
+            "annotated texts."
         )
     for threshold in thresholds.values():
         _apply_threshold(annotated, threshold)
@@ -113,8 +113,8 @@ def _heads(nlp: Language, thresholds: dict[str, float]) -> Iterator[_Judge]:
             yield _of_categories(head)
         elif factory in ("spancat", "spancat_singlelabel"):
             cfg: dict[str, Any] = pipe.cfg  # type: ignore[attr-defined]
-            threshold = cfg.get("threshold") if factory == "spancat" else None
-            yield _of_spans(SpanHead(name, factory, _labels(pipe), cfg["spans_key"], threshold))
+            used = cfg.get("threshold") if factory == "spancat" else None
+            yield _of_spans(SpanHead(name, factory, _labels(pipe), cfg["spans_key"], used))
 
 
 def _sets_entities(nlp: Language, name: str, pipe: Any) -> bool:

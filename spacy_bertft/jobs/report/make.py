@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def make_report(
         "findings": [line for view in views for line in view.findings] + list(data_findings(texts, lengths, training)),
         "compared": None if other is None else _compared(nlp, results, texts, other, data, seed),
         "other": str(other),
-        **_curves(pipeline),
+        **_curves(pipeline, nlp.config.get("training", {}).get("score_weights", {})),
         **_data(texts, lengths, training),
         "components": components_of(nlp),
         "training_settings": training_of(nlp),
@@ -145,14 +145,14 @@ def _shown(nlp: Language, texts: Texts, mistakes: Sequence[Mistake], numbers: Se
     yield from (_error(nlp, texts, mistake) for mistake in mistakes if mistake.text in numbers)
 
 
-def _curves(pipeline: Path) -> dict[str, Any]:
+def _curves(pipeline: Path, weights: Mapping[str, float | None]) -> dict[str, Any]:
     log = read_log(pipeline)
     if isinstance(log, str):
         return {"curves": [], "no_curves": log, "log": None}
     drawn = []
     if log.losses:
         drawn.append(("Loss of the training texts, mean of neighbouring steps", charts.loss_chart(log, "loss")))
-    keys = _main_scores(log)
+    keys = _main_scores(log, weights)
     if keys:
         drawn.append(("Scores on the development texts", charts.scores_chart(log, keys, "dev-scores")))
     if not np.isnan(log.columns.get("learn_rate", np.full(1, np.nan))).all():
@@ -160,10 +160,12 @@ def _curves(pipeline: Path) -> dict[str, Any]:
     return {"curves": drawn, "no_curves": "" if drawn else f"{log.path.name} holds no values to draw.", "log": log}
 
 
-def _main_scores(log: TrainingLog) -> list[str]:
-    """The scores to draw: those that sum up the others first; errors, which can exceed 1, are left out."""
-    within = [name for name, values in log.scores.items() if np.nanmax(values) <= 1 and np.nanmin(values) >= -1]
-    return sorted(within, key=lambda name: (not name.endswith(_MAIN_SCORES), name.startswith("token_")))[:4]
+def _main_scores(log: TrainingLog, weights: Mapping[str, float | None]) -> list[str]:
+    """The scores to draw: those that choose the best step first. Errors, which can exceed 1, are left out."""
+    within = {name: of for name, of in log.scores.items() if np.nanmax(of) <= 1 and np.nanmin(of) >= -1}
+    ranked = sorted(within, key=lambda name: (not weights.get(name), not name.endswith(_MAIN_SCORES)))
+    distinct = {within[name].tobytes(): name for name in reversed(ranked)}  # cats_score is another name of one
+    return [name for name in ranked if name in distinct.values() and not name.startswith("token_")][:3]
 
 
 def _data(texts: Texts, lengths: Lengths, training: Training | str) -> dict[str, Any]:
@@ -183,7 +185,5 @@ def _data(texts: Texts, lengths: Lengths, training: Training | str) -> dict[str,
         "quantiles": [int(np.quantile(counts, share)) for share in (0, 0.5, 0.95, 1)],
         "n_long": None if lengths.window is None else int((counts > lengths.window).sum()),
         "lengths_chart": charts.lengths_chart(counts, lengths.unit, lengths.window, "lengths"),
-        "sources": [
-            (name, int((texts.source_of == number).sum())) for number, name in enumerate(texts.sources)
-        ],
+        "sources": [(name, int((texts.source_of == number).sum())) for number, name in enumerate(texts.sources)],
     }

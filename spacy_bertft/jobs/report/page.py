@@ -32,7 +32,7 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, digits: int = 1) -> str:
-    return _MISSING if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+    return _MISSING if value is None or math.isnan(value) else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def _points(value: float | None) -> str:

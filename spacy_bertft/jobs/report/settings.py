@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +24,7 @@ def components_of(nlp: Language) -> Rows:
 
 
 def _component(nlp: Language, name: str, pipe: Any) -> Iterator[str]:
-    block: dict[str, Any] = nlp.config["components"].get(name, {})
+    block: dict[str, Any] = nlp.config.interpolate()["components"].get(name, {})
     yield str(block.get("factory", nlp.get_pipe_meta(name).factory))
     if isinstance(pipe, EncoderPipe):
         yield f"from {block.get('model', {}).get('name')}"
@@ -31,7 +32,8 @@ def _component(nlp: Language, name: str, pipe: Any) -> Iterator[str]:
         yield f"width {pipe.encoder.width}"
         yield f"window {pipe.encoder.window}"
     own = ("factory", "encoder", "scorer", "loss", "model", "tuning")
-    yield from (f"{key} = {value}" for key, value in block.items() if key not in own and not isinstance(value, Mapping))
+    plain = {key: value for key, value in block.items() if key not in own and not isinstance(value, Mapping)}
+    yield from (f"{key} = {_shown(value)}" for key, value in plain.items() if value is not None)
     yield from (f"{key}: {block[key]['@' + kind]}" for key, kind in _registered(block))
     if isinstance(pipe, HeadPipe):
         yield f"{len(pipe.labels)} labels" if len(pipe.labels) != 1 else "1 label"
@@ -45,8 +47,8 @@ def _registered(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def training_of(nlp: Language) -> Rows:
     """The settings of the training, as its config has them."""
-    training = nlp.config.get("training", {})
-    rows = [(key.replace("_", " "), str(training[key])) for key in _TRAINING if key in training]
+    training = nlp.config.interpolate().get("training", {})
+    rows = [(key.replace("_", " "), _shown(training[key])) for key in _TRAINING if key in training]
     for key in ("optimizer", "batcher"):
         block = dict(training.get(key) or {})
         if block:
@@ -59,7 +61,12 @@ def _flat(block: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield f"{key}: {' '.join(_flat(value))}"
         elif value is not None:
-            yield str(value) if key.startswith("@") else f"{key} {value}"
+            yield str(value) if key.startswith("@") else f"{key} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as in a config, but for the digits that make a float exact."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def versions() -> Rows:

@@ -35,8 +35,8 @@ class Match:
 def match(gold: Sequence[Found], predicted: Sequence[Found]) -> list[Match]:
     """Match the spans of a text, as in MUC's scoring (Chinchor & Sundheim, 1993, MUC-5 evaluation metrics).
 
-    Equal spans first. Among the others, those that overlap: of one label first ("partial"), then of two labels, whatever
-    their boundaries ("wrong type"); the larger the common part, the earlier. Each span is matched once.
+    Equal spans first. Among the others, those that overlap: of one label first ("partial"), then of two labels,
+    whatever their boundaries ("wrong type"); the larger the common part, the earlier. Each span is matched once.
     """
     places: dict[tuple[int, int, str], list[int]] = defaultdict(list)
     for number, span in enumerate(gold):

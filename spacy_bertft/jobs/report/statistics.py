@@ -69,7 +69,8 @@ def ratio(numerator: Any, denominator: Any, *, empty: float = np.nan) -> Floats:
     """A quotient; `empty` where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     shape = np.broadcast(numerator, denominator).shape
-    return np.divide(numerator, denominator, out=np.full(shape, empty), where=denominator != 0)
+    quotient: Floats = np.divide(numerator, denominator, out=np.full(shape, empty), where=denominator != 0)
+    return quotient
 
 
 def resampled_sums(values: Floats, *, times: int = RESAMPLES, seed: int = 0) -> Floats:

@@ -59,8 +59,8 @@ def read_log(pipeline: Path) -> TrainingLog | str:
     path = pipeline.absolute().parent / _NAME
     if not path.is_file():
         return (
-            f"The training left no curves: {path.name} is not in the pipeline's folder's parent, {pipeline.parent}. Our "
-            "configs write it with their logger."
+            f"The training left no curves: there is no {path.name} beside the pipeline, in {pipeline.parent}. Our "
+            "logger writes it there."
         )
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -123,7 +123,10 @@ def _confusion(head: Judged) -> Confusion | None:
     names = [*head.labels, NONE]
     totals = counts.sum(axis=1)
     rows = tuple(
-        (names[row], tuple(Cell(int(counts[row, at]), counts[row, at] / max(1, totals[row]), row == at) for at in places))
+        (
+            names[row],
+            tuple(Cell(int(counts[row, at]), counts[row, at] / max(1, totals[row]), row == at) for at in places),
+        )
         for row in places
     )
     off = [(int(counts[row, at]), row, at) for row, at in np.argwhere(counts) if row != at]
@@ -139,7 +142,9 @@ def _kinds(head: Judged) -> tuple[tuple[str, tuple[int, ...]], ...]:
             span = one.gold or one.predicted
             if span is not None:
                 counts[span.label][one.kind] += 1
-    return tuple((label, tuple(of.values())) for label, of in counts.items() if any(of.values())) if head.matches else ()
+    return (
+        tuple((label, tuple(of.values())) for label, of in counts.items() if any(of.values())) if head.matches else ()
+    )
 
 
 def _charts(head: Judged, id: str, training: Training | str) -> dict[str, str]:
