@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Measure = Callable[[Floats], Floats]  # sums over texts (…, K) -> values (…)
-RESAMPLES = 1000
+RESAMPLES = 2000
 _LEVEL = 95.0  # percent of an interval
 _DRAWS_AT_ONCE = 2_000_000
 
