@@ -25,6 +25,7 @@ _INK, _MUTED, _LINE, *_SERIES = _COLORS
 _DASHES = ("-", "--", "-.", ":")
 _SIZE = (4.4, 2.9)  # inches: narrow enough for the text to be readable on a phone
 _POINTS = 400  # points of a line; more can't be seen
+_LINE_HEIGHT = 0.2  # inches, of a legend's line
 _DOTS = 1500  # of a scatter plot
 _TICKS = [first * 10**power for power in range(7) for first in (1, 2, 5)]
 
@@ -80,8 +81,14 @@ _HEAD = (
 )
 
 
-def _legend(axes: Axes, **settings: Any) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=_INK, handlelength=2.2, **settings)
+def _legend(axes: Axes) -> None:
+    """A legend below the chart, where it covers nothing."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    handles, labels = axes.get_legend_handles_labels()
+    figure.set_figheight(figure.get_figheight() + _LINE_HEIGHT * len(labels))
+    settings: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": _INK, "handlelength": 2.2}
+    figure.legend(handles, labels, loc="outside lower left", **settings)
 
 
 def _percent(axes: Axes, *, x: bool = True, y: bool = True) -> None:
@@ -111,7 +118,7 @@ def reliability_chart(calibration: Calibration, name: str) -> str:
             axes.scatter(x, y, s=size, color=color, alpha=0.75, marker="os"[number], linewidths=0)
     axes.set(xlabel="confidence, %", ylabel="right, %")
     _percent(axes)
-    _legend(axes, loc="upper left")
+    _legend(axes)
     return _svg(figure, name)
 
 
@@ -132,7 +139,7 @@ def precision_recall_chart(threshold: Threshold, name: str) -> str:
         axes.plot(used[1], used[0], "o", color=_SERIES[0], markersize=7, label=label)
     axes.set(xlabel="recall, %", ylabel="precision, %")
     _percent(axes)
-    _legend(axes, loc="lower left")
+    _legend(axes)
     return _svg(figure, name)
 
 
@@ -173,7 +180,7 @@ def frequency_chart(labels: Sequence[str], counts: Ints, scores: Floats, name: s
     axes.set(xlabel="times in training (log)", ylabel="F-score", xscale="log")
     axes.margins(x=0.15)
     low, high = axes.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    ticks = [tick for tick in _TICKS if low <= tick <= high and (high < 100 * low or str(tick)[0] == "1")]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xlim(low, high)
     axes.minorticks_off()
@@ -190,7 +197,7 @@ def numbers_chart(numbers: Floats, name: str) -> str:
     axes.plot(ends, ends, color=_MUTED, linewidth=1, linestyle=":", label="predicted = gold")
     axes.scatter(gold, found, s=16, color=_SERIES[0], alpha=0.5, linewidths=0)
     axes.set(xlabel="gold", ylabel="predicted")
-    _legend(axes, loc="upper left")
+    _legend(axes)
     return _svg(figure, name)
 
 
@@ -228,7 +235,7 @@ def scores_chart(log: TrainingLog, chosen: Sequence[str], name: str) -> str:
     _mark_best(axes, log)
     axes.set(xlabel="step", ylabel="score on dev")
     _percent(axes, x=False)
-    _legend(axes, loc="lower right")
+    _legend(axes)
     return _svg(figure, name)
 
 

@@ -14,12 +14,20 @@ from spacy_bertft.jobs.report.statistics import interval
 
 _FEW = 50  # texts
 _RARE = 5  # gold instances of a label
+_NAMED = 6  # labels
 _OFF = 0.05  # from which confidence counts as too high or too low
 
 
 def findings_of(head: Judged, slices: Sequence[Slices]) -> list[str]:
     """The weakest label, the most frequent confusion, wrong confidence, and the weakest part of the data."""
-    found = [*_few(head), *_weakest_label(head), *_confused(head), *_confidence(head), *_weakest_part(head, slices)]
+    found = [
+        *_few(head),
+        *_never_given(head),
+        *_weakest_label(head),
+        *_confused(head),
+        *_confidence(head),
+        *_weakest_part(head, slices),
+    ]
     return [f"{head.name}: {sentence}" for sentence in found]
 
 
@@ -50,15 +58,24 @@ def _few(head: Judged) -> Iterator[str]:
         yield f"only {n_texts} annotated text{'s' if n_texts > 1 else ''}, so the intervals are wide and only rough."
 
 
+def _never_given(head: Judged) -> Iterator[str]:
+    sums = head.of_labels.sum(axis=0) if head.labels else np.zeros((0, 3))
+    never = np.flatnonzero((sums[:, :2].sum(axis=1) == 0) & (sums[:, 2] >= _RARE))
+    if len(never):
+        more = f" and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
+        yield f"never predicted: {', '.join(head.labels[place] for place in never[:_NAMED])}{more}."
+
+
 def _weakest_label(head: Judged) -> Iterator[str]:
     if len(head.labels) < 2:
         return
     sums = head.of_labels.sum(axis=0)  # (L, 3)
     n_gold = sums[:, 0] + sums[:, 2]
-    scores = np.where(n_gold >= _RARE, f_score(sums), np.nan)
+    scores = np.where((n_gold >= _RARE) & (sums[:, :2].sum(axis=1) > 0), f_score(sums), np.nan)
     if (~np.isnan(scores)).sum() > 1:
         weakest = int(np.nanargmin(scores))
-        yield f"weakest label {head.labels[weakest]}, F-score {100 * scores[weakest]:.1f} ({n_gold[weakest]:.0f} gold)."
+        label, score, n_instances = head.labels[weakest], 100 * scores[weakest], int(n_gold[weakest])
+        yield f"weakest label “{label}”, F-score {score:.1f} ({n_instances:,} gold)."
 
 
 def _confused(head: Judged) -> Iterator[str]:
@@ -68,7 +85,7 @@ def _confused(head: Judged) -> Iterator[str]:
     np.fill_diagonal(counts, 0)
     if counts.max(initial=0) > 1:
         gold, predicted = np.unravel_index(int(counts.argmax()), counts.shape)
-        yield f"{head.labels[gold]} was taken for {head.labels[predicted]} {counts.max()} times."
+        yield f"“{head.labels[gold]}” was taken for “{head.labels[predicted]}” {counts.max()} times."
 
 
 def _confidence(head: Judged) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -25,7 +26,9 @@ def render(content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, points=_points, span=_span, number=_number, titled=titled, left=_left)
+    environment.filters.update(
+        shown=_shown, points=_points, span=_span, number=_number, titled=titled, left=_left, marked=_marked
+    )
     style = environment.loader.get_source(environment, "page.css")[0]  # type: ignore[union-attr]
     made = datetime.now().astimezone().strftime("%-d %B %Y, %H:%M")
     return environment.get_template("page.html.jinja").render(style=style, made=made, **content)
@@ -51,6 +54,13 @@ def _span(found: Interval, score: Score | None = None) -> str:
         return _MISSING
     ends = [_points(end) if score is None else _shown(end, score) for end in (found.low, found.high)]
     return " to ".join(ends)
+
+
+def _marked(text: str) -> Any:
+    """A sentence whose `commands` are set as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _left(value: float) -> str:

@@ -18,6 +18,7 @@ from spacy_bertft.jobs.report.span_matches import KINDS
 from spacy_bertft.jobs.report.statistics import Interval, interval, percentiles, reliability, resampled_sums
 
 _LABELS_IN_MATRIX = 20
+_SPREAD = 2  # factor between label frequencies from which they are worth a chart
 _PAIRS = 12  # most frequent confusions that are listed
 _LABELS_AT_ONCE = 64  # labels whose samples are held in memory
 
@@ -129,7 +130,7 @@ def _confusion(head: Judged) -> Confusion | None:
         )
         for row in places
     )
-    off = [(int(counts[row, at]), row, at) for row, at in np.argwhere(counts) if row != at]
+    off = [(int(counts[row, at]), row, at) for row, at in np.argwhere(counts[:-1, :-1]) if row != at]
     pairs = tuple((names[row], names[at], count) for count, row, at in sorted(off, key=lambda one: -one[0])[:_PAIRS])
     return Confusion(tuple(names[place] for place in places), rows, len(counts) - 1 - len(shown), pairs)
 
@@ -157,8 +158,9 @@ def _charts(head: Judged, id: str, training: Training | str) -> dict[str, str]:
         found["numbers"] = charts.numbers_chart(head.numbers, f"{id}-numbers")
     scores = f_score(head.of_labels.sum(axis=0)) if head.labels else np.zeros(0)
     known = ~np.isnan(scores)
-    if not isinstance(training, str) and known.sum() > 1:
+    if not isinstance(training, str) and known.any():
         labels = [label for label, there in zip(head.labels, known, strict=True) if there]
         counts = np.array([training.labels[label] for label in labels])
-        found["frequency"] = charts.frequency_chart(labels, counts, scores[known], f"{id}-frequency")
+        if counts.max() >= _SPREAD * max(1, counts.min()):
+            found["frequency"] = charts.frequency_chart(labels, counts, scores[known], f"{id}-frequency")
     return found
