@@ -32,14 +32,14 @@ addEventListener("load", () => {
   const hidden = part => part.closest(".scroll, nav, details, svg, .bar")
   const wide = [...document.querySelectorAll("body *")].filter(part =>
     !hidden(part) && part.getBoundingClientRect().right > root.clientWidth + 1)
-  const lines = [...document.querySelectorAll("svg.chart path, svg.chart use")].map(part => getComputedStyle(part).stroke)
+  const drawn = [...document.querySelectorAll("svg.chart path, svg.chart use")]
   root.dataset.measured = JSON.stringify({
     width: innerWidth,
     scroll: root.scrollWidth,
     wide: wide.map(part => part.outerHTML.slice(0, 80)),
     back: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.body).color,
-    colors: [...new Set(lines)],
+    colors: [...new Set(drawn.map(part => getComputedStyle(part).stroke))],
     charts: [...document.querySelectorAll("svg.chart")].map(part => part.getBoundingClientRect().height),
     marks: document.querySelectorAll("mark.entity").length,
     text: document.body.innerText,
