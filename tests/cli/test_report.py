@@ -41,7 +41,7 @@ def test_it_writes_the_page_and_shows_the_main_scores(folder, tmp_path):
     assert result.stdout.splitlines() == [
         "ner: F-score 100.00 (95 % interval 100.00 to 100.00)",
         "textcat: Accuracy 100.00 (95 % interval 100.00 to 100.00)",
-        f"✔ The report on 12 texts: {page}",
+        f"✔ The report on 12 texts: {page} (open it in a browser)",
     ]
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
