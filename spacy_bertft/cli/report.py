@@ -42,4 +42,5 @@ def report_command(
     for name, score, found in done.scores:
         value, low, high = (score.kind.shown(value) for value in (found.value, found.low, found.high))
         show(f"{name}: {score.title} {value:.2f} (95 % interval {low:.2f} to {high:.2f})")
-    show(f"✔ The report on {done.n_texts:,} texts: {done.path} (open it in a browser)")
+    texts = "1 text" if done.n_texts == 1 else f"{done.n_texts:,} texts"
+    show(f"✔ The report on {texts}: {done.path} (open it in a browser)")

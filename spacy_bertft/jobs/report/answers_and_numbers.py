@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from spacy.tokens import Doc
 from spacy.training import Example
 
 from spacy_bertft.components.doc_values import value_of
+from spacy_bertft.components.pairs import find_segments
 from spacy_bertft.jobs.report.heads import Calibration, Decisions, Judged, Mark, Mistake, Threshold, Unjudged
 from spacy_bertft.jobs.report.measures import ANSWERS, NUMBERS, number_sums
 from spacy_bertft.tasks.scorers import ANSWERS_KEY, exact_match, gold_answers, normalise, token_f1
@@ -29,11 +30,13 @@ def judge_answers(name: str, factory: str, examples: Sequence[Example], *, thres
     if not len(texts):
         return Unjudged(name, factory, "The data have no gold answers, so there is nothing to measure.")
     rows, confidence, mistakes, offers = [], [], [], []
+    n_given = 0
     for number in texts.tolist():
         gold, eg = golds[number] or [], examples[number]
         text, score, no_answer = best_answer(eg.predicted)
         margin = score / (score + no_answer) if score + no_answer else 0.0
         given = text if text and margin >= threshold else ""
+        n_given += bool(given)
         sure = score if given else no_answer
         exact, f_score, has = exact_match(gold, given), token_f1(gold, given), any(map(normalise, gold))
         rows.append([1.0, exact, f_score, has, f_score * has, not has, exact * (not has)])
@@ -56,8 +59,15 @@ def judge_answers(name: str, factory: str, examples: Sequence[Example], *, thres
         calibration=Calibration(decisions, note="A question is right if its answer, or none, matches exactly."),
         threshold=Threshold(offered, n_answers, threshold, note) if n_answers else None,
         mistakes=sorted(mistakes, key=lambda one: -(one.confidence or 0.0)),
-        notes=() if n_answers else ("No question has an answer in its context.",),
+        notes=tuple(_answer_notes(n_answers, n_given)),
     )
+
+
+def _answer_notes(n_answers: int, n_given: int) -> Iterator[str]:
+    if not n_answers:
+        yield "No question has an answer in its context."
+    if not n_given:
+        yield "No answer reached the threshold, so none was given. `bertft calibrate` fits the threshold."
 
 
 def _mistake(number: int, eg: Example, gold: Sequence[str], given: str, sure: float) -> Mistake:
@@ -66,8 +76,10 @@ def _mistake(number: int, eg: Example, gold: Sequence[str], given: str, sure: fl
     found = eg.predicted.spans[ANSWERS_KEY][0] if given else None
     kind = "partial" if found is not None and token_f1(gold, given) > 0 else "wrong type" if gold else "invented"
     marks = () if found is None else (Mark(found.start_char, found.end_char, f"ANSWER {sure:.2f}", kind),)
-    says = f"“{given}”" if given else "no answer"
-    return Mistake(number, sure, f"{says} instead of {f'“{gold[0]}”' if gold else 'no answer'}", wanted, marks)
+    segments = find_segments(eg.predicted)
+    question = segments[0].text if segments else ""
+    wrong, right = (f"“{answer}”" if answer else "no answer" for answer in (given, gold[0] if gold else ""))
+    return Mistake(number, sure, f"{question} {wrong} instead of {right}", wanted, marks)
 
 
 def judge_numbers(name: str, factory: str, examples: Sequence[Example]) -> Judged | Unjudged:

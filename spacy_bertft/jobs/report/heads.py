@@ -25,7 +25,7 @@ class Mark:
     start: int  # character
     end: int
     label: str
-    kind: str  # how it is drawn: one of span_matches.KINDS, or "other"
+    kind: str  # how it is drawn: "right", or what is wrong, as in span_matches.KINDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def make_report(
     charts.check_matplotlib()
     if output.is_dir():
         raise ConfigError(f"{output}: found a folder; expected an HTML file to write; fix: name a file in it")
-    nlp = load_pipeline(pipeline)
+    nlp = _load(pipeline)
     texts = read_texts(nlp, data)
     training = read_training(nlp, train)
     results = judge(nlp, texts.examples)
@@ -101,6 +102,13 @@ def make_report(
     return Report(output, main, len(texts.examples))
 
 
+def _load(pipeline: Path) -> Language:
+    """A pipeline that takes texts of any length, as our own readers do."""
+    nlp = load_pipeline(pipeline)
+    nlp.max_length = sys.maxsize
+    return nlp
+
+
 def _view(
     nlp: Language, head: Judged, id: str, texts: Texts, lengths: Lengths, training: Training | str, seed: int
 ) -> HeadView:
@@ -119,7 +127,7 @@ def _compared(
     nlp: Language, results: Results, texts: Texts, other: Path, data: Sequence[Path], seed: int
 ) -> list[dict[str, Any] | str]:
     """The comparison of each head, with some of the texts that differ."""
-    its_nlp = load_pipeline(other)
+    its_nlp = _load(other)
     its = judge(its_nlp, read_texts(its_nlp, data).examples)
     found: list[dict[str, Any] | str] = []
     for one in compare(results.heads, its.heads, seed=seed):
@@ -162,7 +170,8 @@ def _curves(pipeline: Path, weights: Mapping[str, float | None]) -> dict[str, An
 
 def _main_scores(log: TrainingLog, weights: Mapping[str, float | None]) -> list[str]:
     """The scores to draw: those that choose the best step first. Errors, which can exceed 1, are left out."""
-    within = {name: of for name, of in log.scores.items() if np.nanmax(of) <= 1 and np.nanmin(of) >= -1}
+    known = {name: of for name, of in log.scores.items() if not np.isnan(of).all()}
+    within = {name: of for name, of in known.items() if np.nanmax(of) <= 1 and np.nanmin(of) >= -1}
     ranked = sorted(within, key=lambda name: (not weights.get(name), not name.endswith(_MAIN_SCORES)))
     distinct = {within[name].tobytes(): name for name in reversed(ranked)}  # cats_score is another name of one
     return [name for name in ranked if name in distinct.values() and not name.startswith("token_")][:3]

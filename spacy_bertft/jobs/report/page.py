@@ -30,7 +30,8 @@ def render(content: Mapping[str, Any]) -> str:
         shown=_shown, points=_points, span=_span, number=_number, titled=titled, left=_left, marked=_marked
     )
     style = environment.loader.get_source(environment, "page.css")[0]  # type: ignore[union-attr]
-    made = datetime.now().astimezone().strftime("%-d %B %Y, %H:%M")
+    now = datetime.now()
+    made = f"{now.day} {now:%B %Y, %H:%M}"
     return environment.get_template("page.html.jinja").render(style=style, made=made, **content)
 
 

@@ -36,9 +36,10 @@ class TrainingLog:
 
     @property
     def scores(self) -> dict[str, Floats]:
-        """The scores on the development texts, by their keys, of which some evaluation has a value."""
+        """The scores on the development texts that an evaluation has, by their keys; else the one that they make up."""
         found = {name: of for name, of in self.columns.items() if name not in _KNOWN and not name.startswith(_LOSS)}
-        return {name: of for name, of in found.items() if not np.isnan(of).all()}
+        found = {name: of for name, of in found.items() if not np.isnan(of).all()}
+        return found or {name: self.columns[name] for name in ("score",) if name in self.columns}
 
     @property
     def best_step(self) -> float | None:

@@ -216,6 +216,11 @@ def test_a_head_for_answers(tiny_bert, tmp_path):
     page = words(page_of(pipeline, data, tmp_path))
     assert "Exact match" in page
     assert "Accuracy without an answer" in page
+    silent = load_pipeline(pipeline, {"components.head.threshold": 1.0})
+    silent.to_disk(tmp_path / "silent")
+    page = words(page_of(tmp_path / "silent", data, tmp_path))
+    assert "No answer reached the threshold" in page
+    assert "Where does Anna live? no answer instead of “Berlin”" in page
     nlp = load_pipeline(pipeline)
     for threshold in (0.0, 0.5, 1.0):
         nlp.get_pipe("head").task = type(nlp.get_pipe("head").task)(threshold=threshold)
