@@ -106,16 +106,26 @@ def _cut_marks(doc: Doc, start: int, end: int) -> tuple[str, str]:
 
 
 def _spans(doc: Doc, marks: Sequence[Mark], start: int, end: int) -> dict[str, Any]:
-    tokens = [token for token in doc if start <= token.idx and token.idx + len(token) <= end]
+    """The tokens in spans, and what lies between spans as one word each: displaCy writes a space after such a word."""
     before, after = _cut_marks(doc, start, end)
-    shift = bool(before) - (tokens[0].i if tokens else 0)
+    words, between, places = [], before, {}
+    for token in doc:
+        if not start <= token.idx <= token.idx + len(token) <= end:
+            continue
+        if not any(mark.start <= token.idx < mark.end for mark in marks):
+            between += token.text_with_ws
+            continue
+        if between:
+            words.append(between.rstrip(" "))
+            between = ""
+        places[token.idx] = len(words)
+        words.append(token.text_with_ws)
     spans = []
     for mark in marks:
-        inside = [token.i + shift for token in tokens if mark.start <= token.idx < mark.end]
+        inside = [place for at, place in places.items() if mark.start <= at < mark.end]
         if inside:
             spans.append({"start_token": inside[0], "end_token": inside[-1] + 1, "label": _label(mark)})
-    words = [word for word in (before, *(token.text_with_ws for token in tokens), after) if word]
-    return {"text": doc.text[start:end], "tokens": words, "spans": spans}
+    return {"text": doc.text[start:end], "tokens": [*words, f"{between}{after}"], "spans": spans}
 
 
 def _plain(doc: Doc) -> str:

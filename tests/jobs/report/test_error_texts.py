@@ -60,6 +60,7 @@ def test_spans_that_overlap_are_drawn_below_each_other():
     for label in ("A", "B · missed", "C · partial"):
         assert f">{label}</span>" in found.gold
     assert "background:var(--k-missed)" in found.gold
+    assert "word word the" in plain(found.gold)
     # Each label is under the first word of its span.
     assert re.search(r'<span class="token"[^>]*>town (?:(?!class="token").)*B · missed', found.gold)
 
@@ -72,3 +73,10 @@ def test_both_texts_of_a_pair():
     doc = pair_doc(NLP, "first & one", "second")
     found = error_text(doc, Mistake(0, None, ""), source="")
     assert found.text == 'first &amp; one<span class="between">⟷</span>second'
+
+
+def test_the_text_between_overlapping_spans_keeps_its_spaces():
+    found = drawn("I don't know Anna Berg. (Yes!)", [Mark(13, 22, "A", "right"), Mark(18, 22, "B", "right")])
+    assert "I don't know <span" in found.gold.replace("&#x27;", "'")
+    assert re.search(r"</span>\. \(Yes!\) </div>", found.gold)
+    assert re.search(r'class="token"[^>]*>Anna <.*class="token"[^>]*>Berg<', found.gold)
