@@ -37,6 +37,15 @@ ELSEWHERE = {
     "jobs/training/identity.py": "jobs/training/test_train.py",
     "jobs/training/loop.py": "jobs/training/test_train.py",
     "jobs/training/pipeline_state.py": "jobs/training/test_train.py",
+    "jobs/report/answers_and_numbers.py": "jobs/report/test_make.py",  # each kind of head is judged in a pipeline
+    "jobs/report/comparison.py": "jobs/report/test_make.py",
+    "jobs/report/data.py": "jobs/report/test_make.py",
+    "jobs/report/entities.py": "jobs/report/test_make.py",
+    "jobs/report/findings.py": "jobs/report/test_slices.py",  # of the same head
+    "jobs/report/heads.py": "jobs/report/test_make.py",  # types alone
+    "jobs/report/judge.py": "jobs/report/test_make.py",
+    "jobs/report/settings.py": "jobs/report/test_page.py",
+    "jobs/report/views.py": "jobs/report/test_make.py",
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

@@ -63,7 +63,7 @@ def project(tmp_path):
 
 
 def test_the_workflows_run_in_order(project):
-    assert project["workflows"]["all"] == ["convert", "train", "evaluate", "package", "try"]
+    assert project["workflows"]["all"] == ["convert", "train", "evaluate", "package", "try", "report"]
     for name, first in (("pairs", []), ("questions", []), ("intents", ["intents-convert"])):
         steps = [*first, *(f"{name}-{step}" for step in ("train", "calibrate", "evaluate"))]
         assert project["workflows"][name] == steps

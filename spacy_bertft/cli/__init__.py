@@ -19,6 +19,7 @@ from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
 from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
+from spacy_bertft.cli.report import report_command
 
 app = typer.Typer(
     name="bertft",
@@ -35,6 +36,7 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("fill-mask")(fill_mask_command)
 app.command("migrate")(migrate_command)
+app.command("report")(report_command)
 
 
 def _show_version(asked: bool) -> None:

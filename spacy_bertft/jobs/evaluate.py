@@ -18,6 +18,7 @@ from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_plain
 from spacy_bertft.jobs.writing import writing
 
@@ -65,8 +66,12 @@ def _render(docs: list[Doc], folder: Path, title: str) -> None:
 
 def score(nlp: Language, examples: list[Example]) -> Scores:
     """Compute all scores, except the speed and values that are not numbers."""
-    found = nlp.evaluate(examples)
-    found.pop("speed", None)
+    return shown_scores(nlp.evaluate(examples))
+
+
+def shown_scores(found: Mapping[str, Any]) -> Scores:
+    """The scores of spaCy's Scorer as displayed, except the speed and values that are not numbers."""
+    found = {name: value for name, value in found.items() if name != "speed"}
     overall = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
     of_labels = {name: value for name, value in found.items() if isinstance(value, Mapping)}
     return Scores(dict(_shown(overall)), dict(_shown(of_labels)))
@@ -115,16 +120,19 @@ def unreadable(pipeline: Path, error: Exception) -> ConfigError:
     )
 
 
-def read_examples(nlp: Language, data: Path) -> list[Example]:
-    """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files."""
-    return list(stream_examples(nlp, data, Options()))
+def read_examples(nlp: Language, data: Path, *, tally: Tally | None = None) -> list[Example]:
+    """Read the examples of a file of annotated texts (its ending tells the format), or of a folder of .spacy files.
+
+    tally: counts what is read from a file that is not .spacy, such as entities that fit no tokens.
+    """
+    return list(stream_examples(nlp, data, Options(), tally=tally))
 
 
-def stream_examples(nlp: Language, data: Path, options: Options) -> Iterator[Example]:
+def stream_examples(nlp: Language, data: Path, options: Options, *, tally: Tally | None = None) -> Iterator[Example]:
     """Read one example after another, as `read_examples` does. options: how the file is read."""
     check_data(data)
     empty = data.is_dir() and not any(data.rglob("*.spacy"))
-    examples = iter(()) if empty else examples_of(nlp, data, "auto", options)
+    examples = iter(()) if empty else examples_of(nlp, data, "auto", options, tally)
     count = 0
     while True:
         try:

@@ -53,8 +53,14 @@ def create_corpus(
     return read
 
 
-def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> Iterator[Example]:
-    """Yield the examples of one file, or of a folder of .spacy files."""
+def examples_of(
+    nlp: Language, path: Path, format: Format, options: Options, tally: Tally | None = None
+) -> Iterator[Example]:
+    """Yield the examples of one file, or of a folder of .spacy files.
+
+    tally: counts what is read from a file that is not .spacy.
+    """
+    tally = tally or Tally()
     if path.is_dir() and not any(path.rglob("*.spacy")):
         raise data_error(
             str(path), found="a folder without .spacy files", expected="some there, or one file", fix="correct the path"
@@ -70,4 +76,4 @@ def examples_of(nlp: Language, path: Path, format: Format, options: Options) -> 
     labels = survey([job], options, no_progress).labels
     for record in job.read(path, options, Tally()):
         predicted = split(record, nlp)
-        yield Example(predicted, annotate(predicted.copy(), record, labels, Tally()))
+        yield Example(predicted, annotate(predicted.copy(), record, labels, tally))

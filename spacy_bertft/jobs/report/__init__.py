@@ -1,0 +1,1 @@
+"""The report on a pipeline: its statistics, its charts and its page."""
