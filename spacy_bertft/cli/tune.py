@@ -181,10 +181,8 @@ def _show_end(search: Search, rows: Sequence[Row]) -> None:
     show(f"\n{len(rows)} trials ({counted}). Best dev score: {best.score:.4f}, trial {best.number}, step {best.step}.")
     start = next((row for row in rows if row.values == search.own_values), None)
     if start is not None and start.score is not None:
-        show(
-            f"The config itself (trial {start.number}): {start.score:.4f}. The best of many dev scores is optimistic: compare both "
-            "on test texts that the search has not seen."
-        )
+        show(f"The config itself (trial {start.number}): {start.score:.4f}.")
+    show("The best of many dev scores is optimistic: compare on test texts that the search has not seen.")
     model = f", its pipeline: {folder / BEST_MODEL}" if (folder / BEST_MODEL).is_dir() else ""
     show(f"✔ {folder / BEST_CONFIG}{model}")
     show(f"  All trials: {folder / TRIALS}; plots: {folder / HISTORY}, {folder / SETTINGS}")
