@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PARTS = 10  # of a run
+_DIGITS = 6  # of a score, so that equal curves stay equal in spite of rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Curve:
         for part in range(start + 1, _parts(evaluation.position) + 1):
             width = evaluation.position - before
             done = 1.0 if width <= 0 else (part / PARTS - before) / width
-            yield part, left + (score - left) * done
+            yield part, round(left + (score - left) * done, _DIGITS)
 
 
 def _parts(position: float) -> int:

@@ -117,6 +117,8 @@ class Search:
         while (trial := claim(self.study, self.space, trials=self.options.trials)) is not None:
             self._one(trial, progress)
         rows = self.rows()
+        if len(rows) < self.options.trials:
+            progress.note(f"{self.options.trials - len(rows)} of the trials still run in another process")
         with writing(self.folder), locked(self.folder / _RESULTS):
             write_plots(self.folder, rows, self.space)
         return rows
@@ -151,9 +153,14 @@ class Search:
         self._check_hope()
 
     def _train(self, trial: Trial, folder: Path, progress: Progress) -> Outcome:
+        from optuna.exceptions import UpdateFinishedTrialError
+
         def report(evaluation: Evaluation, curve: Curve) -> bool:
-            for place, score in curve.add(evaluation):
-                trial.report(score, place)
+            try:
+                for place, score in curve.add(evaluation):
+                    trial.report(score, place)
+            except UpdateFinishedTrialError:  # another process took the trial for dead, and runs it again
+                return True
             assert curve.best is not None
             progress.evaluated(evaluation, curve.best.score)
             return trial.should_prune()

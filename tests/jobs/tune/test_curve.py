@@ -36,7 +36,7 @@ def test_two_runs_of_one_curve_are_read_alike_however_often_they_are_evaluated()
     rare = read((0.0, 0.0), (0.35, 0.35), (1.0, 1.0))
     often = read(*((step / 40, step / 40) for step in range(41)))
     assert [place for place, _ in rare] == [place for place, _ in often] == list(range(1, PARTS + 1))
-    assert [score for _, score in rare] == pytest.approx([score for _, score in often])
+    assert [score for _, score in rare] == [score for _, score in often]
 
 
 def test_a_first_evaluation_late_in_the_run_is_all_that_is_known_before_it():
@@ -54,5 +54,5 @@ def test_each_place_is_read_once_in_order_and_scores_never_fall(points):
     assert places == list(range(1, len(places) + 1))
     assert len(places) == int(max(position for position, _ in points) * PARTS + 1e-9)
     scores = [score for _, score in found]
-    assert all(later >= earlier - 1e-12 for earlier, later in pairwise(scores))
-    assert all(score <= max(score for _, score in points) + 1e-12 for score in scores)
+    assert all(later >= earlier - 1e-6 for earlier, later in pairwise(scores))
+    assert all(score <= max(score for _, score in points) + 1e-6 for score in scores)
