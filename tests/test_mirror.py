@@ -29,6 +29,9 @@ ELSEWHERE = {
     "jobs/pretraining/resume.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/starting_model.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/training_loop.py": "jobs/pretraining/test_adapt.py",
+    "jobs/tune/configs.py": "jobs/tune/test_space.py",
+    "jobs/tune/results.py": "jobs/tune/test_search.py",
+    "jobs/tune/worker.py": "jobs/tune/test_trial.py",  # the process of a trial
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

@@ -109,12 +109,15 @@ class _Progress:
         self.bar: Any = tqdm(total=trials, initial=min(done, trials), unit=" trials", file=sys.stderr, disable=None)
         self.trials = trials
         self.number = 0
+        self.noted: set[str] = set()
         self.best: float | None = None
         self.begun, self.done = time.monotonic(), 0
 
     def note(self, text: str) -> None:
-        """Show a line."""
-        self._line(f"ℹ {text}")
+        """Show a line, once."""
+        if text not in self.noted:
+            self._line(f"ℹ {text}")
+        self.noted.add(text)
 
     def begins(self, number: int, values: Mapping[str, Any]) -> None:
         """Show the trial in the bar."""

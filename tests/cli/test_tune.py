@@ -174,8 +174,12 @@ def test_mistakes_are_one_message(args, said, tmp_path):
 
 
 def test_data_that_are_not_there_stop_the_search_at_once(words, tmp_path):
-    result = run(*words, "--output", tmp_path, "--paths.train", "/no/such/data.spacy")
+    place = words.index("--space")
+    default = [*words[:place], *words[place + 2 :]]
+    result = run(*default, "--output", tmp_path, "--paths.train", "/no/such/data.spacy")
     assert result.exit_code == 1
+    assert f"Searching the default space (to change it: copy {tmp_path / 'space.cfg'}" in result.stdout
+    assert "low = 0.0025\n    high = 0.04" in result.stdout
     assert "The config itself can't be trained" in result.stderr
     assert "/no/such/data.spacy" in result.stderr
 

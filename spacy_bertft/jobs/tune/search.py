@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 SPACE = "space.cfg"
 _RESULTS = "results"  # what the lock of all files but the journal is named after
 _FEW = 4  # evaluations
+_SELDOM = (
+    f"runs have fewer than {_FEW} evaluations: with a lower training.eval_frequency, their best scores would be seen, "
+    "and bad trials could be stopped earlier"
+)
 _HOPELESS = 3  # trials that failed, and none that didn't
 
 
@@ -146,10 +150,7 @@ class Search:
             return
         progress.ends(self.rows(), row)
         if outcome.state == "done" and outcome.n_evaluations < _FEW:
-            progress.note(
-                f"trial {trial.number} was evaluated {outcome.n_evaluations} times only: with a lower "
-                "training.eval_frequency, its best score would be seen, and bad trials could be stopped earlier"
-            )
+            progress.note(_SELDOM)
         self._check_hope()
 
     def _train(self, trial: Trial, folder: Path, progress: Progress) -> Outcome:

@@ -20,15 +20,25 @@ from spacy_bertft.jobs.tune.worker import Job
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
+CODE = """
+from spacy import registry
+
+@registry.callbacks("mine.v1")
+def mine():
+    return lambda nlp, info: print(f"mine, step {info['step']}", flush=True)
+"""
+
 
 @pytest.fixture
 def run(given, tmp_path):
-    def run(report=lambda evaluation, curve: list(curve.add(evaluation)) and False, *, save=True, **overrides):
+    def run(
+        report=lambda evaluation, curve: list(curve.add(evaluation)) and False, *, save=True, code=None, **overrides
+    ):
         shutil.rmtree(tmp_path / "trial", ignore_errors=True)
         (tmp_path / "trial").mkdir()
         overrides = {name.replace("__", "."): value for name, value in overrides.items()}
         load_config(given.config, overrides=overrides, interpolate=False).to_disk(tmp_path / "trial" / CONFIG)
-        return run_trial(tmp_path / "trial", code=None, gpu=-1, save=save, report=report)
+        return run_trial(tmp_path / "trial", code=code, gpu=-1, save=save, report=report)
 
     return run
 
@@ -65,8 +75,16 @@ def test_it_is_stopped_when_the_search_says_so(run, tmp_path):
         seen.append(evaluation)
         return len(seen) == 2
 
-    outcome = run(report, save=False, training__max_steps=100_000)
+    (tmp_path / "code.py").write_text(CODE, encoding="utf-8")
+    outcome = run(
+        report,
+        save=False,
+        code=tmp_path / "code.py",
+        training__max_steps=100_000,
+        training__before_update={"@callbacks": "mine.v1"},
+    )
     assert (outcome.state, outcome.best) == ("pruned", seen[0])
+    assert "mine, step 0\n" in (tmp_path / "trial" / LOG).read_text(encoding="utf-8")
     assert not model_of(tmp_path / "trial").parent.exists()
 
 
