@@ -187,11 +187,12 @@ def _remove_left(folder: Path) -> None:
         return
     for path in paths:
         made_by = re.match(r"\.bertft-[^-]+-(\d{1,9})-", path.name)
-        if made_by and path.name.startswith(_staging_prefix(int(made_by[1]))) and _is_gone(int(made_by[1])):
+        if made_by and path.name.startswith(_staging_prefix(int(made_by[1]))) and is_gone(int(made_by[1])):
             _discard(path)
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """Whether no process of this machine has this id. Only where os.name is "posix"."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -46,6 +46,9 @@ ELSEWHERE = {
     "jobs/report/judge.py": "jobs/report/test_make.py",
     "jobs/report/settings.py": "jobs/report/test_page.py",
     "jobs/report/views.py": "jobs/report/test_make.py",
+    "jobs/tune/configs.py": "jobs/tune/test_space.py",
+    "jobs/tune/results.py": "jobs/tune/test_search.py",
+    "jobs/tune/worker.py": "jobs/tune/test_trial.py",  # the process of a trial
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

@@ -20,6 +20,7 @@ from spacy_bertft.cli.fill_mask import fill_mask_command
 from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
 from spacy_bertft.cli.report import report_command
+from spacy_bertft.cli.tune import tune_command
 
 app = typer.Typer(
     name="bertft",
@@ -37,6 +38,7 @@ app.command("export")(export_command)
 app.command("fill-mask")(fill_mask_command)
 app.command("migrate")(migrate_command)
 app.command("report")(report_command)
+app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(tune_command)
 
 
 def _show_version(asked: bool) -> None:
