@@ -18,6 +18,7 @@ from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
 from spacy_bertft.cli.migrate import migrate_command
+from spacy_bertft.cli.train import train_command
 
 app = typer.Typer(
     name="bertft",
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("convert")(convert_command)
 app.command("adapt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(adapt_command)
+app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
 app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
