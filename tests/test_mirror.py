@@ -21,6 +21,8 @@ ELSEWHERE = {
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/records.py": "jobs/convert/test_jsonl.py",
     "jobs/convert/tally.py": "jobs/convert/test_convert.py",
+    "learning/tally.py": "components/progress/test_figures.py",  # it holds what they are taken from
+    "jobs/train.py": "cli/test_train.py",
     "jobs/evaluate.py": "cli/test_evaluate.py",  # what it gives is what the command shows
     "jobs/export/compare.py": "jobs/export/test_export.py",  # the parts of one function
     "jobs/export/report.py": "jobs/export/test_export.py",
@@ -39,7 +41,7 @@ ELSEWHERE = {
 }
 
 # What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.
-HELPERS = {"transformers", "tiny", "encoders", "pipelines"}
+HELPERS = {"transformers", "tiny", "encoders", "pipelines", "runs"}
 FIXTURES = {"tiny_bert", "tiny_encoder"}
 
 

@@ -38,9 +38,8 @@ def check_overrides(config: Config, overrides: Mapping[str, Any]) -> None:
 
     config: not interpolated, without the overrides.
     """
-    filled = _filled(config)
-    read = _read(filled)
-    known = _names(filled)
+    filled = _filled(_with_functions(config, overrides))
+    read, known = _read(filled), _names(filled)
     unread = [_Unread(name, _meant(name, known)) for name in overrides if not _is_setting(filled, name, read)]
     if unread:
         raise _unread_error("The command line sets", unread, "--")
@@ -88,8 +87,20 @@ def check_files(config: Config) -> None:
             )
 
 
+def _with_functions(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """The config with the registered functions and factories that overrides name in blocks of it."""
+    changed = config.copy()
+    for name, value in overrides.items():
+        section, _, key = name.rpartition(".")
+        block = _at(changed, section)
+        if isinstance(block, dict) and (key.startswith("@") or key == "factory"):
+            block[key] = value
+    return changed
+
+
 def _filled(config: Config) -> Config:
     """The config with spaCy's default sections, and the default settings of components."""
+    Language()  # imports the factories of all packages
     filled = DEFAULT_CONFIG.merge(config)
     for block in (filled.get("components") or {}).values():
         defaults = _factory_defaults(block.get("factory")) if isinstance(block, dict) else {}
@@ -100,7 +111,6 @@ def _filled(config: Config) -> Config:
 
 def _factory_defaults(factory: Any) -> Mapping[str, Any]:
     try:
-        registry.factories.get(factory)  # imports it
         return Language.get_factory_meta(factory).default_config or {}
     except Exception:  # an unknown factory, or one whose import fails: spaCy's own message comes next
         return {}
@@ -221,7 +231,7 @@ def _unknown_scores(filled: Config) -> Iterator[str]:
         except Exception:  # sourced, or of an unknown factory
             return
     for name, weight in filled["training"]["score_weights"].items():
-        close = difflib.get_close_matches(name, given, n=1)
+        close = difflib.get_close_matches(name, sorted(given), n=1, cutoff=0.8)
         if weight and name not in given and close:
             yield f"No component says that it has the score {name} ([training.score_weights]): did you mean {close[0]}?"
 

@@ -45,8 +45,8 @@ def choose_gpu(gpu_id: int) -> tuple[int, str]:
     if gpu_id >= count:
         found = f"{count} GPUs, counted from 0" if count else "no GPU that PyTorch can use"
         raise ConfigError(
-            f"--gpu-id {gpu_id} asks for a GPU, but there is {found}. Expected one that is there. Leave --gpu-id out "
-            "to train on the CPU, or install a PyTorch for your GPU (https://pytorch.org)."
+            f"--gpu-id {gpu_id}: found {found}. Expected one that is there. Leave --gpu-id out to train on the CPU, or "
+            "install a PyTorch for your GPU (https://pytorch.org)."
         )
     torch.cuda.set_device(gpu_id)
     return -1, f"Using GPU {gpu_id} by PyTorch. spaCy's own components run on the CPU, because CuPy isn't installed"
@@ -68,7 +68,7 @@ class _WithoutErrors:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        said, stops, _ = text.partition(" Encountered exception: ")
+        said, stops, _ = text.partition(" Encountered exception:")
         return int(self._stream.write(f"{said}\n" if stops else text))
 
     def __getattr__(self, name: str) -> Any:

@@ -29,8 +29,8 @@ def too_high(rate: float, *, parameters: int, name: str) -> str | None:
         return None
     return (
         f"The encoder {name!r} is trained at a constant learning rate of {rate:g}, without warm-up. It has "
-        f"{parameters / 1e6:,.1f} million parameters; expected about {usual:.1g}, warmed up: at {rate / usual:.0f} "
+        f"{parameters / 1e6:,.1f} million parameters; expected about {usual:.2g}, warmed up: at {rate / usual:.0f} "
         "times that, an encoder usually forgets what it was pretrained for. A config with a good rate is written by "
         "bertft init TASK --train FILE --dev FILE --encoder NAME --output config.cfg; in this one, set @schedules = "
-        f'"spacy-bertft.warmup_decay.v1" and initial_rate = {usual:.1g} in [training.optimizer.learn_rate].'
+        f'"spacy-bertft.warmup_decay.v1" and initial_rate = {usual:.2g} in [training.optimizer.learn_rate].'
     )

@@ -11,7 +11,7 @@ from spacy_bertft.components.progress.figures import Evaluation, StepFigures
 
 _GAP = "  "
 _MIN_DIGITS, _MAX_DIGITS = 2, 3  # after the point, of scores in points
-BEST = "*"
+_BEST = "*"
 
 # The text of a column in a row. digits: of scores in points.
 _Text = Callable[[StepFigures, Evaluation, int], str]
@@ -138,7 +138,7 @@ def _score(name: str, kind: ScoreKind) -> Column:
 
 
 def _main_score(mixed: bool) -> _Text:
-    return lambda _, found, digits: main_score(found, digits, mixed) + (BEST if found.best else " ")
+    return lambda _, found, digits: main_score(found, digits, mixed) + (_BEST if found.best else " ")
 
 
 def main_score(found: Evaluation, digits: int = _MIN_DIGITS, mixed: bool = False) -> str:
