@@ -69,7 +69,8 @@ class _WithoutErrors:
 
     def write(self, text: str) -> int:
         said, stops, _ = text.partition(" Encountered exception:")
-        return int(self._stream.write(f"{said}\n" if stops else text))
+        self._stream.write(f"{said}\n" if stops else text)  # some loggers put a stream there that returns nothing
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
