@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
@@ -194,6 +196,16 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def command_options() -> dict[str, Any]:
+    """The options of the command that is running, by the names of its parameters; empty outside of a command.
+
+    Since version 0.26, typer has a copy of click inside, of whose commands click itself knows nothing.
+    """
+    own = find_spec("typer._click") is not None
+    context = importlib.import_module("typer._click.globals" if own else "click.globals").get_current_context(True)
+    return {} if context is None else dict(context.params)
 
 
 def spacy_gpu() -> str | None:

@@ -98,3 +98,8 @@ class Features:
     token_counts: Ints  # (B,)
     cls_rows: Ints  # (W,) row of each window's first special subword; empty if the tokenizer adds none
     window_counts: Ints  # (B,)
+
+    @property
+    def n_subwords(self) -> int:
+        """The number of subwords, each counted once."""
+        return len(self.rows)

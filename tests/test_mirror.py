@@ -21,6 +21,7 @@ ELSEWHERE = {
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/records.py": "jobs/convert/test_jsonl.py",
     "jobs/convert/tally.py": "jobs/convert/test_convert.py",
+    "learning/tally.py": "components/progress/test_figures.py",  # it holds what they are taken from
     "jobs/evaluate.py": "cli/test_evaluate.py",  # what it gives is what the command shows
     "jobs/export/compare.py": "jobs/export/test_export.py",  # the parts of one function
     "jobs/export/report.py": "jobs/export/test_export.py",
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "jobs/training/batches.py": "jobs/training/test_train.py",
     "jobs/training/checkpoint.py": "jobs/training/test_train.py",
     "jobs/training/gradients.py": "jobs/training/test_launch.py",
+    "jobs/training/prepare.py": "cli/test_train.py",
     "jobs/training/identity.py": "jobs/training/test_train.py",
     "jobs/training/loop.py": "jobs/training/test_train.py",
     "jobs/training/pipeline_state.py": "jobs/training/test_train.py",
@@ -59,7 +61,7 @@ ELSEWHERE = {
 }
 
 # What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.
-HELPERS = {"transformers", "tiny", "encoders", "pipelines", "training_runs"}
+HELPERS = {"transformers", "tiny", "encoders", "pipelines", "runs", "training_runs"}
 FIXTURES = {"tiny_bert", "tiny_encoder"}
 
 

@@ -20,6 +20,7 @@ from spacy_bertft.cli.fill_mask import fill_mask_command
 from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
 from spacy_bertft.cli.report import report_command
+from spacy_bertft.cli.train import train_command
 from spacy_bertft.cli.tune import tune_command
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command("init")(init_command)
 app.command("convert")(convert_command)
 app.command("adapt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(adapt_command)
+app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
 app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from spacy.util import registry
-from thinc.api import Model
+from thinc.api import Model, Optimizer
 from torch import Tensor
 
 from spacy_bertft import files
 from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.encoder.bases import load_for_adapter, load_saved_encoder, unshared
+from spacy_bertft.encoder.checkpoint import n_layer_parameters
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.optimizer import StepSettings
+from spacy_bertft.learning.rates import too_high
 from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
 from spacy_bertft.learning.tuning import Tuning, saves_adapter
 from spacy_bertft.signatures import with_settings
 from spacy_bertft.types import Features
+
+_logger = logging.getLogger("spacy")
 
 
 @registry.architectures("spacy-bertft.Encoder.v1")
@@ -45,6 +51,7 @@ class EncoderShim(TorchShim):
         super().__init__(backward_from=_hidden)
         self.of_docs = texts_of
         self.settings = settings
+        self._rate_checked = False
 
     def copy(self) -> EncoderShim:
         """Copy the shim with its weights; the optimizer is new."""
@@ -57,6 +64,19 @@ class EncoderShim(TorchShim):
     def n_parameters(self) -> int:
         """The number of all weights; for a frozen encoder, transformers' model is not built."""
         return sum(one.numel() for one in self.module.weights().values()) if isinstance(self.module, Encoder) else 0
+
+    def settings_of(self, optimizer: Any) -> StepSettings:
+        """Read the settings of a step; before the first, warn of a constant learning rate that is far too high."""
+        settings = super().settings_of(optimizer)
+        if not self._rate_checked and self.tuning.learns and isinstance(optimizer, Optimizer):
+            self._rate_checked = True
+            constant = "learn_rate" not in optimizer.schedules
+            rate = settings.learn_rate * self.rate_factor
+            size = n_layer_parameters(self.module.weights()) if isinstance(self.module, Encoder) else 0
+            said = too_high(rate, parameters=size, name=self.name) if constant and size else None
+            if said:
+                _logger.warning(said)
+        return settings
 
     def to_bytes(self) -> bytes:
         """The files as bytes, empty if there is no encoder yet."""

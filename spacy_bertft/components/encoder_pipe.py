@@ -210,7 +210,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
             shim_of(self.model).report(0)
             features, backprop = self._encode(docs), lambda gradient: None
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
-        shim_of(self.model).count(len(docs))
+        shim_of(self.model).count(len(docs), subwords=features.n_subwords)
         if sgd:
             self.finish_update(sgd)
         return losses

@@ -175,6 +175,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
         self.task.check(labels)
         self.cfg["labels"], self._teacher = [], None
         self.cfg["width"] = shim_of(self.model).module = None
+        shim_of(self.model).examples_per_epoch = len(examples)
         for label in labels:
             self.add_label(label)
         statistics = self.task.prepare(examples)
@@ -222,7 +223,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
         if loss.requires_grad:
             loss.backward()
         send()
-        shim_of(self.model).count(len(docs))
+        shim_of(self.model).count(len(docs), subwords=features.n_subwords, loss=value * len(docs))
         losses[self.name] += value
         encoder = self.reads.encoder
         if features.hidden.requires_grad and encoder is not None and encoder.name in losses:

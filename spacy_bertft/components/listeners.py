@@ -140,7 +140,7 @@ def _encode(model: Model[list[Doc], Vectors], docs: list[Doc], is_train: bool) -
     texts = texts_of(docs)
     if is_train:
         features, _ = encoder.begin_update(texts)
-        shim_of(encoder).count(len(docs))
+        shim_of(encoder).count(len(docs), subwords=features.n_subwords)
     else:
         features = encoder.predict(texts)
     return _tokens(model, features, model.attrs["pooling"], model.attrs["grad_factor"], is_train)

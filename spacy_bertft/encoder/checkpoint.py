@@ -218,3 +218,8 @@ def saved_files(*parts: Any) -> dict[str, bytes]:
         for part in parts:
             part.save_pretrained(folder)
         return read_files(Path(folder))
+
+
+def n_layer_parameters(weights: Mapping[str, Tensor]) -> int:
+    """The number of parameters in an encoder's layers: without embeddings and pooler."""
+    return sum(one.numel() for name, one in weights.items() if "embeddings" not in name and "pooler" not in name)

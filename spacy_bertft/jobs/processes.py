@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spacy_bertft.errors import BertftError
+
 _T = TypeVar("_T")
 
 
@@ -50,7 +52,8 @@ class Processes:
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=_device())
-        torch.distributed.all_reduce(sums)
+        with _others_alive():
+            torch.distributed.all_reduce(sums)
         return sums.tolist()  # sync
 
     def add_up_gradients(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
@@ -63,7 +66,8 @@ class Processes:
         ]
         if summed:
             flat = torch.cat([gradient.reshape(-1) for gradient in summed])
-            torch.distributed.all_reduce(flat)
+            with _others_alive():
+                torch.distributed.all_reduce(flat)
             parts = torch.split(flat, [gradient.numel() for gradient in summed])
             summed = [part.view_as(gradient) for part, gradient in zip(parts, summed, strict=True)]
         each = iter(summed)
@@ -74,7 +78,8 @@ class Processes:
         if self.count == 1:
             return value
         held = [value]
-        torch.distributed.broadcast_object_list(held)
+        with _others_alive():
+            torch.distributed.broadcast_object_list(held)
         return held[0]
 
     def gather(self, value: _T) -> list[_T]:
@@ -82,7 +87,8 @@ class Processes:
         if self.count == 1:
             return [value]
         held: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(held, value)
+        with _others_alive():
+            torch.distributed.all_gather_object(held, value)
         return held
 
 
@@ -99,3 +105,15 @@ def join_processes() -> Processes:
 def _device() -> str:
     """Where tensors must be to be summed."""
     return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Turn PyTorch's errors of a lost connection into one that says what happened."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BertftError(
+            f"Another process of the run has ended, or can't be reached: {str(error).splitlines()[0][:200]} Expected "
+            "all of them to run to the end. Its own message says why it ended. Continue with --resume."
+        ) from error

@@ -91,15 +91,20 @@ class ModuleOptimizer:
             parameter.requires_grad_()
         self._held, self._held_at = (), None
 
-    def step(self, settings: StepSettings) -> None:
-        """Take a step if there are gradients. Raises a DataError, without a step, if they are NaN or infinite."""
+    def step(self, settings: StepSettings) -> float | None:
+        """Take a step if there are gradients. Returns their norm before clipping, or None.
+
+        Raises a DataError, without a step, if they are NaN or infinite.
+        """
+        found = None
         with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
             gradients = [p.grad for p in with_gradient if p.grad is not None]
             if self.examples > 1:  # dividing by 1 would read and write every gradient for nothing
                 torch._foreach_div_(gradients, float(self.examples))
             norm = nn.utils.clip_grad_norm_(with_gradient, settings.clip) if settings.clip else _norm(gradients)
-            self._check(float(norm))  # sync
+            found = float(norm)  # sync
+            self._check(found)
             self._step(settings)
             for parameter in with_gradient:  # a fused step doesn't; engines that copy weights need it
                 increment_version(parameter)
@@ -108,6 +113,7 @@ class ModuleOptimizer:
             self.module.zero_grad(set_to_none=True)
             self.steps += 1
         self.examples = 0
+        return found
 
     def _check(self, norm: float) -> None:
         """Drop the gradients and raise a DataError if their norm is NaN or infinite."""

@@ -18,6 +18,7 @@ from spacy_bertft import compat
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
+from spacy_bertft.learning.tally import Tally
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 
 # What spaCy's default optimizer has beside its learning rate and betas.
@@ -50,6 +51,7 @@ class TorchShim(Shim):
         self.tuning: Tuning = FullTuning()
         self.backward_from = backward_from
         self.optimizer: ModuleOptimizer | None = None
+        self.tally = Tally()  # for the loggers of a run
         self._reported: int | None = None
         self._settings = _DEFAULTS  # of the last step
 
@@ -133,10 +135,13 @@ class TorchShim(Shim):
         if self.optimizer is not None:
             self.optimizer.rate_factor = factor
 
-    def count(self, n_examples: int) -> None:
-        """Count examples whose gradients are, or will be, summed into the next step."""
+    def count(self, n_examples: int, *, subwords: int = 0, loss: float = 0.0) -> None:
+        """Count examples whose gradients are, or will be, summed into the next step. loss: summed over them."""
         if self.optimizer is not None:
             self.optimizer.count(n_examples)
+        self.tally.texts += n_examples
+        self.tally.subwords += subwords
+        self.tally.loss += loss
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take a step with the current settings of thinc's optimizer."""
@@ -144,8 +149,9 @@ class TorchShim(Shim):
 
     def step(self, settings: StepSettings) -> None:
         """Take a step, unless there is no module yet."""
-        if self.optimizer is not None:
-            self.optimizer.step(settings)
+        norm = None if self.optimizer is None else self.optimizer.step(settings)
+        if norm is not None:
+            self.tally.stepped(norm, settings.learn_rate)
 
     def settings_of(self, optimizer: Any) -> StepSettings:
         """Read the settings of a step. If the optimizer keeps averages, `use_params` finds this shim's in them.

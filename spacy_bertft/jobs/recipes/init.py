@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spacy_bertft.components.pairs import PairTokenizer
+from spacy_bertft.encoder.checkpoint import n_layer_parameters
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
@@ -149,14 +149,12 @@ def _load(name: str, revision: str) -> Encoder:
 
 
 def _facts(name: str, revision: str, encoder: Encoder) -> EncoderFacts:
-    sizes: Counter[bool] = Counter()  # whether in a layer -> parameters
-    for weight, tensor in encoder.at_rest().weights.items():
-        sizes["embeddings" not in weight and "pooler" not in weight] += tensor.numel()
+    weights = encoder.at_rest().weights
     return EncoderFacts(
         name,
         revision,
         family=encoder.checkpoint.config.get("model_type", ""),
-        body=sizes[True],
-        parameters=sizes.total(),
+        body=n_layer_parameters(weights),
+        parameters=sum(one.numel() for one in weights.values()),
         limit=encoder.checkpoint.limit(encoder.first_position),
     )

@@ -9,24 +9,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from tempfile import TemporaryFile
 
 from spacy_bertft.errors import ConfigError
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20.0  # for the others to end after one has
+_LINES = 20  # of the messages of one that failed
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `python <arguments>` in `count` processes, and return the exit code: 0 if all succeed.
 
-    If one ends with an error, the others are ended too, and its code is returned. Only the first one's standard output
-    is shown. The cores are shared out, unless OMP_NUM_THREADS is set. Raises a ConfigError for fewer than one process.
+    If one ends with an error, the others are ended too, and its code is returned. The first one's output is shown, and
+    the last messages of another one that fails. The cores are shared out, unless OMP_NUM_THREADS is set. Raises a ConfigError for fewer than one process.
     """
     if count < 1:
-        raise ConfigError(
-            f"processes: found {count}; expected 1 or more; fix: give the number of processes to share a batch"
-        )
+        raise ConfigError(f"processes: found {count}; expected 1 or more; fix: give the number of processes")
     shared = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
@@ -34,20 +34,29 @@ def launch(arguments: Sequence[str], count: int) -> int:
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
     }
-    running = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=None if rank == 0 else subprocess.DEVNULL,
-        )
-        for rank in range(count)
-    ]
-    try:
-        return _wait(running)
-    except KeyboardInterrupt:  # they have got it too, and write a checkpoint
-        return _wait(running)
-    finally:
-        _end(running)
+    with ExitStack() as stack:
+        messages = [stack.enter_context(TemporaryFile()) for _ in range(count)]
+        running = [
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=messages[rank] if rank else None,
+                stderr=messages[rank] if rank else None,
+            )
+            for rank in range(count)
+        ]
+        try:
+            failed = _wait(running)
+        except KeyboardInterrupt:  # they have got it too, and write a checkpoint
+            failed = _wait(running)
+        finally:
+            _end(running)
+        if failed:
+            messages[failed].seek(0)
+            sys.stderr.write(
+                "".join(messages[failed].read().decode(errors="replace").splitlines(keepends=True)[-_LINES:])
+            )
+        return 0 if failed is None else running[failed].returncode
 
 
 def _free_port() -> int:
@@ -57,15 +66,13 @@ def _free_port() -> int:
         return port
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended, or one with an error."""
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended, or one with an error, whose rank is returned."""
     while True:
         codes = [process.poll() for process in running]
-        failed = next((code for code in codes if code), None)
-        if failed is not None:
+        failed = next((rank for rank, code in enumerate(codes) if code), None)
+        if failed is not None or None not in codes:
             return failed
-        if None not in codes:
-            return 0
         time.sleep(_POLL_SECONDS)
 
 

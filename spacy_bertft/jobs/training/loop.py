@@ -39,6 +39,7 @@ class Progress:
 
     updates: int = 0
     words: int = 0  # seen in training
+    texts: int = 0  # the same
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)  # sums since the last evaluation, by component
     results: list[tuple[float, int]] = field(default_factory=list)  # score and step of each evaluation
@@ -85,6 +86,7 @@ class Loop:
             self._update(batch, next(dropouts), progress.losses)
             progress.updates += 1
             progress.words += sum(map(len, batch))
+            progress.texts += len(batch)
             last = self.batches.last or bool(settings["max_steps"] and number >= settings["max_steps"])
             info, best = None, False
             if last or number % settings["eval_frequency"] == 0:
@@ -99,6 +101,7 @@ class Loop:
                     "other_scores": scores,
                     "losses": progress.losses,
                     "checkpoints": progress.results,
+                    "is_best": best,
                     "seconds": int(time.perf_counter() - started),
                     "words": progress.words,
                 }

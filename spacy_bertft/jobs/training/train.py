@@ -26,6 +26,7 @@ from spacy.training.loop import (
 from spacy.util import registry, resolve_dot_names
 from thinc.api import Config, fix_random_seed, set_gpu_allocator
 
+from spacy_bertft.components.progress.figures import BEGAN, Began
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import staged_folder
 from spacy_bertft.jobs.processes import Processes, join_processes
@@ -131,6 +132,7 @@ class _Run:
 
     def train(self, progress: Progress, stdout: IO[str], stderr: IO[str]) -> None:
         """Take all steps, and write the pipelines."""
+        BEGAN.set(Began(progress.updates, progress.texts, progress.seconds))
         log_step, finalize = self._logger(stdout, stderr)
         try:
             with _stopping() as stopped:
