@@ -120,7 +120,6 @@ def test_an_error_of_ours_during_training_gets_one_message_too(config, tmp_path)
     schedule = "training.optimizer.learn_rate."
     said = refused(config, "-o", tmp_path / "out", f"--{schedule}initial_rate", "1e30", f"--{schedule}warmup", "0")
     assert "lower learning rate" in said
-    assert "It happened in the batch of" in said
 
 
 def test_options_that_are_no_settings_are_refused(config):
@@ -191,7 +190,10 @@ def test_a_run_that_was_stopped_is_resumed(config, tmp_path):
     assert "Resumed after 3 steps" in second.stdout
     weights = "model-last/encoder/encoder/model.safetensors"
     assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
-    logs = [list(csv.DictReader((tmp_path / name / "training_log.csv").open())) for name in ("out", "whole")]
+    logs = [
+        list(csv.DictReader((tmp_path / name / "training_log.csv").read_text(encoding="utf-8").splitlines()))
+        for name in ("out", "whole")
+    ]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     for name in ("epoch", "learn_rate", "loss_ner", "best", "score"):
         assert [row[name] for row in logs[0]] == [row[name] for row in logs[1]], name

@@ -23,7 +23,8 @@ def launch(arguments: Sequence[str], count: int) -> int:
     """Run `python <arguments>` in `count` processes, and return the exit code: 0 if all succeed.
 
     If one ends with an error, the others are ended too, and its code is returned. The first one's output is shown, and
-    the last messages of another one that fails. The cores are shared out, unless OMP_NUM_THREADS is set. Raises a ConfigError for fewer than one process.
+    the last messages of another one that fails. The cores are shared out, unless OMP_NUM_THREADS is set.
+    Raises a ConfigError for fewer than one process.
     """
     if count < 1:
         raise ConfigError(f"processes: found {count}; expected 1 or more; fix: give the number of processes")

@@ -149,7 +149,7 @@ def test_other_loggers_get_the_figures(tiny_bert):
 
 
 def test_a_constant_rate_that_is_far_too_high_is_said_before_the_first_step(tiny_bert, caplog, monkeypatch):
-    monkeypatch.setattr("spacy_bertft.components.encoder_architecture.EncoderShim.n_parameters", lambda _: 110_000_000)
+    monkeypatch.setattr("spacy_bertft.components.encoder_architecture.n_layer_parameters", lambda _: 85_000_000)
 
     def said(optimizer, **settings):
         caplog.clear()

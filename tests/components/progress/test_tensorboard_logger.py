@@ -43,7 +43,7 @@ def test_it_has_every_step_beside_the_models_and_runs_in_a_chain(config, tmp_pat
     assert "score/speed" not in scalars
     assert any(tag.startswith("cats_f_per_type/") for tag in scalars)
     assert list(scalars["loss/ner"]) == [0, 1, 2, 3, 4, 5]
-    assert list(scalars["score/score"]) == [0, 2, 4]
+    assert list(scalars["score/score"]) == [0, 2, 4, 5]
     assert max(scalars["training/learn_rate"].values()) == pytest.approx(5e-5)
     (text,) = found.Tensors("config/text_summary")
     assert b"bertft_encoder" in text.tensor_proto.string_val[0]
