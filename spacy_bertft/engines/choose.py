@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
-from spacy_bertft.engines.family_weights import Shape, read_net
+from spacy_bertft.engines.family_weights import Shape, read_dropouts, read_net
 from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
@@ -21,7 +22,7 @@ from spacy_bertft.engines.transformers import TransformersEngine
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EngineName = Literal["onnx", "fused", "transformers"]
+EngineName = Literal["onnx", "fused", "fused_training", "transformers"]
 
 
 class Runnable(Protocol):
@@ -79,9 +80,9 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
     """The engines that may run, best first. half: run in bfloat16; padded: the user has chosen padding."""
     if form == "onnx":
         return ("onnx",)
-    if device.type == "cpu" and not (half or padded or learning):
-        return ("fused", "transformers")
-    return ("transformers",)
+    if device.type != "cpu" or padded or (half and not learning):
+        return ("transformers",)
+    return ("fused_training" if learning else "fused", "transformers")
 
 
 def uses_half(precision: Precision, device: torch.device) -> bool:
@@ -116,7 +117,10 @@ class Engines:
         for name in names:
             if name == "transformers":
                 break
-            engine = self._costly(name, encoder)
+            if name == "fused_training":
+                self._kept, engine = None, _make_fused_training(encoder, half=half)
+            else:
+                engine = self._costly(name, encoder)
             if engine is not None:
                 return engine
         self._kept = None
@@ -150,6 +154,17 @@ def _make_fused(encoder: Runnable) -> Engine | None:
         net = read_net(encoder.shape, shared)
         shared.engine = None if net is None else FusedEngine(net)
     return None if shared.engine is None else shared.engine.adapted(encoder.updates)
+
+
+def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
+    shape, model = encoder.shape, encoder.model
+    if shape is None or encoder.settings.gradient_checkpointing:
+        return None
+    net = read_net(shape, dict(model.named_parameters()))  # None for LoRA's maps, which are modules of their own
+    if net is None:
+        return None
+    words: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+    return FusedTrainingEngine(net, words, read_dropouts(shape, model), half=half)
 
 
 _MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

@@ -39,12 +39,18 @@ def test_prediction_on_a_cpu_is_fused_where_the_family_is_known():
 
 
 @pytest.mark.parametrize("half", [True, False])
+def test_training_on_a_cpu_is_fused_where_the_family_is_known(half):
+    learning = {**PLAIN, "learning": True, "half": half}
+    assert candidates("weights", CPU, **learning) == ("fused_training", "transformers")
+
+
+@pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
 def test_all_else_is_for_transformers(device, half, padded, learning):
     found = candidates("weights", device, half=half, padded=padded, learning=learning)
-    if device.type != "cpu" or half or padded or learning:
+    if device.type != "cpu" or padded or (half and not learning):
         assert found == ("transformers",)
     else:
         assert found[-1] == "transformers"
