@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
-from spacy_bertft.engines.family_weights import Shape, read_dropouts, read_net
+from spacy_bertft.engines.family_dropouts import read_dropouts
+from spacy_bertft.engines.family_weights import Shape, read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
@@ -85,12 +86,14 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
     return ("fused_training" if learning else "fused", "transformers")
 
 
-def uses_half(precision: Precision, device: torch.device) -> bool:
-    """Whether to run in bfloat16; "auto" does so on a GPU that has it.
+def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
+    """Whether to run in bfloat16; "auto" does so on a GPU that has it, and on a CPU that has it in fused training.
 
-    Not on a CPU: there, autocast leaves the sums between layers in bfloat16 too.
+    Not to predict on a CPU: the fused engine runs in float32 only.
     """
-    return compat.has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
+    if precision != "auto":
+        return precision == "bfloat16"
+    return compat.has_bfloat16(device) and (learning or device.type != "cpu")
 
 
 def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
@@ -112,7 +115,7 @@ class Engines:
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
-        half = uses_half(self.precision, encoder.device)
+        half = uses_half(self.precision, encoder.device, learning=learning)
         names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
             if name == "transformers":
@@ -124,6 +127,8 @@ class Engines:
             if engine is not None:
                 return engine
         self._kept = None
+        # Autocast on a CPU leaves the sums between layers in bfloat16 too: only for those who ask for it.
+        half = uses_half(self.precision, encoder.device, learning=False)
         return TransformersEngine(
             encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
         )
@@ -158,7 +163,7 @@ def _make_fused(encoder: Runnable) -> Engine | None:
 
 def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
     shape, model = encoder.shape, encoder.model
-    if shape is None or encoder.settings.gradient_checkpointing:
+    if shape is None or compat.checkpoints_activations(model):
         return None
     net = read_net(shape, dict(model.named_parameters()))  # None for LoRA's maps, which are modules of their own
     if net is None:

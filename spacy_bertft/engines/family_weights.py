@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 
@@ -37,7 +37,6 @@ class _Names:
     up: str
     down: str
     down_norm: str
-    dropouts: tuple[str, str | None, str]  # modules in a layer; see LayerDropouts
 
 
 _BERT = _Names(
@@ -57,7 +56,6 @@ _BERT = _Names(
     up="intermediate.dense",
     down="output.dense",
     down_norm="output.LayerNorm",
-    dropouts=("attention.self.dropout", "attention.output.dropout", "output.dropout"),
 )
 _DISTILBERT = _Names(
     settings={
@@ -76,7 +74,6 @@ _DISTILBERT = _Names(
     up="ffn.lin1",
     down="ffn.lin2",
     down_norm="output_layer_norm",
-    dropouts=("attention.dropout", None, "ffn.dropout"),
 )
 FAMILIES: Mapping[str, _Names] = {
     "bert": _BERT,
@@ -109,23 +106,6 @@ class Shape:
     activation: Activation
     eps: float  # of the norms
     first_position: int  # of a window's first subword
-
-
-@dataclass(frozen=True, slots=True)
-class LayerDropouts:
-    """Probabilities of dropout in a layer."""
-
-    attention: float  # of attention's weights
-    out: float  # of what attention adds
-    down: float  # of what the feed-forward net adds
-
-
-@dataclass(frozen=True, slots=True)
-class Dropouts:
-    """Probabilities of dropout in an encoder."""
-
-    embeddings: float
-    layers: tuple[LayerDropouts, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +187,6 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         eps=float(config.get("layer_norm_eps", 1e-12)),
         first_position=padding + 1 if behind else 0,
     )
-
-
-def read_dropouts(shape: Shape, model: nn.Module) -> Dropouts:
-    """Read the current probabilities of dropout from transformers' model; 0 outside of training."""
-    names = FAMILIES[shape.family]
-
-    def probability(name: str) -> float:
-        module: Any = model.get_submodule(name)
-        return float(module.p) if module.training else 0.0
-
-    layers = [
-        LayerDropouts(*(probability(f"{names.layer}.{number}.{name}") if name else 0.0 for name in names.dropouts))
-        for number in range(shape.layers)
-    ]
-    return Dropouts(probability("embeddings.dropout"), tuple(layers))
 
 
 def size_settings(family: str) -> tuple[str, ...]:

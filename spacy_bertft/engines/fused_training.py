@@ -16,11 +16,12 @@ from torch.nn.functional import dropout, embedding, gelu, layer_norm, linear, re
 
 from spacy_bertft.engines.attention import Group, groups_of, spread
 from spacy_bertft.engines.dropout import drop, kept
-from spacy_bertft.engines.family_weights import Activation, Dropouts, Layer, LayerDropouts, Net
+from spacy_bertft.engines.family_dropouts import Dropouts, LayerDropouts
+from spacy_bertft.engines.family_weights import Activation, Layer, Net
 from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Packed
 
-# In bfloat16, a batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows.
+# In bfloat16, a batch is filled with idle rows to a multiple of this: oneDNN keeps code for each number of rows.
 _ROW_MULTIPLE = 16
 # In the highest layer, the backward pass leaves out rows without a gradient if there are at least so many of them.
 _LEAST_UNREAD = 0.1
@@ -61,8 +62,8 @@ class FusedTrainingEngine:
         places = positions(packed, net.shape.first_position)
         if packed.segments is not None and len(net.positions) > 1:
             places = places + packed.segments * net.positions.shape[1]
-        ids, places = (torch.from_numpy(np.pad(array, (0, idle))) for array in (packed.ids, places))
-        summed = self.words(ids) + embedding(places, net.positions.flatten(0, 1))
+        ids, rows = (torch.from_numpy(np.pad(array, (0, idle))) for array in (packed.ids, places))
+        summed = self.words(ids) + embedding(rows, net.positions.flatten(0, 1))
         return layer_norm(summed, net.norm.weight.shape, net.norm.weight, net.norm.bias, net.shape.eps)
 
 
@@ -96,10 +97,11 @@ class _Joint(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         needs_hidden, _, *needed = ctx.needs_input_grad
         of_hidden = (gradient @ weight).float() if needs_hidden else None
-        of_weights = of_biases = [None] * len(ctx.sizes)
+        of_weights: Any = (None,) * len(ctx.sizes)
+        of_biases = of_weights
         if any(needed):
-            of_weights = (gradient.t() @ rows).float().split(ctx.sizes)
-            of_biases = gradient.sum(0).float().split(ctx.sizes)
+            of_weights = torch.split((gradient.t() @ rows).float(), ctx.sizes)
+            of_biases = torch.split(gradient.sum(0).float(), ctx.sizes)
         return of_hidden, None, *of_weights, *of_biases
 
 
@@ -160,7 +162,7 @@ class _Attention(torch.autograd.Function):
 
 def _split(rows: Tensor, groups: list[Group]) -> tuple[Tensor, ...]:
     sizes = [group.rows for group in groups]
-    return rows[: sum(sizes)].split(sizes)
+    return torch.split(rows[: sum(sizes)], sizes)
 
 
 def _joined(parts: list[Tensor], n_rows: int) -> Tensor:
@@ -226,7 +228,7 @@ class _AfterAttention(torch.autograd.Function):
         else:
             some = [None if one is None else one.index_select(0, read) for one in by_row]
             found = _backward(gradient[read], settings, some, weights, ctx.needs_input_grad[3:])
-            of_mixed, of_hidden = (one.new_zeros(gradient.shape).index_copy_(0, read, one) for one in found[:2])
+            of_mixed, of_hidden = (None if one is None else spread(one, read, len(gradient)) for one in found[:2])
             of_weights = found[2:]
         return of_mixed, of_hidden, None, *of_weights
 

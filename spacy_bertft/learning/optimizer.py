@@ -160,7 +160,8 @@ class ModuleOptimizer:
         if divisor != 1 and gradients[0].device.type != "cpu":
             torch._foreach_div_(gradients, divisor)
         # On a CPU, the fused step divides while it reads the gradients: it is bound by the memory.
-        self.adamw.grad_scale = torch.tensor(divisor) if gradients[0].device.type == "cpu" else None
+        scale = torch.tensor(divisor) if gradients[0].device.type == "cpu" else None
+        self.adamw.grad_scale = scale  # type: ignore[attr-defined]  # as torch's GradScaler sets it
         for group in self.adamw.param_groups:
             group["lr"] = settings.learn_rate * self.rate_factor * group["rate_factor"]
             group["betas"] = settings.betas
