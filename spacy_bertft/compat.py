@@ -124,10 +124,17 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.disable_input_require_grads()  # type: ignore[no-untyped-call]
 
 
+def checkpoints_activations(model: PreTrainedModel) -> bool:
+    """Whether `checkpoint_activations` was called on a model, whose property for that was renamed."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device is a GPU that multiplies bfloat16 matrices in hardware: CUDA from Ampere on, or ROCm."""
+    """Whether a device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, ROCm, AVX512-BF16 or AMX."""
     import torch
 
+    if device.type == "cpu":
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     if device.type != "cuda":
         return False
     recent = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -102,9 +102,15 @@ def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch, capability, told, expect
     assert compat.has_bfloat16(torch.device("cuda")) is expected
 
 
-@pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_other_devices_are_no_such_gpu(device):
-    assert not compat.has_bfloat16(torch.device(device))
+def test_other_gpus_have_none():
+    assert not compat.has_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize("able", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)])
+def test_a_cpu_has_bfloat16_with_avx512_bf16_or_amx(monkeypatch, able):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in able, raising=False)
+    assert compat.has_bfloat16(torch.device("cpu")) is bool(able)
 
 
 def test_attention_without_cudnns_kernels(monkeypatch):
@@ -120,3 +126,13 @@ def test_attention_without_cudnns_kernels(monkeypatch):
     with compat.without_cudnn_attention(torch.device("cuda")):
         assert not enabled["cudnn"]
     assert not enabled["cudnn"]
+
+
+@pytest.mark.touches_transformers
+def test_whether_activations_are_checkpointed_is_known(tiny_bert):
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tiny_bert)
+    assert not compat.checkpoints_activations(model)
+    compat.checkpoint_activations(model)
+    assert compat.checkpoints_activations(model)

@@ -125,18 +125,18 @@ def _mask(group: Group, sliding_window: int | None, device: torch.device) -> Ten
     return (group.mask & band) | ~group.mask.transpose(2, 3)
 
 
-def _spread(rows: Tensor, places: Tensor, size: int) -> Tensor:
+def spread(rows: Tensor, places: Tensor, size: int) -> Tensor:
     """Rows at their places among `size`, zeros elsewhere."""
     return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, places, rows)
 
 
 class _Pad(torch.autograd.Function):
-    """_spread. Each place has one row, so that the gradient is a selection; PyTorch would add up rows."""
+    """`spread`. Each place has one row, so that the gradient is a selection; PyTorch would add up rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(places)
-        return _spread(rows, places, size)
+        return spread(rows, places, size)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -154,7 +154,7 @@ class _Unpad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _spread(gradient, ctx.saved_tensors[0], ctx.size), None
+        return spread(gradient, ctx.saved_tensors[0], ctx.size), None
 
 
 def _with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
+from spacy_bertft.engines.family_dropouts import read_dropouts
 from spacy_bertft.engines.family_weights import Shape, read_net
 from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
@@ -21,7 +23,7 @@ from spacy_bertft.engines.transformers import TransformersEngine
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EngineName = Literal["onnx", "fused", "transformers"]
+EngineName = Literal["onnx", "fused", "fused_training", "transformers"]
 
 
 class Runnable(Protocol):
@@ -79,17 +81,19 @@ def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, le
     """The engines that may run, best first. half: run in bfloat16; padded: the user has chosen padding."""
     if form == "onnx":
         return ("onnx",)
-    if device.type == "cpu" and not (half or padded or learning):
-        return ("fused", "transformers")
-    return ("transformers",)
+    if device.type != "cpu" or padded or (half and not learning):
+        return ("transformers",)
+    return ("fused_training" if learning else "fused", "transformers")
 
 
-def uses_half(precision: Precision, device: torch.device) -> bool:
-    """Whether to run in bfloat16; "auto" does so on a GPU that has it.
+def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
+    """Whether to run in bfloat16; "auto" does so on a GPU that has it, and on a CPU that has it in fused training.
 
-    Not on a CPU: there, autocast leaves the sums between layers in bfloat16 too.
+    Not to predict on a CPU: the fused engine runs in float32 only.
     """
-    return compat.has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
+    if precision != "auto":
+        return precision == "bfloat16"
+    return compat.has_bfloat16(device) and (learning or device.type != "cpu")
 
 
 def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
@@ -111,15 +115,20 @@ class Engines:
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
-        half = uses_half(self.precision, encoder.device)
+        half = uses_half(self.precision, encoder.device, learning=learning)
         names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
             if name == "transformers":
                 break
-            engine = self._costly(name, encoder)
+            if name == "fused_training":
+                self._kept, engine = None, _make_fused_training(encoder, half=half)
+            else:
+                engine = self._costly(name, encoder)
             if engine is not None:
                 return engine
         self._kept = None
+        # Autocast on a CPU leaves the sums between layers in bfloat16 too: only for those who ask for it.
+        half = uses_half(self.precision, encoder.device, learning=False)
         return TransformersEngine(
             encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
         )
@@ -150,6 +159,17 @@ def _make_fused(encoder: Runnable) -> Engine | None:
         net = read_net(encoder.shape, shared)
         shared.engine = None if net is None else FusedEngine(net)
     return None if shared.engine is None else shared.engine.adapted(encoder.updates)
+
+
+def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
+    shape, model = encoder.shape, encoder.model
+    if shape is None or compat.checkpoints_activations(model):
+        return None
+    net = read_net(shape, dict(model.named_parameters()))  # None for LoRA's maps, which are modules of their own
+    if net is None:
+        return None
+    words: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+    return FusedTrainingEngine(net, words, read_dropouts(shape, model), half=half)
 
 
 _MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

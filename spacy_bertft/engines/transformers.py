@@ -1,4 +1,4 @@
-"""transformers' own model as an engine: for training, GPUs, and families that the fused engine doesn't support."""
+"""transformers' own model as an engine: for GPUs, and what the fused engines don't support."""
 
 from __future__ import annotations
 

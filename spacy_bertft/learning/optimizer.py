@@ -60,6 +60,7 @@ class ModuleOptimizer:
         self.averages = Averages()  # empty unless the settings of a step ask for them
         self._held: tuple[nn.Parameter, ...] = ()  # get no gradient for now
         self._held_at: int | None = None
+        self._tables: dict[nn.Parameter, Tensor] = {}  # what the gradients of embedding tables are collected in
 
     def count(self, n_examples: int) -> None:
         """Add examples whose gradients are, or will be, summed into the next step."""
@@ -77,7 +78,23 @@ class ModuleOptimizer:
         self._held_at = now
         for parameter in self._held:
             parameter.requires_grad_(False)
+        for module in self.module.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = module.weight.device.type == "cpu"  # see `collect`
         return True
+
+    def collect(self) -> None:
+        """After a backward pass: turn gradients of single rows of an embedding table into those of the whole table.
+
+        A new table of zeros in each backward pass would cost more time than AdamW's step on it, mostly for getting its
+        memory from the system.
+        """
+        for parameter in self.module.parameters():
+            rows = parameter.grad
+            if rows is not None and rows.is_sparse:
+                table = self._tables.get(parameter)
+                table = self._tables[parameter] = torch.zeros_like(parameter) if table is None else table.zero_()
+                parameter.grad = table.add_(rows)
 
     def _now(self) -> int:
         """The step, or the epoch."""
@@ -100,12 +117,9 @@ class ModuleOptimizer:
         with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
             gradients = [p.grad for p in with_gradient if p.grad is not None]
-            if self.examples > 1:  # dividing by 1 would read and write every gradient for nothing
-                torch._foreach_div_(gradients, float(self.examples))
-            norm = nn.utils.clip_grad_norm_(with_gradient, settings.clip) if settings.clip else _norm(gradients)
-            found = float(norm)  # sync
+            found = float(_norm(gradients)) / max(1, self.examples)  # sync
             self._check(found)
-            self._step(settings)
+            self._step(settings, gradients, found)
             for parameter in with_gradient:  # a fused step doesn't; engines that copy weights need it
                 increment_version(parameter)
             if settings.averages:
@@ -145,7 +159,14 @@ class ModuleOptimizer:
         """AdamW's state of one weight; empty before its first step."""
         return self.adamw.state.get(parameter, {}) if self.groups else {}
 
-    def _step(self, settings: StepSettings) -> None:
+    def _step(self, settings: StepSettings, gradients: list[Tensor], norm: float) -> None:
+        """Divide the sums of gradients by the number of examples, clip their mean, whose norm is given, and step."""
+        divisor = max(1, self.examples) * (max(1.0, norm / settings.clip) if settings.clip else 1.0)
+        if divisor != 1 and gradients[0].device.type != "cpu":
+            torch._foreach_div_(gradients, divisor)
+        # On a CPU, the fused step divides while it reads the gradients: it is bound by the memory.
+        scale = torch.tensor(divisor) if gradients[0].device.type == "cpu" else None
+        self.adamw.grad_scale = scale  # type: ignore[attr-defined]  # as torch's GradScaler sets it
         for group in self.adamw.param_groups:
             group["lr"] = settings.learn_rate * self.rate_factor * group["rate_factor"]
             group["betas"] = settings.betas

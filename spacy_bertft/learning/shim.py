@@ -113,6 +113,8 @@ class TorchShim(Shim):
         self._model.train()
         with compat.without_cudnn_attention(tensor.device):
             torch.autograd.backward(tensor, gradient)
+        if self.optimizer is not None:
+            self.optimizer.collect()
 
     def report(self, n_trained: int) -> None:
         """Tell `spacy train` how much of the module is trained, if that has changed."""

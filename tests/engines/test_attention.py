@@ -12,7 +12,7 @@ from tiny import PACKED
 from torch import nn
 
 from spacy_bertft import compat
-from spacy_bertft.engines import attention
+from spacy_bertft.engines import attention, choose
 from spacy_bertft.engines.attention import groups_of, packed_attention, runs_of
 
 pytestmark = pytest.mark.touches_transformers
@@ -187,6 +187,7 @@ def test_flash_attention_is_asked_for_the_same_numbers(tiny_encoder, family, mon
     torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", counted)
     flash = compat.flash_attention()
     monkeypatch.setattr(attention, "_flash_attention", lambda value, dropout: flash if dropout == 0 else None)
+    monkeypatch.setattr(choose, "_make_fused_training", lambda encoder, half: None)
     folder = tiny_encoder(family)
     features = encoder_of(folder)(texts_of([*MIXED, LONG]))  # with gradients: transformers' own model
     expected = plain_forward(folder, MIXED)

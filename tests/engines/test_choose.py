@@ -39,12 +39,18 @@ def test_prediction_on_a_cpu_is_fused_where_the_family_is_known():
 
 
 @pytest.mark.parametrize("half", [True, False])
+def test_training_on_a_cpu_is_fused_where_the_family_is_known(half):
+    learning = {**PLAIN, "learning": True, "half": half}
+    assert candidates("weights", CPU, **learning) == ("fused_training", "transformers")
+
+
+@pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
 def test_all_else_is_for_transformers(device, half, padded, learning):
     found = candidates("weights", device, half=half, padded=padded, learning=learning)
-    if device.type != "cpu" or half or padded or learning:
+    if device.type != "cpu" or padded or (half and not learning):
         assert found == ("transformers",)
     else:
         assert found[-1] == "transformers"
@@ -54,17 +60,26 @@ def test_all_else_is_for_transformers(device, half, padded, learning):
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
-def test_auto_is_half_where_a_gpu_has_it(device, able, monkeypatch):
-    monkeypatch.setattr(compat, "has_bfloat16", lambda device: able and device.type == "cuda")
-    assert uses_half("auto", device) is (able and device.type == "cuda")
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_auto_is_half_where_a_device_has_it_but_not_to_predict_on_a_cpu(device, learning, able, monkeypatch):
+    monkeypatch.setattr(compat, "has_bfloat16", lambda device: able)
+    assert uses_half("auto", device, learning=learning) is (able and (learning or device.type == "cuda"))
+
+
+def test_auto_trains_in_half_on_a_cpu_only_where_sums_stay_float32(tiny_encoder, monkeypatch):
+    monkeypatch.setattr(compat, "has_bfloat16", lambda device: True)
+    fused, other = (encoder_of(tiny_encoder(family)).train().engine() for family in ("bert-uncased", "albert"))
+    assert fused.dtype == torch.bfloat16
+    assert not other.half
+    assert encoder_of(tiny_encoder("albert"), precision="bfloat16").train().engine().half
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("bfloat16", True), ("float32", False)])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_the_user_asks_for_is_what_runs(device, precision, expected, monkeypatch):
     monkeypatch.setattr(compat, "has_bfloat16", lambda device: not expected)
-    assert uses_half(precision, device) is expected
+    assert uses_half(precision, device, learning=True) is expected
 
 
 # --- what is kept

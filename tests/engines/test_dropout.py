@@ -10,7 +10,7 @@ from torch import nn
 from spacy_bertft import compat
 from spacy_bertft.encoder.loading import load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.engines import attention
+from spacy_bertft.engines import attention, choose
 from spacy_bertft.engines.dropout import Dropout, drop, use_dropout
 
 pytestmark = pytest.mark.touches_transformers
@@ -82,6 +82,7 @@ def test_a_model_that_is_built_late_knows_whether_it_is_trained(tiny_bert, tmp_p
 
 
 def test_no_dropout_of_torchs_own_is_left(tiny_bert, monkeypatch):
+    monkeypatch.setattr(choose, "_make_fused_training", lambda encoder, half: None)
     shapes = []
 
     def seen(values, probability):
@@ -97,7 +98,8 @@ def test_no_dropout_of_torchs_own_is_left(tiny_bert, monkeypatch):
 
 
 @pytest.mark.skipif(not CAN_PACK, reason="nothing is packed under transformers 4")
-def test_activations_computed_anew_drop_the_same_numbers(tiny_bert):
+def test_activations_computed_anew_drop_the_same_numbers(tiny_bert, monkeypatch):
+    monkeypatch.setattr(choose, "_make_fused_training", lambda encoder, half: None)
     gradients = []
     for anew in (False, True):
         encoder = encoder_of(tiny_bert).train()

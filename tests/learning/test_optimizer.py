@@ -261,3 +261,54 @@ def test_after_it_the_next_step_is_taken_as_if_it_had_not_been():
     optimizer.count(2)
     optimizer.step(SETTINGS)
     assert_moved(module.vector, first_step(1.0, -0.5))
+
+
+# --- embedding tables
+
+
+class Table(nn.Module):
+    """Rows that are looked up, and a vector."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows = nn.Embedding(6, 2)
+        self.vector = nn.Parameter(torch.ones(2))
+
+    def forward(self, ids):
+        return (self.rows(torch.tensor(ids)) * self.vector).square().sum()
+
+
+def test_tables_learn_as_without_gradients_of_rows():
+    """Rows that had a gradient once move on by their moments, and all of them decay."""
+    collected, plain = Table(), Table()
+    ours, theirs = ModuleOptimizer(collected), ModuleOptimizer(plain)
+    settings = replace(SETTINGS, weight_decay=0.1, clip=1.0)
+    for batches in ([[0, 1, 1]], [[2]], [[1, 3], [3, 4]]):
+        ours.begin()
+        assert collected.rows.sparse
+        for ids in batches:
+            collected(ids).backward()
+            ours.collect()
+            assert not collected.rows.weight.grad.is_sparse
+            plain(ids).backward()
+        torch.testing.assert_close(collected.rows.weight.grad, plain.rows.weight.grad)
+        for optimizer in (ours, theirs):
+            optimizer.count(3)
+            optimizer.step(settings)
+        torch.testing.assert_close(collected.rows.weight, plain.rows.weight)
+        torch.testing.assert_close(collected.vector, plain.vector)
+
+
+def test_the_gradient_of_a_table_keeps_its_memory():
+    module = Table()
+    optimizer = ModuleOptimizer(module)
+    places = set()
+    for _ in range(3):
+        optimizer.begin()
+        module([0]).backward()
+        optimizer.collect()
+        places.add(module.rows.weight.grad.data_ptr())
+        optimizer.step(SETTINGS)
+        assert module.rows.weight.grad is None
+    assert len(places) == 1
