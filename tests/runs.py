@@ -24,6 +24,7 @@ def run_config(folder: Path, encoder: Path, *, name: str = "ner_textcat", **chan
         "paths.dev": str(data),
         "components.encoder.model.name": str(encoder),
         "components.encoder.model.device": "cpu",
+        "components.encoder.model.precision": "float32",  # in other processes too
         "training.max_epochs": 2,
         "training.eval_frequency": 2,
         "training.batcher.size": 4,

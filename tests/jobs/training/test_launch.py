@@ -58,6 +58,7 @@ def config_for(name, corpus, encoder, tmp_path, **training):
     components, tuning, optimizer = PIPELINES[name]
     config = config_of(corpus, encoder, components, tuning, optimizer, **training)
     config["training"]["dropout"] = 0.0
+    config["components"]["encoder"]["model"]["precision"] = "float32"
     # Adam divides by the size of gradients: where one is nearly 0, rounding would become a step of full size.
     config["training"]["optimizer"].update(eps=1e-4)
     config.to_disk(tmp_path / "run.cfg")
