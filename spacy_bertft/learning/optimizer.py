@@ -89,7 +89,7 @@ class ModuleOptimizer:
         A new table of zeros in each backward pass would cost more time than AdamW's step on it, mostly for getting its
         memory from the system.
         """
-        for parameter in self.module.parameters():
+        for parameter in (parameter for group in self.groups for parameter in group.parameters):
             rows = parameter.grad
             if rows is not None and rows.is_sparse:
                 table = self._tables.get(parameter)
@@ -114,6 +114,7 @@ class ModuleOptimizer:
         Raises a DataError, without a step, if they are NaN or infinite.
         """
         found = None
+        self.collect()  # of a backward pass that PyTorch's own function has started
         with_gradient = [p for group in self.groups for p in group.parameters if p.grad is not None]
         if with_gradient:
             gradients = [p.grad for p in with_gradient if p.grad is not None]

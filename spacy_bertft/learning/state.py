@@ -33,6 +33,7 @@ class Resumable(Protocol):
 def module_state(module: nn.Module, optimizer: ModuleOptimizer) -> TensorsByName:
     """Weights, moments, averages, and gradients that wait for a step."""
     optimizer.groups  # noqa: B018  # a tuning may add parameters
+    optimizer.collect()
     state: TensorsByName = {name: torch.tensor(getattr(optimizer, name)) for name in _COUNTERS}
     if optimizer.examples_per_epoch is not None:
         state["examples_per_epoch"] = torch.tensor(optimizer.examples_per_epoch)

@@ -16,8 +16,8 @@ from spacy_bertft.cli import app
 from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.jobs.checkpoints import find_checkpoints
 from spacy_bertft.jobs.pretraining import training_loop
-from spacy_bertft.jobs.pretraining.resume import find_checkpoints
 
 pytestmark = pytest.mark.touches_transformers
 

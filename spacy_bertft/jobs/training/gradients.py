@@ -33,6 +33,7 @@ def add_up_gradients(nlp: Language, frozen: list[str], processes: Processes) -> 
 
 def _add_up_module(optimizer: ModuleOptimizer, processes: Processes) -> None:
     """Of a torch module. The number of examples counts for all processes from now on."""
+    optimizer.collect()
     parameters = [parameter for group in optimizer.groups for parameter in group.parameters]
     summed = processes.add_up_gradients([parameter.grad for parameter in parameters], parameters)
     for parameter, gradient in zip(parameters, summed, strict=True):
