@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +295,27 @@ def test_an_error_names_the_texts_of_its_batch(corpus, tiny_bert, tmp_path):
     config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]}, before_update={"@callbacks": "test.spoil.v1"})
     with pytest.raises(DataError, match=r"training has diverged.*It happened in the batch of '.*' and 1 more texts"):
         run(config, tmp_path)
+
+
+def test_too_little_memory_on_a_gpu_says_what_to_change(corpus, tiny_bert, tmp_path):
+    def fill(nlp, info):
+        def update(*args, **kwargs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        nlp.update = update
+
+    registry.callbacks("test.fill.v1", func=lambda: fill)
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]}, before_update={"@callbacks": "test.fill.v1"})
+    with pytest.raises(
+        ConfigError, match=r"GPU ran out of memory in a batch of 4 texts.*accumulate_gradient.*smaller batches"
+    ):
+        run(config, tmp_path)
+
+
+def test_a_short_campaign_of_kills(tmp_path):
+    """As in docs/runs.md, with few kills."""
+    script = Path(__file__).parents[3] / "scripts/kill_runs.py"
+    command = [sys.executable, "-W", "ignore", str(script), "--kills", "3", "--work", str(tmp_path / "kills")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kills: all runs ended in the same weights" in done.stdout
