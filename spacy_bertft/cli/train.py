@@ -10,6 +10,8 @@ import typer
 
 from spacy_bertft.cli.console import clean_errors, import_code
 
+_STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
+
 _Config = Annotated[Path, typer.Argument(help="Training config, such as configs/ner.cfg; - reads stdin.")]
 _Output = Annotated[
     Path | None, typer.Option("--output", "--output-path", "-o", help="Folder for the pipelines and training_log.csv.")
@@ -50,7 +52,7 @@ def train_command(
     from wasabi import msg
 
     from spacy_bertft.jobs.training.prepare import choose_gpu, read_config
-    from spacy_bertft.jobs.training.train import train
+    from spacy_bertft.jobs.training.train import Stopped, train
 
     if verbose:
         logger.setLevel(logging.DEBUG)
@@ -68,16 +70,19 @@ def train_command(
             msg.warn(warning)
         _prepare(output_path)
         msg.info(about_gpu)
-        with show_validation_error(config_path, hint_fill=False):
-            train(
-                config,
-                output_path,
-                use_gpu=gpu,
-                resume=resume,
-                checkpoint_minutes=None if no_checkpoints else checkpoint_minutes,
-                checkpoint_steps=None if no_checkpoints else checkpoint_steps,
-                note=msg.info,
-            )
+        try:
+            with show_validation_error(config_path, hint_fill=False):
+                train(
+                    config,
+                    output_path,
+                    use_gpu=gpu,
+                    resume=resume,
+                    checkpoint_minutes=None if no_checkpoints else checkpoint_minutes,
+                    checkpoint_steps=None if no_checkpoints else checkpoint_steps,
+                    note=msg.info,
+                )
+        except Stopped:
+            raise typer.Exit(_STOPPED) from None
 
 
 def _run_in_processes(context: typer.Context, count: int) -> None:
@@ -97,7 +102,7 @@ def _run_in_processes(context: typer.Context, count: int) -> None:
     for name, value in given.items():
         if value is True:
             words.append(names[name])
-        elif value not in (None, False):
+        elif value is not None and value is not False:
             words += [names[name], str(value)]
     code = launch(["-m", "spacy_bertft", "train", config, *words, *context.args], count)
     if code:

@@ -230,9 +230,8 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
             losses[encoder.name] += value
 
     def _rate_factor(self, features: Features) -> float:
-        if self.learn_rate_factor is not None:
-            return self.learn_rate_factor
-        return 1.0 if features.hidden.requires_grad else _FROZEN_FACTOR
+        usual = 1.0 if features.hidden.requires_grad else _FROZEN_FACTOR
+        return usual if self.learn_rate_factor is None else self.learn_rate_factor
 
     def training_state(self) -> TensorsByName:
         """The state to resume training from after the last update."""
@@ -240,6 +239,8 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Resume training from the result of training_state."""
+        if self.reads.encoder is not None:  # a later move would replace the optimizer
+            shim_of(self.model).module = self._module().to(self.reads.encoder.encoder.device)
         shim_of(self.model).load_training_state(state)
 
     # --- disk and bytes

@@ -22,7 +22,7 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], *, 
     """
     target = folder / f"{PREFIX}{step}"
     part = folder / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    _delete_parts(folder)
     try:
         part.mkdir(parents=True)
         write(part)
@@ -52,6 +52,13 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints in a folder."""
     for path in find_checkpoints(folder).values():
+        shutil.rmtree(path, ignore_errors=True)
+    _delete_parts(folder)
+
+
+def _delete_parts(folder: Path) -> None:
+    """Delete what killed processes have not written to the end."""
+    for path in folder.glob(f".{PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -51,7 +52,7 @@ class Processes:
         """Each value, summed over all processes."""
         if self.count == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=_device())
+        sums = torch.tensor(values, dtype=torch.float64)
         with _others_alive():
             torch.distributed.all_reduce(sums)
         return sums.tolist()  # sync
@@ -96,15 +97,13 @@ def join_processes() -> Processes:
     """Connect the processes that torchrun has started; without torchrun, this is the only one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1 and not torch.distributed.is_initialized():
+        backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl"
+        # The others wait while the first one evaluates and saves.
+        torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return Processes(count, int(os.environ.get("RANK", "0")))
-
-
-def _device() -> str:
-    """Where tensors must be to be summed."""
-    return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
 
 
 @contextmanager
@@ -114,6 +113,6 @@ def _others_alive() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise BertftError(
-            f"Another process of the run has ended, or can't be reached: {str(error).splitlines()[0][:200]} Expected "
-            "all of them to run to the end. Its own message says why it ended. Continue with --resume."
+            f"The processes of the run could not exchange their gradients: {str(error).splitlines()[0][:200]} Expected "
+            "all of them to run to the end. If one has ended, its own message says why. Continue with --resume."
         ) from error

@@ -92,7 +92,11 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     set_("epochs", *_epochs(steps, aim))
     total = steps * found["epochs"]
     set_("eval_frequency", *_eval_frequency(total, len(train) * found["epochs"], len(dev)))
-    set_("patience", max(total // 2, found["eval_frequency"]), "the run ends if the score has not improved for half of its steps")
+    set_(
+        "patience",
+        max(total // 2, found["eval_frequency"]),
+        "the run ends if the score has not improved for half of its steps",
+    )
     set_("window", *_window(train, dev, encoder, aim))
     if aim == "speed":
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from spacy.language import Language
+from spacy.tokens import Span
 from spacy.training import Example
 from torch import Tensor
 
@@ -28,28 +29,34 @@ class Batches:
     So the batches don't depend on what training draws between them, and an epoch can be repeated up to any place in it.
     The next batch is always drawn in advance, so that `last` is known.
 
+    make_batcher: a new batcher, since the sizes of its batches may grow throughout the run.
     max_epochs: 0: no limit; -1: the corpus is a stream, which is read again for each epoch without being shuffled.
     """
 
-    def __init__(self, nlp: Language, corpus: Corpus, batcher: Batcher, *, max_epochs: int) -> None:
-        self._nlp, self._corpus, self._batcher = nlp, corpus, batcher
+    def __init__(self, nlp: Language, corpus: Corpus, make_batcher: Callable[[], Batcher], *, max_epochs: int) -> None:
+        self._nlp, self._corpus, self._make_batcher = nlp, corpus, make_batcher
         self._max_epochs = max_epochs
+        self._taken = 0
         self._generators = _generators()
         with self._own_generators():
             self._examples = list(corpus(nlp)) if max_epochs >= 0 else []
         if max_epochs >= 0 and not self._examples:
             raise DataError("The training corpus holds no texts. Expected annotated texts. Check paths.train.")
-        self._order = list(range(len(self._examples)))
+        with self._own_generators():
+            self._begun = random_state()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Go to the start of the run."""
+        self._order, self._batcher = list(range(len(self._examples))), self._make_batcher()
         self._start(epoch=0)
 
-    def _start(self, *, epoch: int, skip: int = 0) -> None:
-        """Begin an epoch with the current order and generators, without its first `skip` batches."""
+    def _start(self, *, epoch: int) -> None:
+        """Begin an epoch with the current order and generators."""
         self._epoch, self._drawn = epoch, 0
         with self._own_generators():
-            self._epoch_start = {"data/order": torch.tensor(self._order, dtype=torch.int64), **random_state()}
             self._stream = iter(self._batcher(self._shuffled()))
-        for _ in range(skip + 1):
-            self._next = self._draw()
+        self._next = self._draw()
 
     def _shuffled(self) -> Iterable[Example]:
         if self._max_epochs < 0:
@@ -78,6 +85,7 @@ class Batches:
             raise StopIteration
         batch, epoch = self._next, self._epoch
         assert batch is not None
+        self._taken += 1
         self._next = self._draw()
         return epoch, batch
 
@@ -85,23 +93,27 @@ class Batches:
 
     def state(self) -> TensorsByName:
         """Where the next batch is."""
-        # The number of batches of this epoch that were taken: the next one is drawn already.
-        taken = self._drawn - (self._next is not None)
-        return {**self._epoch_start, "data/place": torch.tensor([self._epoch, taken])}
+        return {**self._begun, "data/taken": torch.tensor(self._taken)}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue after the batches that had been taken."""
-        epoch, taken = state["data/place"].tolist()
-        self._order = state["data/order"].tolist()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue after the batches that had been taken: all of them are drawn again, which is cheap."""
         with self._own_generators():
             load_random_state(state)
-        self._start(epoch=epoch, skip=taken)
+            self._begun = random_state()
+        self._begin()
+        self._taken = 0
+        for _ in range(int(state["data/taken"])):
+            next(self)
 
     def fingerprint(self) -> str:
-        """A hash of the training texts, in the order of the corpus; of a stream, nothing is known in advance."""
+        """A hash of the training texts and their entities, categories and spans, in the order of the corpus.
+
+        Of a stream, nothing is known in advance.
+        """
         digest = blake2b(digest_size=16)
-        for example in self._examples:
-            digest.update(example.reference.text.encode() + b"\0")
+        for doc in (eg.reference for eg in self._examples):
+            spans = [(key, _places(group)) for key, group in sorted(doc.spans.items())]
+            digest.update(repr((doc.text, _places(doc.ents), sorted(doc.cats.items()), spans)).encode())
         return digest.hexdigest()
 
     @contextmanager
@@ -114,6 +126,10 @@ class Batches:
         finally:
             self._generators = _generators()
             _set_generators(outer)
+
+
+def _places(spans: Iterable[Span]) -> list[tuple[int, int, str]]:
+    return [(span.start, span.end, span.label_) for span in spans]
 
 
 def _generators() -> tuple[Any, Any, Tensor]:

@@ -58,6 +58,7 @@ class Checkpoints:
         for rank, state in enumerate(loop.processes.gather(random_state())):
             tensors.update({f"{_GLOBAL}{rank}/{name}": tensor for name, tensor in state.items()})
         path = self.folder / f"{PREFIX}{progress.updates}"
+        self._written = time.monotonic()
         if not loop.processes.is_first:
             return path
 
@@ -67,7 +68,6 @@ class Checkpoints:
             (part / _STATE).write_text(json.dumps(content, default=float), encoding="utf-8")
 
         write_checkpoint(self.folder, progress.updates, write, keep=_KEPT)
-        self._written = time.monotonic()
         return path
 
     def newest(self) -> Path | None:
@@ -108,10 +108,11 @@ class Checkpoints:
             return False
         return True
 
-    def clear(self) -> None:
-        """Delete what an earlier run left."""
-        delete_checkpoints(self.folder)
-        (self.folder / _FINISHED).unlink(missing_ok=True)
+
+def clear_checkpoints(folder: Path) -> None:
+    """Delete what an earlier run left."""
+    delete_checkpoints(folder)
+    (folder / _FINISHED).unlink(missing_ok=True)
 
 
 def _load_generators(tensors: TensorsByName, processes: Processes, updates: int) -> None:

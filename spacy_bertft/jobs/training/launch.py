@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from tempfile import TemporaryFile
 
 from spacy_bertft.errors import ConfigError
@@ -47,17 +48,36 @@ def launch(arguments: Sequence[str], count: int) -> int:
             for rank in range(count)
         ]
         try:
-            failed = _wait(running)
+            with _passed_on(signal.SIGTERM, running):
+                failed = _wait(running)
         except KeyboardInterrupt:  # they have got it too, and write a checkpoint
             failed = _wait(running)
         finally:
             _end(running)
-        if failed:
-            messages[failed].seek(0)
-            sys.stderr.write(
-                "".join(messages[failed].read().decode(errors="replace").splitlines(keepends=True)[-_LINES:])
-            )
+        for rank, process in enumerate(running):
+            if rank and process.returncode and failed is not None:
+                messages[rank].seek(0)
+                lines = messages[rank].read().decode(errors="replace").splitlines(keepends=True)
+                sys.stderr.write("".join(lines[-_LINES:]))
         return 0 if failed is None else running[failed].returncode
+
+
+@contextmanager
+def _passed_on(number: int, running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Inside, the processes get a signal that this one gets."""
+    if threading.current_thread() is not threading.main_thread():  # only it can handle signals
+        yield
+        return
+
+    def pass_on(number: int, frame: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    before = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _free_port() -> int:

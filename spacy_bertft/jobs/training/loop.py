@@ -132,7 +132,7 @@ class Loop:
                 for pipe in encoders:
                     pipe.keep_outputs()
                     pipe.predict([eg.predicted for eg in part])
-            if number % self.settings["eval_frequency"] == 0:
+            if number == 0:
                 self._evaluate()
 
     def _parts(self, batch: list[Example]) -> Iterable[list[Example]]:
@@ -191,10 +191,10 @@ def _telling(batch: list[Example]) -> Iterator[None]:
         texts = [repr(eg.reference.text[:_SHOWN_CHARACTERS]) for eg in batch[:_SHOWN_TEXTS]]
         more = f" and {len(batch) - _SHOWN_TEXTS} more texts" if len(batch) > _SHOWN_TEXTS else ""
         raise DataError(f"{error} It happened in the batch of {', '.join(texts)}{more}.") from error
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         longest = max(len(eg.reference) for eg in batch)
         raise ConfigError(
             f"The GPU ran out of memory in a batch of {len(batch)} texts, the longest of {longest} tokens. Expected "
-            "room for it. Raise accumulate_gradient in [training], which leaves the result as it is; or set "
-            "gradient_checkpointing = true in [components.encoder.model], or use smaller batches or windows."
+            "room for it. Start a new run with a higher accumulate_gradient in [training], which leaves the result as "
+            "it is; or with gradient_checkpointing = true in [components.encoder.model], or smaller batches or windows."
         ) from error

@@ -31,7 +31,8 @@ def trained_components(nlp: Language, frozen: list[str]) -> dict[str, Any]:
             if others:
                 raise ConfigError(
                     f"The optimizer of the component {name!r}, a {type(others[0]).__name__}, can't be saved. Expected "
-                    "components of spaCy's or of this package. Train without checkpoints (--no-checkpoints)."
+                    "components of spaCy's or of this package. Train in one process, without checkpoints "
+                    "(--no-checkpoints)."
                 )
         if any(not isinstance(shim, TorchShim) or shim.tuning.learns for shim in model.shims) or not model.shims:
             found[name] = pipe

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from spacy.util import load_config_from_str
-from thinc.api import Config
+from thinc.api import Config, require_gpu
 from thinc.util import gpu_is_available
 
 from spacy_bertft.errors import ConfigError
@@ -38,6 +38,7 @@ def choose_gpu(gpu_id: int) -> tuple[int, str]:
     if gpu_id < 0:
         return -1, "Using CPU for spaCy's own components" if torch.cuda.is_available() else "Using CPU"
     if gpu_is_available():  # type: ignore[no-untyped-call]
+        require_gpu(gpu_id)
         return gpu_id, f"Using GPU: {gpu_id}"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu_id >= count:

@@ -30,13 +30,18 @@ from spacy_bertft.components.progress.figures import BEGAN, Began
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import staged_folder
 from spacy_bertft.jobs.processes import Processes, join_processes
-from spacy_bertft.jobs.training.batches import Batches
-from spacy_bertft.jobs.training.checkpoint import Checkpoints
+from spacy_bertft.jobs.training.batches import Batcher, Batches
+from spacy_bertft.jobs.training.checkpoint import Checkpoints, clear_checkpoints
 from spacy_bertft.jobs.training.identity import identity
 from spacy_bertft.jobs.training.loop import Loop, Progress, Step
+from spacy_bertft.jobs.training.pipeline_state import shims_of, trained_components
 
 CHECKPOINTS = "checkpoints"  # in the output folder
 Note = Callable[[str], None]
+
+
+class Stopped(Exception):  # noqa: N818  # no error
+    """The user has stopped the run; a checkpoint has its state."""
 
 
 def train(
@@ -60,6 +65,8 @@ def train(
     checkpoint_steps    write a checkpoint after so many steps; None: none by steps
     note                gets lines that a user should see
     stdout, stderr      for the logger
+
+    Raises Stopped after the checkpoint if the user stops the run (Ctrl-C, SIGTERM).
     """
     processes = join_processes()
     nlp = init_nlp(config, use_gpu=use_gpu)
@@ -100,16 +107,32 @@ class _Run:
         self.loop = Loop(
             nlp,
             self.settings["optimizer"],
-            Batches(nlp, train, self.settings["batcher"], max_epochs=self.settings["max_epochs"]),
+            Batches(nlp, train, partial(_batcher, config), max_epochs=self.settings["max_epochs"]),
             create_evaluation_callback(nlp, dev, self.settings["score_weights"]),
             self.settings,
             processes,
         )
-        if not processes.is_first:  # each has its own dropout, but the same batches and new weights
-            torch.manual_seed(torch.initial_seed() + processes.rank)
+        if processes.count > 1:
+            self._begin_together(config["training"]["seed"])
+
+    def _begin_together(self, seed: int | None) -> None:
+        """Give all processes the same weights and batches, and each a dropout of its own."""
+        if seed is None:
+            raise ConfigError(
+                "The seed of the run is null, so that each of its processes would draw other weights and batches. "
+                "Expected a number: set --system.seed."
+            )
+        for pipe in trained_components(self.nlp, self.settings["frozen_components"]).values():
+            for _, shim in shims_of(pipe.model):
+                if shim.optimizer is not None:
+                    shim.optimizer.groups  # noqa: B018  # a tuning may add weights now, which are random
+        if not self.processes.is_first:
+            torch.manual_seed(torch.initial_seed() + self.processes.rank)
 
     def prepare(self, *, resume: bool) -> Progress | None:
         """Restore a checkpoint, or remove what an earlier run left. None: the run is finished already."""
+        if self.checkpoints is not None:
+            trained_components(self.nlp, self.settings["frozen_components"])  # raises if one can't be saved
         if resume and self.checkpoints is not None:
             path = self.processes.share(self.checkpoints.newest())
             if path is not None:
@@ -121,12 +144,13 @@ class _Run:
                         + "; ".join(differences)
                     )
                 return progress
-            if self.processes.share(self.checkpoints.is_finished()):
+            finished = self.output is not None and (self.output / DIR_MODEL_LAST).is_dir()
+            if self.processes.share(finished and self.checkpoints.is_finished()):
                 self.note(f"The run in {self.output} is finished: there is nothing to resume")
                 return None
             self.note("There is no checkpoint: the run starts at the beginning")
-        if self.checkpoints is not None and self.processes.is_first:
-            self.checkpoints.clear()
+        if self.output is not None:
+            clear_checkpoints(self.output / CHECKPOINTS)
         clean_output_dir(self.output)
         return Progress()
 
@@ -139,8 +163,8 @@ class _Run:
                 for step in self.loop.run(progress):
                     self._after(step)
                     log_step(step.info)
-                    if not step.last and self._stops(progress, stopped()):
-                        return
+                    if not step.last:
+                        self._stop_or_save(progress, stopped())
         finally:
             finalize()
         self._save(DIR_MODEL_LAST)
@@ -156,20 +180,17 @@ class _Run:
             log_step, finalize = self.settings["logger"](self.nlp, stdout, stderr)
         return log_step, finalize
 
-    def _stops(self, progress: Progress, asked: bool) -> bool:
-        """Write a checkpoint if one is due. Whether the user wants to stop."""
+    def _stop_or_save(self, progress: Progress, asked: bool) -> None:
+        """Write a checkpoint if one is due. asked: whether the user wants to stop."""
         due = self.checkpoints is not None and self.checkpoints.due(progress.updates)
         # The clocks of several processes differ, and a signal may reach some of them before others.
         asked, due = map(bool, self.processes.sum_of([asked, due]))
-        if self.checkpoints is None:
-            if asked:
-                raise KeyboardInterrupt
-            return False
-        if asked or due:
+        if self.checkpoints is not None and (asked or due):
             path = self.checkpoints.write(self.loop, progress)
             if asked:
                 self.note(f"Stopped after {progress.updates:,} steps; continue with --resume (from {path})")
-        return asked
+        if asked:
+            raise Stopped
 
     def _after(self, step: Step) -> None:
         """Save the best pipeline."""
@@ -193,6 +214,12 @@ class _Run:
             self.nlp.use_params(self.loop.optimizer.averages),
         ):
             self.before_to_disk(self.nlp).to_disk(folder)
+
+
+def _batcher(config: Config) -> Batcher:
+    """A new batcher, at the start of its sizes."""
+    batcher: Batcher = registry.resolve({"batcher": config["training"]["batcher"]})["batcher"]
+    return batcher
 
 
 def _unwritable(folder: Path, error: OSError) -> ConfigError:

@@ -86,7 +86,7 @@ def assert_near(one, two):
         )
 
 
-@pytest.mark.parametrize("name", ["ner and textcat", "gradual", "spaCy's tagger and ours, averages"])
+@pytest.mark.parametrize("name", ["ner and textcat", "LoRA", "spaCy's tagger and ours, averages"])
 def test_two_processes_take_the_steps_of_one(name, corpus, still, tmp_path):
     config = config_for(name, corpus, still, tmp_path)
     run(config, tmp_path / "one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spacy
 import torch
 from pipelines import module_of
+from spacy.tokens import DocBin
 from spacy.util import registry
 from training_runs import OURS, PIPELINES, assert_same, config_of, make_texts, run, saved
 
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.checkpoints import find_checkpoints
 from spacy_bertft.jobs.training import checkpoint
-from spacy_bertft.jobs.training.train import CHECKPOINTS
+from spacy_bertft.jobs.training.train import CHECKPOINTS, Stopped, train
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
@@ -237,11 +240,53 @@ def test_a_signal_stops_the_run_after_its_step_with_a_checkpoint(corpus, tiny_be
     registry.callbacks("test.interrupt.v1", func=lambda: interrupt)
     stopped = config.copy()
     stopped["training"]["before_update"] = {"@callbacks": "test.interrupt.v1"}
-    (note,) = run(stopped, tmp_path, checkpoint_steps=None, checkpoint_minutes=60.0)
-    assert note.startswith("Stopped after 7 steps; continue with --resume")
+    notes = []
+    with pytest.raises(Stopped):
+        train(stopped, tmp_path, checkpoint_minutes=60.0, note=notes.append, stdout=io.StringIO(), stderr=io.StringIO())
+    assert notes[0].startswith("Stopped after 7 steps; continue with --resume")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(ConfigError, match=r"training.before_update"):
         run(config, tmp_path, resume=True)
+
+
+GROWING = {
+    "words": {"@batchers": "spacy.batch_by_words.v1", "discard_oversize": False, "tolerance": 0.2, "get_length": None},
+    "subwords": {"@batchers": "spacy-bertft.batch_by_subwords.v1", "size": 40, "min_texts": 2, "max_texts": 6},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+@pytest.mark.parametrize("step", [2, 7])
+def test_batches_of_other_sizes_are_continued(name, step, corpus, tiny_bert, tmp_path):
+    """Sizes that grow in the whole run, and random batches of similar length."""
+    batcher = dict(GROWING[name])
+    if name == "words":
+        batcher["size"] = {"@schedules": "compounding.v1", "start": 10, "stop": 60, "compound": 1.3}
+    else:
+        batcher["tokenizer"] = str(tiny_bert)
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    config["training"]["batcher"] = batcher
+    run(config, tmp_path / "whole")
+    run_killed(config, tmp_path / "out", step)
+    run(config, tmp_path / "out", resume=True)
+    assert_same(saved(tmp_path / "out"), saved(tmp_path / "whole"))
+
+
+def test_other_annotations_are_refused(corpus, tiny_bert, tmp_path):
+    run_killed(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), tmp_path / "out", 5)
+    docs = list(DocBin().from_disk(corpus).get_docs(spacy.blank("en").vocab))
+    docs[0].set_ents([])
+    DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "corrected.spacy")
+    with pytest.raises(DataError, match="training texts have changed"):
+        run(config_of(tmp_path / "corrected.spacy", tiny_bert, {"ner": OURS["ner"]}), tmp_path / "out", resume=True)
+
+
+def test_what_an_earlier_run_left_is_gone_after_a_start_without_checkpoints(corpus, tiny_bert, tmp_path):
+    config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
+    run_killed(config, tmp_path, 5)
+    (tmp_path / CHECKPOINTS / ".checkpoint-6.part").mkdir()
+    run(config, tmp_path, checkpoint_steps=None)
+    assert not list((tmp_path / CHECKPOINTS).iterdir())
 
 
 # --- what the loop does
