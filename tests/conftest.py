@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import catalogue
+import float32  # noqa: F401  # for all tests
 import pytest
 import torch
 from spacy.lang.en import English
@@ -18,10 +19,6 @@ from tiny import make_encoder
 
 # Tiny tensors gain nothing from threads, and lose much where other processes run.
 torch.set_num_threads(1)
-
-# Tests train in float32 on every CPU, unless they say otherwise, so that they can compare with plain PyTorch.
-for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-    setattr(torch.cpu, check, lambda: False)
 
 # The tests make and load some thousand pipelines. Two things that spaCy does for each would take half of their time:
 # it reads English's 1,347 exceptions to the tokenizer's rules three times, for which white space and two words stand

@@ -21,6 +21,8 @@ from spacy_bertft.jobs.training import prepare as job
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in the process of the tests
+
 
 @pytest.fixture
 def config(tiny_bert, tmp_path):
@@ -65,7 +67,7 @@ def test_it_trains_the_pipeline_that_spacy_train_trains(config, tmp_path):
         "--training.dropout",
         "0.2",
     ]
-    subprocess.run([*spacy_train, "--training.max_epochs", "1"], check=True, capture_output=True)
+    subprocess.run([*spacy_train, "--training.max_epochs", "1"], env=ONE_THREAD, check=True, capture_output=True)
     names = ("encoder/encoder/model.safetensors", "ner/model.safetensors", "config.cfg", "meta.json")
     for name in names[:3]:
         assert (tmp_path / "ours/model-last" / name).read_bytes() == (
@@ -153,7 +155,10 @@ def test_warnings_are_shown_and_training_goes_on(config):
 def test_a_gpu_needs_no_cupy(monkeypatch):
     assert job.choose_gpu(-1)[0] == -1
     monkeypatch.setattr(job, "gpu_is_available", lambda: True)
+    required = []
+    monkeypatch.setattr(job, "require_gpu", required.append)
     assert job.choose_gpu(1) == (1, "Using GPU: 1")
+    assert required == [1]
     monkeypatch.setattr(job, "gpu_is_available", lambda: False)
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -184,9 +189,9 @@ def test_a_run_that_was_stopped_is_resumed(config, tmp_path):
     config.write_text(f'{text}\n[training.before_update]\n@callbacks = "dies.v1"\n', encoding="utf-8")
     command = [sys.executable, "-m", "spacy_bertft", "train", config, "--code", code, "-o", tmp_path / "out"]
     command += ["--checkpoint-steps", "3", "--resume"]
-    first = subprocess.run(command, env={**os.environ, "DIES": "1"}, capture_output=True, text=True, check=False)
+    first = subprocess.run(command, env={**ONE_THREAD, "DIES": "1"}, capture_output=True, text=True, check=False)
     assert first.returncode == 9, first.stderr
-    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    second = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=True)
     assert "Resumed after 3 steps" in second.stdout
     weights = "model-last/encoder/encoder/model.safetensors"
     assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()

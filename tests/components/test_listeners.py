@@ -318,7 +318,13 @@ def gradients(nlp, *learning, egs=None, **options):
     fix_random_seed(0)  # the parser has a dropout of its own
     nlp.update(examples(nlp) if egs is None else egs, sgd=False, exclude=others, **options)
     nlp.get_pipe("encoder").settle()
-    return {key: p.grad.clone() for key, p in encoder.named_parameters() if p.grad is not None}
+    return {key: grad.clone() for key, grad in dense_gradients(encoder).items()}
+
+
+def dense_gradients(module):
+    """Those of embedding tables may hold only some rows until the step."""
+    found = {key: p.grad for key, p in module.named_parameters() if p.grad is not None}
+    return {key: grad.to_dense() if grad.is_sparse else grad for key, grad in found.items()}
 
 
 def assert_close(found, expected, tolerance=1e-4):
@@ -387,8 +393,7 @@ def test_a_taggers_gradient_is_that_of_plain_pytorch(tiny_bert):
     tags = torch.tensor([tagger.labels.index(token.tag_) for eg in egs for token in eg.reference])
     module_of(nlp, "encoder").zero_grad(set_to_none=True)
     torch.nn.functional.cross_entropy(logits, tags, reduction="sum").backward()
-    expected = {key: p.grad for key, p in module_of(nlp, "encoder").named_parameters() if p.grad is not None}
-    assert_close(found, expected)
+    assert_close(found, dense_gradients(module_of(nlp, "encoder")))
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5])
@@ -667,8 +672,7 @@ def test_a_replaced_listener_learns_as_before(tiny_bert, tmp_path):
     expected = gradients(nlp, "tagger")
     nlp.replace_listeners("encoder", "tagger", ["model.tok2vec"])
     nlp.update(examples(nlp), sgd=False)
-    found = {key: p.grad for key, p in own_encoder(nlp).named_parameters() if p.grad is not None}
-    assert_close(found, expected)
+    assert_close(dense_gradients(own_encoder(nlp)), expected)
     own_encoder(nlp).zero_grad(set_to_none=True)
     first, *_, last = learn(nlp, 20)
     assert last["tagger"] < first["tagger"]
@@ -744,6 +748,7 @@ def train_spancat(folder, output, **overrides):
         "training.dropout": 0.0,
         "components.spancat.threshold": 0.3,  # one of the spans is of a kind that is rare in so few texts
         "training.max_steps": 400,
+        "training.max_epochs": 0,
     }
     train(ROOT / "configs" / "spancat.cfg", output, overrides={**settings, **overrides})
     return spacy.load(output / "model-last")

@@ -188,6 +188,7 @@ def test_a_run_killed_while_it_saves_goes_on(corpus, encoder, tmp_path):
 import sys, time
 sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests/jobs/pretraining")]!r}
 from pathlib import Path
+import float32
 import torch
 torch.set_num_threads(1)
 from spacy_bertft.jobs.pretraining import resume
@@ -237,6 +238,7 @@ def test_two_processes_take_the_steps_of_one(corpus, encoder, tmp_path, objectiv
 import sys
 sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests/jobs/pretraining")]!r}
 from pathlib import Path
+import float32
 import torch
 torch.set_num_threads(1)
 from test_adapt import adapt, settings

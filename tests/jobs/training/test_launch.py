@@ -24,6 +24,7 @@ TESTS = Path(__file__).parents[2]
 CHILD = f"""
 import os, sys, time
 sys.path[:0] = [{str(TESTS)!r}]
+import float32
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_ctrl_c_ends_all(tmp_path):
     pid = os.fork()
     if pid == 0:
         os.setpgrp()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         try:
             launch(["-c", code, str(tmp_path)], 2)
         except KeyboardInterrupt:

@@ -64,7 +64,7 @@ def test_it_trains_to_the_end_and_leaves_the_pipeline_of_its_best_evaluation(run
     # The config saved with it names the logger that the user chose.
     own = load_config(given.config)["training"]["logger"]
     assert nlp.config["training"]["logger"] == own
-    assert "ENTS_F" in (tmp_path / "trial" / LOG).read_text(encoding="utf-8")
+    assert "ents_f" in (tmp_path / "trial" / LOG).read_text(encoding="utf-8")
 
 
 def test_it_is_stopped_when_the_search_says_so(run, tmp_path):
