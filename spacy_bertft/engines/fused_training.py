@@ -108,7 +108,7 @@ class _Joint(torch.autograd.Function):
 class _Attention(torch.autograd.Function):
     """Attention of each window within itself. (N, 3D) query, key and value; groups; heads; dropout -> (N, D).
 
-    Rows behind the groups are idle.
+    Rows after the groups are idle.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ RATE = "training.optimizer.learn_rate.initial_rate"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, tiny_bert):
-    """The command but for --output: a tiny encoder on six texts, at a good learning rate or at bad ones."""
+    """The command without --output: a tiny encoder on six texts, at a good learning rate or at bad ones."""
     folder = tmp_path_factory.mktemp("given")
     DocBin(docs=[eg.reference for eg in examples(blank(tiny_bert))]).to_disk(folder / "data.spacy")
     (folder / "space.cfg").write_text(

@@ -29,7 +29,6 @@ class Summary:
     texts        hashes of the B texts
     lengths      (B,) subwords of each text, without special ones
     pairs        texts with two segments
-    tagged       texts with annotated entities, or annotated as having none
     entities     label -> entities
     categorised  texts with categories
     categories   category -> texts that have it (0.5 or more)
@@ -43,7 +42,6 @@ class Summary:
     texts: tuple[int, ...]
     lengths: Ints
     pairs: int = 0
-    tagged: int = 0
     entities: Counter[str] = field(default_factory=Counter)
     categorised: int = 0
     categories: Counter[str] = field(default_factory=Counter)
@@ -81,7 +79,6 @@ def summarise(examples: Iterable[Example], splitter: Splitter) -> Summary:
         tuple(texts),
         np.concatenate([np.zeros(0, dtype=np.int64), *lengths]),
         pairs=counts["pair"],
-        tagged=counts["tagged"],
         entities=entities,
         categorised=counts["categorised"],
         categories=categories,
@@ -103,8 +100,6 @@ def _kinds(doc: Doc) -> Iterator[str]:
     """What a Doc counts for."""
     if SEGMENTS_KEY in doc.spans:
         yield "pair"
-    if doc.has_annotation("ENT_IOB"):
-        yield "tagged"
     if doc.cats:
         yield "categorised"
         if sum(value >= 0.5 for value in doc.cats.values()) != 1:

@@ -65,7 +65,7 @@ def _flat(block: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as in a config, but for the digits that make a float exact."""
+    """A value as in a config, without the digits that make a float exact."""
     return f"{value:g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, bool) else str(value)
 
 

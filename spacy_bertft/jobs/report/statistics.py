@@ -151,7 +151,7 @@ def precision_recall(confidence: Floats, right: NDArray[np.bool_], n_gold: int) 
 
 
 def at_temperature(probabilities: Floats, *, old: float, new: float) -> Floats:
-    """The softmax at another temperature: (B, L) -> (B, L). It needs no logits: log p is a logit but for a constant."""
+    """The softmax at another temperature: (B, L) -> (B, L). It needs no logits: log p is a logit up to a constant."""
     logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * (old / new)
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     scaled: Floats = powers / powers.sum(axis=1, keepdims=True)

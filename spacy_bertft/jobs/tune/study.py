@@ -100,7 +100,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(RuntimeError):  # another process took it for left behind
+        with suppress(RuntimeError):  # another process has removed it as a leftover
             lock.release()
 
 

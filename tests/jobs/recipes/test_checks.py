@@ -13,7 +13,7 @@ from spacy_bertft.jobs.recipes.tasks import TASKS
 
 # What the texts of each task hold.
 HOLDS = {
-    "ner": {"tagged": 200, "entities": Counter(PER=50)},
+    "ner": {"entities": Counter(PER=50)},
     "textcat": {"categorised": 200, "categories": Counter(a=100, b=100)},
     "multilabel": {"categorised": 200, "categories": Counter(a=100, b=150), "exclusive": False},
     "ner+textcat": {"entities": Counter(PER=50), "categorised": 200, "categories": Counter(a=100, b=100)},
