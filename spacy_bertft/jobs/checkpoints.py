@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], *, 
         write(part)
         for path in part.iterdir():
             _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
+        _delete(target)
         os.replace(part, target)
         _sync(folder)
     except (OSError, SafetensorError) as error:
@@ -39,7 +40,7 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], *, 
         ) from error
     found = find_checkpoints(folder)
     for old in sorted(found)[:-keep]:
-        shutil.rmtree(found[old], ignore_errors=True)
+        _delete(found[old])
     return target
 
 
@@ -52,12 +53,20 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints in a folder."""
     for path in find_checkpoints(folder).values():
-        shutil.rmtree(path, ignore_errors=True)
+        _delete(path)
     _delete_parts(folder)
 
 
+def _delete(checkpoint: Path) -> None:
+    """Take its name from a checkpoint, then delete its files: a kill in between must not leave half of one."""
+    trash = checkpoint.with_name(f".{checkpoint.name}.deleted.part")
+    with suppress(OSError):
+        os.replace(checkpoint, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
 def _delete_parts(folder: Path) -> None:
-    """Delete what killed processes have not written to the end."""
+    """Delete what killed processes have not written or deleted to the end."""
     for path in folder.glob(f".{PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from spacy.util import registry
 from training_runs import OURS, PIPELINES, assert_same, config_of, make_texts, run, saved
 
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs import checkpoints
 from spacy_bertft.jobs.checkpoints import find_checkpoints
 from spacy_bertft.jobs.training import checkpoint
 from spacy_bertft.jobs.training.train import CHECKPOINTS, Stopped, train
@@ -109,6 +110,27 @@ def test_a_finished_run_leaves_no_checkpoint_and_is_not_run_again(corpus, tiny_b
     (note,) = run(other, tmp_path, resume=True)
     assert "starts at the beginning" in note
     assert saved(tmp_path) != before
+
+
+def test_a_kill_while_checkpoints_are_deleted_leaves_no_part_of_one(corpus, tiny_bert, unbroken, tmp_path, monkeypatch):
+    delete = checkpoints.shutil.rmtree
+
+    def delete_one_file(folder, *arguments, **settings):
+        if "checkpoint-" in Path(folder).name:
+            for path in sorted(Path(folder).glob("*"))[:1]:
+                path.unlink()
+                raise Killed
+        delete(folder, *arguments, **settings)
+
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.shutil, "rmtree", delete_one_file)
+        with pytest.raises(Killed):  # while checkpoint-1 is deleted
+            run(config, tmp_path, checkpoint_steps=1)
+    assert sorted(find_checkpoints(tmp_path / CHECKPOINTS)) == [2, 3]
+    assert run(config, tmp_path, resume=True)[0].startswith("Resumed after 3 steps")
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(corpus, tiny_bert, unbroken, tmp_path):
