@@ -3,7 +3,8 @@
     SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/recipes.py ner/wikigold textcat/sentence_polarity \\
         --encoder ENCODER --texts 600 --output recipes.jsonl
 
-The data are those of compare.py, which says more. Each run is a `spacy train` to the end, and its best model on dev is
+With --settings, it is the config of `bertft init` beside the same config with these settings, in place of the grid. The
+data are those of compare.py, which says more. Each run is a `spacy train` to the end, and its best model on dev is
 scored on test. A row is written when its run is done; rows that are in the output already aren't run again.
 """
 
@@ -12,13 +13,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from compare import Encoder, Seeds, head_of, predict, prepare, score
+from compare import Encoder, Seeds, head_of, predict, prepare, score, spread
+from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train as spacy_train
 from spacy.tokens import Doc, DocBin
 from spacy.util import load_config
@@ -36,9 +40,12 @@ def main(
     dev_texts: Annotated[int, typer.Option(help="Development texts, drawn once.")] = 300,
     test_texts: Annotated[int, typer.Option(help="Test texts, drawn once.")] = 1000,
     seeds: Seeds = 1,
+    settings: Annotated[str, typer.Option(help='Settings to compare, such as "--training.dropout 0".')] = "",
     output: Annotated[Path, typer.Option(help="A JSON line for each run.")] = Path("recipes.jsonl"),
 ) -> None:
     """Run what is missing, then print a table of all."""
+    changes = parse_config_overrides(shlex.split(settings))
+    points = ("init", settings) if settings else tuple(GRID)
     for seed in range(seeds):
         for name in data:
             with tempfile.TemporaryDirectory() as folder:
@@ -46,26 +53,28 @@ def main(
                 gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / name, work, 1, texts)
                 for split, number in (("dev", dev_texts), ("test", test_texts)):
                     _keep(gold, split, number, work)
-                for point in GRID:
+                for point in points:
                     setup = {"data": name, "texts": texts, "point": point, "seed": seed}
                     if not any(setup.items() <= row.items() for row in _rows(output)):
-                        row = {**setup, **run(point, gold, encoder, seed, work)}
+                        row = {**setup, **run(point, gold, encoder, seed, work, {} if point == "init" else changes)}
                         print(row, flush=True)
                         with output.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(row) + "\n")
-    _show(_rows(output))
+    _show(_rows(output), points)
 
 
-def run(point: str, gold: dict[str, list[Doc]], encoder: str, seed: int, work: Path) -> dict[str, Any]:
-    """Train with init's config, changed as a point of the grid says; the scores of its best model."""
-    task = {"textcat_multilabel": "multilabel"}.get(head_of(gold), head_of(gold))
+def run(
+    point: str, gold: dict[str, list[Doc]], encoder: str, seed: int, work: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Train with init's config, changed as a point of the grid and settings say; the scores of its best model."""
+    task = head_of(gold).removeprefix("textcat_")
     paths = {split: work / f"{split}.spacy" for split in ("train", "dev")}
     init(task, work / "config.cfg", encoder=encoder, force=True, **paths)
     config = load_config(work / "config.cfg")
-    rate, epochs = GRID[point]
+    rate, epochs = GRID.get(point, GRID["init"])
     rate *= config["training"]["optimizer"]["learn_rate"]["initial_rate"]
     epochs = round(epochs * config["training"]["max_epochs"])
-    overrides = {"system.seed": seed, RATE: rate, EPOCHS: epochs}
+    overrides = {"system.seed": seed, RATE: rate, EPOCHS: epochs, **settings}
     start = time.perf_counter()
     spacy_train(work / "config.cfg", work / "out", overrides=overrides)
     seconds = time.perf_counter() - start
@@ -88,15 +97,14 @@ def _rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
-    """Mean test scores of each point, on each data set."""
-    print(f"{'':32}" + "".join(f"{point:>12}" for point in GRID))
+def _show(rows: list[dict[str, Any]], points: Sequence[str]) -> None:
+    """Mean test scores of each point, on each data set, and their standard deviation over the seeds."""
     for name in dict.fromkeys(row["data"] for row in rows):
-        means = []
-        for point in GRID:
-            found = [row["test"] for row in rows if (row["data"], row["point"]) == (name, point)]
-            means.append(f"{100 * sum(found) / len(found):12.1f}" if found else f"{'':12}")
-        print(f"{name:32}" + "".join(means))
+        print(name)
+        for point in points:
+            found = [row for row in rows if (row["data"], row["point"]) == (name, point)]
+            if found:
+                print(f"    test {spread(found, 'test')}  dev {spread(found, 'dev')}  {point}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What a search gains: `bertft tune` from a config, then the best config against that one, with several seeds, on test.
 
     pip install -c constraints.txt -e ".[benchmarks,tune]"
-    SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/tuning.py ner/wikigold configs/ner.cfg \
-        --encoder bert-base-cased --trials 20
+    export SPACY_BERTFT_DATA=/folder/of/data
+    python benchmarks/accuracy/tuning.py ner/wikigold --encoder bert-base-cased --trials 20
 
-The same data and formats as compare.py. Further options are settings of the config, as in `spacy train`. The config and
+The same data and formats as compare.py. The search starts from the config of `bertft init` for these data, or from
+--config. Further options are settings of the config, as in `spacy train`. The config and
 the best one of the search are trained with seeds that the search has not used, and scored on dev and test with the
 weights of their best evaluation on dev; test is used nowhere else.
 """
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from compare import SPLITS, Data, MergeSentences, Texts, head_of, predict, prepare, score, spread
+from compare import SPLITS, Data, Encoder, MergeSentences, Texts, head_of, predict, prepare, score, spread
 from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train as spacy_train
+
+from spacy_bertft.jobs.recipes.init import init
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 START, BEST = "start", "best of the search"
@@ -33,8 +36,8 @@ START, BEST = "start", "best of the search"
 def main(
     context: typer.Context,
     data: Data,
-    config: Annotated[Path, typer.Argument(help="Config to start from.")],
-    encoder: Annotated[str | None, typer.Option(help="Name of the encoder; else the config's.")] = None,
+    encoder: Encoder,
+    config: Annotated[Path | None, typer.Option(help="Config to start from; else that of `bertft init`.")] = None,
     trials: Annotated[int, typer.Option(help="Trials of the search.")] = 20,
     space: Annotated[Path | None, typer.Option(help="Space to search; else the default one.")] = None,
     merge_sentences: MergeSentences = 1,
@@ -53,8 +56,11 @@ def main(
         overrides |= {f"paths.{split}": str(corpus / f"{split}.spacy") for split in ("train", "dev")}
         if head_of(gold) != "pair":  # on the very tokens that are scored
             overrides |= {f"corpora.{split}.gold_preproc": True for split in ("train", "dev")}
-        if encoder is not None:
-            overrides["components.encoder.model.name"] = encoder
+        overrides["components.encoder.model.name"] = encoder
+        if config is None:
+            config = corpus / "config.cfg"
+            paths = {split: corpus / f"{split}.spacy" for split in ("train", "dev")}
+            init(head_of(gold).removeprefix("textcat_"), config, encoder=encoder, force=True, **paths)
         found = (search or work) / "search"
         seconds = tune(config, found, overrides, trials, space)
         rows = []
