@@ -32,13 +32,20 @@ def add_up_gradients(nlp: Language, frozen: list[str], processes: Processes) -> 
 
 
 def _add_up_module(optimizer: ModuleOptimizer, processes: Processes) -> None:
-    """Of a torch module. The number of examples counts for all processes from now on."""
+    """Of a torch module. The number of examples counts for all processes from now on.
+
+    A process whose part of the batch is empty takes the learning rate from the others: a head reads its factor from the
+    features of its texts.
+    """
     optimizer.collect()
     parameters = [parameter for group in optimizer.groups for parameter in group.parameters]
     summed = processes.add_up_gradients([parameter.grad for parameter in parameters], parameters)
     for parameter, gradient in zip(parameters, summed, strict=True):
         parameter.grad = gradient
-    (total,) = processes.sum_of([optimizer.examples])
+    learns = float(optimizer.examples > 0)
+    total, factors, learning = processes.sum_of([optimizer.examples, learns * optimizer.rate_factor, learns])
+    if learning:
+        optimizer.rate_factor = factors / learning
     optimizer.examples_seen += int(total) - optimizer.examples
     optimizer.examples = int(total)
 

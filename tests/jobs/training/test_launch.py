@@ -103,6 +103,16 @@ def test_more_processes_than_texts_in_a_batch(corpus, still, tmp_path):
     assert_near(weights(tmp_path / "one"), weights(tmp_path / "three"))
 
 
+def test_a_process_without_texts_at_the_start_has_the_learning_rate_of_the_others(corpus, still, tmp_path):
+    config = config_for("frozen", corpus, still, tmp_path)
+    growing = {"@schedules": "compounding.v1", "start": 1, "stop": 4, "compound": 1.2}
+    config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": growing, "get_length": None}
+    config.to_disk(tmp_path / "run.cfg")
+    run(config, tmp_path / "one")
+    assert launched(tmp_path, tmp_path / "two", 2) == 0
+    assert_near(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
 def test_a_dead_process_ends_the_run_which_another_number_continues(corpus, still, tmp_path, capfd):
     config = config_for("ner and textcat", corpus, still, tmp_path)
     run(config, tmp_path / "one")
