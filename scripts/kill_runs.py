@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import spacy
 import typer
 from safetensors import safe_open
+from spacy.tokens import DocBin
 
 from spacy_bertft.cli.console import show
 from spacy_bertft.convert import convert
@@ -36,6 +38,7 @@ RUNS = {
     "ner_textcat": ("support/train.jsonl", "support/dev.jsonl"),
     "pair": ("pairs/train.tsv", "pairs/dev.tsv"),
     "regression": ("ratings/train.jsonl", "ratings/dev.jsonl"),
+    "qa": ("questions/train.json", "questions/dev.json"),
 }
 TEXTS = 48
 
@@ -80,17 +83,14 @@ def main(
 
 def command(name: str, work: Path) -> list[str]:
     """The training command, with few texts."""
-    paths = {}
-    for split, path in zip(("train", "dev"), RUNS[name], strict=True):
-        source = ROOT / "assets" / path
-        few = work / name / source.name
-        few.parent.mkdir(parents=True, exist_ok=True)
-        few.write_text("".join(source.read_text("utf-8").splitlines(keepends=True)[:TEXTS]), encoding="utf-8")
-        paths[split] = few
-    if name == "ner_textcat":
-        convert(list(paths.values()), work / name, label_key="category")
-        paths = {split: path.with_suffix(".spacy") for split, path in paths.items()}
-    settings = {**COMMON, **{f"--paths.{split}": str(path) for split, path in paths.items()}}
+    paths = [ROOT / "assets" / path for path in RUNS[name]]
+    convert(paths, work / name, label_key="category" if name == "ner_textcat" else "label")
+    paths = [work / name / path.with_suffix(".spacy").name for path in paths]
+    vocab = spacy.blank("en").vocab
+    for path in paths:
+        docs = list(DocBin().from_disk(path).get_docs(vocab))[:TEXTS]
+        DocBin(docs=docs, store_user_data=True).to_disk(path)
+    settings = {**COMMON, "--paths.train": str(paths[0]), "--paths.dev": str(paths[1])}
     more = ["--components.textcat.pooling", "mean"] if name == "ner_textcat" else []
     config = str(ROOT / f"configs/{name}.cfg")
     return [
