@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from spacy.language import Language
 from spacy.training import Example
 from torch import nn
 
+from spacy_bertft.jobs.evaluate import read_examples
 from spacy_bertft.learning.shim import shim_of
 
 # text, entities (first character, behind the last, label), category
@@ -53,6 +55,34 @@ def examples(nlp: Language, annotated: Iterable[Any] = ANNOTATED) -> list[Exampl
         )
         for text, entities, cat in annotated
     ]
+
+
+def blank_pair(encoder: Path | str, heads: dict[str, str], **config: Any) -> Language:
+    """A pipeline for two texts in a Doc, of an encoder and heads: name -> factory. config: of each head."""
+    nlp = spacy.blank("en", config={"nlp": {"tokenizer": {"@tokenizers": "spacy-bertft.PairTokenizer.v1"}}})
+    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(encoder), "device": "cpu"}
+    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
+    for name, factory in heads.items():
+        nlp.add_pipe(factory, name=name, config=config)
+    return nlp
+
+
+def save_trained(nlp: Language, data: Path, folder: Path, steps: int = 20) -> Path:
+    """Train a pipeline a little on an annotated file, and save it."""
+    torch.manual_seed(0)
+    optimizer = nlp.initialize(lambda: read_examples(nlp, data))
+    optimizer.learn_rate = 3e-3
+    for _ in range(steps):
+        nlp.update(read_examples(nlp, data), sgd=optimizer)
+    nlp.to_disk(folder)
+    return folder
+
+
+def annotated_file(path: Path, rows: Iterable[Any] = ANNOTATED) -> Path:
+    """A .jsonl file of annotated texts."""
+    records = ({"text": text, "spans": spans, "label": category} for text, spans, category in rows)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
 
 
 def initialized(encoder: Path | str, heads: dict[str, str] | None = None, **settings: Any) -> Language:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import spacy
-from pipelines import ANNOTATED, trained
+from pipelines import ANNOTATED, annotated_file, trained
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from typer.testing import CliRunner
@@ -21,10 +21,6 @@ def run(*args: object):
     return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="bertft")
 
 
-def lines_of(annotated):
-    return "".join(json.dumps({"text": text, "spans": spans, "label": cat}) + "\n" for text, spans, cat in annotated)
-
-
 @pytest.fixture(scope="module")
 def pipeline(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "pipeline"
@@ -35,10 +31,8 @@ def pipeline(tiny_bert, tmp_path_factory):
 @pytest.fixture
 def dev(tmp_path):
     """The texts that were learned, one with another category and one without its entity."""
-    path = tmp_path / "dev.jsonl"
     (first, second, *rest) = ANNOTATED
-    path.write_text(lines_of([(*first[:2], "work"), (second[0], second[1][:1], second[2]), *rest]), "utf-8")
-    return path
+    return annotated_file(tmp_path / "dev.jsonl", [(*first[:2], "work"), (second[0], second[1][:1], second[2]), *rest])
 
 
 def rows(text):

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import spacy
-import torch
-from pipelines import ANNOTATED, blank, trained
+from pipelines import ANNOTATED, blank, blank_pair, save_trained, trained
 from spacy.tokens import DocBin, Span
 
 from spacy_bertft import question_doc
@@ -60,25 +59,6 @@ def table(rows):
     return "".join("\t".join(row) + "\n" for row in [("first", "second", "label"), *rows])
 
 
-def with_pair_tokenizer(folder, heads, **config):
-    nlp = spacy.blank("en", config={"nlp": {"tokenizer": {"@tokenizers": "spacy-bertft.PairTokenizer.v1"}}})
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(folder), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
-    for name, factory in heads.items():
-        nlp.add_pipe(factory, name=name, config=config)
-    return nlp
-
-
-def save(nlp, data, folder, steps):
-    """Train a pipeline a little on a file, and save it."""
-    torch.manual_seed(0)
-    optimizer = nlp.initialize(lambda: read_examples(nlp, data))
-    optimizer.learn_rate = 3e-3
-    for _ in range(steps):
-        nlp.update(read_examples(nlp, data), sgd=optimizer)
-    nlp.to_disk(folder)
-
-
 @pytest.fixture(scope="module")
 def made(tiny_bert, tmp_path_factory):
     """A folder of pipelines, each with its data under the same name."""
@@ -88,10 +68,10 @@ def made(tiny_bert, tmp_path_factory):
         data = root / f"{name}{ending}"
         data.write_text(content, "utf-8")
         if steps is not None:
-            save(nlp, data, root / name, steps)
+            save_trained(nlp, data, root / name, steps)
 
-    make("qa", ".json", squad(QUESTIONS), with_pair_tokenizer(tiny_bert, {"qa": "bertft_qa"}, threshold=0.999))
-    make("pair", ".tsv", table(PAIRS), with_pair_tokenizer(tiny_bert, {"pair": "bertft_pair"}))
+    make("qa", ".json", squad(QUESTIONS), blank_pair(tiny_bert, {"qa": "bertft_qa"}, threshold=0.999))
+    make("pair", ".tsv", table(PAIRS), blank_pair(tiny_bert, {"pair": "bertft_pair"}))
     make("textcat", ".jsonl", texts(*KNOWN), blank(tiny_bert, {"textcat": "bertft_textcat"}))
     intent = blank(tiny_bert, {})
     intent.add_pipe("bertft_textcat", name="intent", config={"unknown_label": "none", "unknown_threshold": 9.0})
@@ -316,7 +296,7 @@ def two_heads(tiny_bert, tmp_path_factory):
     """Answers, and categories of the same questions, with a head for entities between them."""
     root = tmp_path_factory.mktemp("two")
     heads = {"qa": "bertft_qa", "ner": "bertft_ner", "pair": "bertft_pair"}
-    nlp = with_pair_tokenizer(tiny_bert, heads)
+    nlp = blank_pair(tiny_bert, heads)
     docs = []
     for question, context, answer in QUESTIONS:
         doc = question_doc(nlp, question, context)
@@ -327,7 +307,7 @@ def two_heads(tiny_bert, tmp_path_factory):
         docs.append(doc)
     docs[2].cats = {"where": 1.0, "other": 0.0}  # wrongly, so that the temperature has a place to be
     DocBin(docs=docs).to_disk(root / "dev.spacy")
-    save(nlp, root / "dev.spacy", root / "pipeline", steps=15)
+    save_trained(nlp, root / "dev.spacy", root / "pipeline", steps=15)
     return root
 
 

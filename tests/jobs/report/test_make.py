@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from pipelines import ANNOTATED, blank, examples, trained
+from pipelines import ANNOTATED, annotated_file, blank, blank_pair, examples, save_trained, trained
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
@@ -27,29 +27,6 @@ QUESTIONS = [("Where does Anna live?", "Berlin"), ("Where did Bob go?", "Rome"),
 def jsonl(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
-
-
-def annotated(path, rows=ANNOTATED):
-    return jsonl(path, [{"text": text, "spans": spans, "label": cat} for text, spans, cat in rows])
-
-
-def save(nlp, data, folder, steps=20):
-    """Train a pipeline a little on a file, and save it."""
-    torch.manual_seed(0)
-    optimizer = nlp.initialize(lambda: read_examples(nlp, data))
-    optimizer.learn_rate = 3e-3
-    for _ in range(steps):
-        nlp.update(read_examples(nlp, data), sgd=optimizer)
-    nlp.to_disk(folder)
-    return folder
-
-
-def paired(encoder, factory):
-    nlp = spacy.blank("en", config={"nlp": {"tokenizer": {"@tokenizers": "spacy-bertft.PairTokenizer.v1"}}})
-    model = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(encoder), "device": "cpu"}
-    nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
-    nlp.add_pipe(factory, name="head")
-    return nlp
 
 
 def page_of(pipeline, data, tmp_path, **settings):
@@ -75,7 +52,7 @@ def pipeline(tiny_bert, tmp_path_factory):
 def dev(tmp_path):
     """The texts that were learned, one with another category and one without an entity."""
     (first, second, *rest) = ANNOTATED
-    return annotated(tmp_path / "dev.jsonl", [(*first[:2], "work"), (second[0], second[1][:1], second[2]), *rest])
+    return annotated_file(tmp_path / "dev.jsonl", [(*first[:2], "work"), (second[0], second[1][:1], second[2]), *rest])
 
 
 def test_the_scores_are_those_of_evaluate(pipeline, dev, tmp_path):
@@ -114,7 +91,7 @@ def test_equal_seeds_give_equal_pages(pipeline, dev, tmp_path):
 
 
 def test_several_files_are_slices(pipeline, dev, tmp_path):
-    other = annotated(tmp_path / "other.jsonl", ANNOTATED[:2])
+    other = annotated_file(tmp_path / "other.jsonl", ANNOTATED[:2])
     page = words(page_of(pipeline, [dev, other], tmp_path))
     assert re.search(r"File texts F-score dev\.jsonl 6 .*other\.jsonl 2 ", page)
     folder = tmp_path / "converted"
@@ -128,7 +105,7 @@ def test_several_files_are_slices(pipeline, dev, tmp_path):
 def test_training_texts_tell_what_was_unseen(pipeline, dev, tmp_path):
     without = words(page_of(pipeline, dev, tmp_path))
     assert "The pipeline's config names no training texts; give them with --train" in html_free(without)
-    train = annotated(tmp_path / "train.jsonl", ANNOTATED[:3])
+    train = annotated_file(tmp_path / "train.jsonl", ANNOTATED[:3])
     page = words(page_of(pipeline, dev, tmp_path, train=[train]))
     assert "3 texts (50.0%) are also training texts" in page
     assert "all words seen" in page
@@ -172,8 +149,8 @@ def test_labels_and_texts_are_escaped(tiny_bert, tmp_path):
         ("<b>Anna</b> & Bob live in <i>Rome</i>", [(3, 7, "<u>X</u>"), (29, 33, "Y&Z")], "<script>a"),
         ("Bob went <b>home</b>", [(0, 3, "Y&Z")], "b"),
     ]
-    data = annotated(tmp_path / "dev.jsonl", rows)
-    page = page_of(save(nlp, data, tmp_path / "pipeline", steps=0), data, tmp_path)
+    data = annotated_file(tmp_path / "dev.jsonl", rows)
+    page = page_of(save_trained(nlp, data, tmp_path / "pipeline", steps=0), data, tmp_path)
     assert "<script" not in page
     assert not re.search(r"<(u|i|b)>(X|Rome|Anna|home)", page)
     assert "&lt;u&gt;X&lt;/u&gt;" in page
@@ -185,7 +162,7 @@ def test_labels_and_texts_are_escaped(tiny_bert, tmp_path):
 def test_a_head_for_several_labels(tiny_bert, tmp_path):
     rows = [("Anna went home", ["home"]), ("Bob went to work", ["work"]), ("Anna works at home", ["home", "work"])]
     data = jsonl(tmp_path / "dev.jsonl", [{"text": text, "labels": labels} for text, labels in rows * 4])
-    pipeline = save(blank(tiny_bert, {"labels": "bertft_textcat_multilabel"}), data, tmp_path / "pipeline")
+    pipeline = save_trained(blank(tiny_bert, {"labels": "bertft_textcat_multilabel"}), data, tmp_path / "pipeline")
     page = words(page_of(pipeline, data, tmp_path))
     assert "labels · F-score" in page
     assert "Each label of each text counts once" in page
@@ -196,7 +173,7 @@ def test_a_head_for_pairs(tiny_bert, tmp_path):
     rows = [("Where does Anna live?", "In Berlin.", "answers"), ("Who is Bob?", "Where is Anna?", "asks")] * 4
     data = tmp_path / "dev.tsv"
     data.write_text("first\tsecond\tlabel\n" + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-    pipeline = save(paired(tiny_bert, "bertft_pair"), data, tmp_path / "pipeline", steps=0)
+    pipeline = save_trained(blank_pair(tiny_bert, {"head": "bertft_pair"}), data, tmp_path / "pipeline", steps=0)
     page = page_of(pipeline, data, tmp_path)
     assert "head · Accuracy" in words(page)
     assert '<span class="between">' in page
@@ -212,7 +189,7 @@ def test_a_head_for_answers(tiny_bert, tmp_path):
     ]
     data = tmp_path / "dev.json"
     data.write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}), encoding="utf-8")
-    pipeline = save(paired(tiny_bert, "bertft_qa"), data, tmp_path / "pipeline", steps=30)
+    pipeline = save_trained(blank_pair(tiny_bert, {"head": "bertft_qa"}), data, tmp_path / "pipeline", steps=30)
     page = words(page_of(pipeline, data, tmp_path))
     assert "Exact match" in page
     assert "Accuracy without an answer" in page
@@ -238,7 +215,7 @@ def test_a_head_for_answers(tiny_bert, tmp_path):
 
 def test_a_head_for_numbers(tiny_bert, tmp_path):
     data = jsonl(tmp_path / "dev.jsonl", [{"text": f"Anna gave {n}", "value": n} for n in range(8)])
-    pipeline = save(blank(tiny_bert, {"rating": "bertft_regression"}), data, tmp_path / "pipeline", steps=2)
+    pipeline = save_trained(blank(tiny_bert, {"rating": "bertft_regression"}), data, tmp_path / "pipeline", steps=2)
     page = words(page_of(pipeline, data, tmp_path))
     scores = evaluate(pipeline, data).overall
     assert f"Mean absolute error {scores['value_mae']:.3f}" in page
@@ -248,7 +225,7 @@ def test_a_head_for_numbers(tiny_bert, tmp_path):
 
 
 def test_two_heads_of_categories_are_told_apart_by_their_labels(tiny_bert, tmp_path):
-    data = annotated(tmp_path / "dev.jsonl")
+    data = annotated_file(tmp_path / "dev.jsonl")
     nlp = blank(tiny_bert, {"place": "bertft_textcat", "mood": "bertft_textcat"})
     golds = examples(nlp)
     for eg in golds:
@@ -287,8 +264,8 @@ def test_spacys_own_ner_has_no_confidence(tiny_bert, tmp_path):
     listener = {"@architectures": "spacy-bertft.Listener.v1"}
     model = {"@architectures": "spacy.TransitionBasedParser.v2", "state_type": "ner", "tok2vec": listener}
     nlp.add_pipe("ner", config={"model": model})
-    data = annotated(tmp_path / "dev.jsonl")
-    page = words(page_of(save(nlp, data, tmp_path / "pipeline", steps=50), data, tmp_path))
+    data = annotated_file(tmp_path / "dev.jsonl")
+    page = words(page_of(save_trained(nlp, data, tmp_path / "pipeline", steps=50), data, tmp_path))
     assert "This component gives no confidence" in page
     assert "in the order of the data" in page or "No text has an error" in page
 
@@ -297,7 +274,7 @@ def test_spacys_own_ner_has_no_confidence(tiny_bert, tmp_path):
 
 
 def test_one_category_alone(pipeline, tmp_path):
-    data = annotated(tmp_path / "dev.jsonl", [ANNOTATED[0], ANNOTATED[2]])
+    data = annotated_file(tmp_path / "dev.jsonl", [ANNOTATED[0], ANNOTATED[2]])
     page = words(page_of(pipeline, data, tmp_path))
     assert "All texts are of one category, home" in page
     assert "textcat: only 2 annotated texts, so the intervals are wide" in page
@@ -323,7 +300,7 @@ def test_nothing_predicted(tiny_bert, tmp_path):
     with torch.no_grad():
         module.output.bias[0] = 1000.0  # of O
     nlp.to_disk(tmp_path / "pipeline")
-    page = words(page_of(tmp_path / "pipeline", annotated(tmp_path / "dev.jsonl"), tmp_path))
+    page = words(page_of(tmp_path / "pipeline", annotated_file(tmp_path / "dev.jsonl"), tmp_path))
     assert "Nothing was predicted. Train longer" in page
     assert "ner · F-score 0.0" in page
     assert "There are no predictions with a confidence" in page
@@ -350,7 +327,7 @@ def test_a_long_text(pipeline, tmp_path):
 
 def test_misaligned_entities_are_counted(pipeline, tmp_path):
     rows = [("Anna lives in Berlin", [(0, 3, "PERSON"), (14, 20, "CITY")], "home")]
-    page = words(page_of(pipeline, annotated(tmp_path / "dev.jsonl", rows), tmp_path))
+    page = words(page_of(pipeline, annotated_file(tmp_path / "dev.jsonl", rows), tmp_path))
     assert "1 of 2 gold entities don't begin and end with a token" in html_free(page)
     assert "“Ann” (PERSON" in page
     # In .spacy, gold tokens may differ from the pipeline's.

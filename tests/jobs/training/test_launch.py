@@ -13,7 +13,7 @@ from encoders import rewrite
 from safetensors.torch import load_file
 from spacy.util import load_config
 from tiny import make_encoder
-from training_runs import PIPELINES, config_of, make_texts, run
+from training_runs import PIPELINES, assert_same, config_of, make_texts, run, saved
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.training.launch import launch
@@ -101,6 +101,15 @@ def test_more_processes_than_texts_in_a_batch(corpus, still, tmp_path):
     run(config, tmp_path / "one")
     assert launched(tmp_path, tmp_path / "three", 3) == 0
     assert_near(weights(tmp_path / "one"), weights(tmp_path / "three"))
+
+
+def test_two_processes_with_the_same_seed_end_in_the_same_weights(corpus, tiny_bert, tmp_path):
+    config = config_for("LoRA", corpus, tiny_bert, tmp_path)  # this encoder has dropout
+    config["training"]["dropout"] = 0.2
+    config.to_disk(tmp_path / "run.cfg")
+    for name in ("one", "two"):
+        assert launched(tmp_path, tmp_path / name, 2) == 0
+    assert_same(saved(tmp_path / "one"), saved(tmp_path / "two"))
 
 
 def test_a_process_without_texts_at_the_start_has_the_learning_rate_of_the_others(corpus, still, tmp_path):
