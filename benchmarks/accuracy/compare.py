@@ -45,6 +45,8 @@ Epochs = Annotated[int, typer.Option(help="Times over the training texts.")]
 BatchSize = Annotated[int, typer.Option(help="Texts in a batch.")]
 MergeSentences = Annotated[int, typer.Option(help="Neighbouring sentences that make one text (.iob).")]
 Texts = Annotated[int | None, typer.Option(help="Train on so many of the training texts, drawn once; else on all.")]
+DevTexts = Annotated[int, typer.Option(help="Development texts, drawn once.")]
+TestTexts = Annotated[int, typer.Option(help="Test texts, drawn once.")]
 Seeds = Annotated[int, typer.Option(help="Runs of each, with seeds 0, 1, …")]
 
 
@@ -102,17 +104,20 @@ def spread(rows: Sequence[dict[str, Any]], key: str) -> str:
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
-def prepare(folder: Path, work: Path, merge_sentences: int, texts: int | None = None) -> dict[str, list[Doc]]:
+def prepare(
+    folder: Path, work: Path, merge_sentences: int, texts: int | None = None, **others: int | None
+) -> dict[str, list[Doc]]:
     """Convert the data to .spacy files in `work`, and read them back as gold Docs.
 
-    texts: the number of training texts to keep; None: all.
+    texts: the number of training texts to keep; None: all. others: the same for dev and test.
     """
     files = [next(folder.glob(f"{split}.*")) for split in SPLITS]
     convert(files, work, merge_sentences=merge_sentences, first_key="text_a", second_key="text_b")
     gold = read(work)
-    if texts is not None and texts < len(gold["train"]):
-        gold["train"] = random.Random(0).sample(gold["train"], texts)
-        DocBin(docs=gold["train"], store_user_data=True).to_disk(work / "train.spacy")
+    for split, number in {"train": texts, **others}.items():
+        if number is not None and number < len(gold[split]):
+            gold[split] = random.Random(0).sample(gold[split], number)
+            DocBin(docs=gold[split], store_user_data=True).to_disk(work / f"{split}.spacy")
     return gold
 
 

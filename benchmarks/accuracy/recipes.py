@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shlex
 import tempfile
 import time
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from compare import Encoder, Seeds, head_of, predict, prepare, score, spread
+from compare import DevTexts, Encoder, Seeds, TestTexts, head_of, predict, prepare, score, spread
 from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train as spacy_train
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc
 from spacy.util import load_config
 
 from spacy_bertft.jobs.recipes.init import init
@@ -37,8 +36,8 @@ def main(
     data: Annotated[list[str], typer.Argument(help="Folders below SPACY_BERTFT_DATA: ner/…, textcat/…, pair/…")],
     encoder: Encoder,
     texts: Annotated[int, typer.Option(help="Training texts, drawn once.")] = 600,
-    dev_texts: Annotated[int, typer.Option(help="Development texts, drawn once.")] = 300,
-    test_texts: Annotated[int, typer.Option(help="Test texts, drawn once.")] = 1000,
+    dev_texts: DevTexts = 300,
+    test_texts: TestTexts = 1000,
     seeds: Seeds = 1,
     settings: Annotated[str, typer.Option(help='Settings to compare, such as "--training.dropout 0".')] = "",
     output: Annotated[Path, typer.Option(help="A JSON line for each run.")] = Path("recipes.jsonl"),
@@ -48,11 +47,10 @@ def main(
     points = ("init", settings) if settings else tuple(GRID)
     for seed in range(seeds):
         for name in data:
-            with tempfile.TemporaryDirectory() as folder:
-                work = Path(folder)
-                gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / name, work, 1, texts)
-                for split, number in (("dev", dev_texts), ("test", test_texts)):
-                    _keep(gold, split, number, work)
+            with tempfile.TemporaryDirectory() as temporary:
+                work = Path(temporary)
+                folder = Path(os.environ["SPACY_BERTFT_DATA"]) / name
+                gold = prepare(folder, work, 1, texts, dev=dev_texts, test=test_texts)
                 for point in points:
                     setup = {"data": name, "texts": texts, "point": point, "seed": seed}
                     if not any(setup.items() <= row.items() for row in _rows(output)):
@@ -71,26 +69,23 @@ def run(
     paths = {split: work / f"{split}.spacy" for split in ("train", "dev")}
     init(task, work / "config.cfg", encoder=encoder, force=True, **paths)
     config = load_config(work / "config.cfg")
-    rate, epochs = GRID.get(point, GRID["init"])
-    rate *= config["training"]["optimizer"]["learn_rate"]["initial_rate"]
-    epochs = round(epochs * config["training"]["max_epochs"])
-    overrides = {"system.seed": seed, RATE: rate, EPOCHS: epochs, **settings}
+    times_rate, times_epochs = GRID.get(point, GRID["init"])
+    overrides = {
+        "system.seed": seed,
+        RATE: times_rate * config["training"]["optimizer"]["learn_rate"]["initial_rate"],
+        EPOCHS: round(times_epochs * config["training"]["max_epochs"]),
+        **settings,
+    }
     start = time.perf_counter()
     spacy_train(work / "config.cfg", work / "out", overrides=overrides)
     seconds = time.perf_counter() - start
     predicted = predict(work / "out/model-best", gold)
     return {
-        "rate": rate,
-        "epochs": epochs,
+        "rate": overrides[RATE],
+        "epochs": overrides[EPOCHS],
         "seconds": round(seconds),
         **{split: score(gold[split], docs) for split, docs in predicted.items()},
     }
-
-
-def _keep(gold: dict[str, list[Doc]], split: str, number: int, work: Path) -> None:
-    if len(gold[split]) > number:
-        gold[split] = random.Random(0).sample(gold[split], number)
-        DocBin(docs=gold[split], store_user_data=True).to_disk(work / f"{split}.spacy")
 
 
 def _rows(output: Path) -> list[dict[str, Any]]:

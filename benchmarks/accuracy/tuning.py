@@ -22,7 +22,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from compare import SPLITS, Data, Encoder, MergeSentences, Texts, head_of, predict, prepare, score, spread
+from compare import (
+    SPLITS,
+    Data,
+    DevTexts,
+    Encoder,
+    MergeSentences,
+    TestTexts,
+    Texts,
+    head_of,
+    predict,
+    prepare,
+    score,
+    spread,
+)
 from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train as spacy_train
 
@@ -42,6 +55,8 @@ def main(
     space: Annotated[Path | None, typer.Option(help="Space to search; else the default one.")] = None,
     merge_sentences: MergeSentences = 1,
     texts: Texts = None,
+    dev_texts: DevTexts = 300,
+    test_texts: TestTexts = 1000,
     seeds: Annotated[int, typer.Option(help="Trainings of each config, with seeds 1, 2, …")] = 3,
     search: Annotated[Path | None, typer.Option(help="Folder for the search, to keep it or go on with it.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
@@ -52,7 +67,8 @@ def main(
         work = Path(folder)
         corpus = work if search is None else search / "corpus"  # the same paths when it goes on
         corpus.mkdir(parents=True, exist_ok=True)
-        gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / data, corpus, merge_sentences, texts)
+        source = Path(os.environ["SPACY_BERTFT_DATA"]) / data
+        gold = prepare(source, corpus, merge_sentences, texts, dev=dev_texts, test=test_texts)
         overrides |= {f"paths.{split}": str(corpus / f"{split}.spacy") for split in ("train", "dev")}
         if head_of(gold) != "pair":  # on the very tokens that are scored
             overrides |= {f"corpora.{split}.gold_preproc": True for split in ("train", "dev")}
