@@ -38,16 +38,6 @@ class Processes:
         if self.count > 1 and self.is_first:
             torch.distributed.barrier()
 
-    def add_up(self, sums: Tensor, module: nn.Module) -> None:
-        """Sum numbers and a module's gradients over all processes, in place."""
-        if self.count == 1:
-            return
-        torch.distributed.all_reduce(sums)
-        for parameter in module.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-
     def sum_of(self, values: Sequence[float]) -> list[float]:
         """Each value, summed over all processes."""
         if self.count == 1:
@@ -57,7 +47,14 @@ class Processes:
             torch.distributed.all_reduce(sums)
         return sums.tolist()  # sync
 
-    def add_up_gradients(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give each parameter of a module the sum of its gradients in all processes."""
+        if self.count > 1:
+            summed = self.add_up([parameter.grad for parameter in parameters], parameters)
+            for parameter, gradient in zip(parameters, summed, strict=True):
+                parameter.grad = gradient
+
+    def add_up(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
         """Sum gradients over all processes. like: tensors of the same shapes, for those that only others have."""
         there = self.sum_of([float(gradient is not None) for gradient in gradients])
         summed = [

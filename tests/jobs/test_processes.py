@@ -25,10 +25,10 @@ def test_one_waits_for_nobody_and_adds_up_nothing(rank):
     with alone.first_alone():
         ran = True
     assert ran
-    sums, module = torch.ones(2), torch.nn.Linear(2, 2)
-    alone.add_up(sums, module)
-    assert sums.tolist() == [1, 1]
+    module = torch.nn.Linear(2, 2)
+    alone.add_up_gradients(list(module.parameters()))
     assert module.weight.grad is None
+    assert alone.sum_of([1.0, 2.0]) == [1, 2]
 
 
 @pytest.mark.parametrize(("rank", "wanted"), [(0, ["block", "wait"]), (1, ["wait", "block"])])
@@ -40,11 +40,10 @@ def test_the_first_runs_a_block_before_the_others(monkeypatch, rank, wanted):
     assert done == wanted
 
 
-def test_gradients_are_added_up_even_where_there_are_none(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(1))
-    sums, module = torch.ones(2), torch.nn.Linear(2, 2)
+def test_gradients_are_added_up_where_any_process_has_one(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(torch.ones_like(tensor)))
+    module = torch.nn.Linear(2, 2)
     module.weight.grad = torch.ones(2, 2)
-    Processes(2, 1).add_up(sums, module)
-    assert sums.tolist() == [2, 2]
+    Processes(2, 1).add_up_gradients(list(module.parameters()))
     assert module.weight.grad.tolist() == [[2, 2], [2, 2]]
     assert module.bias.grad.tolist() == [1, 1]

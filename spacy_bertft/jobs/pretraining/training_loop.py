@@ -142,8 +142,9 @@ class Run:
             both = torch.stack([losses.masked / n_targets, losses.next_sentence / len(chosen)])
             both.sum().backward()  # type: ignore[no-untyped-call]
             sums += both.detach().cpu()  # sync
-        self.processes.add_up(sums, self.model)
-        loss, next_loss = sums.tolist()
+        self.optimizer.collect()
+        self.processes.add_up_gradients(list(self.model.parameters()))
+        loss, next_loss = self.processes.sum_of(sums.tolist())
         if not math.isfinite(loss + next_loss):
             raise DataError(
                 f"The loss at step {step} is {loss + next_loss}: training has diverged. Expected a finite number. "

@@ -38,10 +38,7 @@ def _add_up_module(optimizer: ModuleOptimizer, processes: Processes) -> None:
     features of its texts.
     """
     optimizer.collect()
-    parameters = [parameter for group in optimizer.groups for parameter in group.parameters]
-    summed = processes.add_up_gradients([parameter.grad for parameter in parameters], parameters)
-    for parameter, gradient in zip(parameters, summed, strict=True):
-        parameter.grad = gradient
+    processes.add_up_gradients([parameter for group in optimizer.groups for parameter in group.parameters])
     learns = float(optimizer.examples > 0)
     total, factors, learning = processes.sum_of([optimizer.examples, learns * optimizer.rate_factor, learns])
     if learning:
@@ -55,7 +52,7 @@ def _add_up_thinc(model: Model[Any, Any], processes: Processes) -> None:
     places = [(node, name) for node in model.walk() for name in node.param_names if node.has_param(name)]
     gradients = [_tensor(node.get_grad(name)) if node.has_grad(name) else None for node, name in places]
     like = [_tensor(node.get_param(name)) for node, name in places]
-    for (node, name), gradient in zip(places, processes.add_up_gradients(gradients, like), strict=True):
+    for (node, name), gradient in zip(places, processes.add_up(gradients, like), strict=True):
         if gradient is not None:
             node.set_grad(name, node.ops.asarray(gradient.cpu().numpy()))  # type: ignore[arg-type]
 
