@@ -19,7 +19,6 @@ Aim = Literal["accuracy", "speed"]
 # The run: about so many steps, within these epochs. Measured by benchmarks/accuracy/recipes.py.
 _STEPS = {"accuracy": 700, "speed": 350}
 _EPOCHS = {"accuracy": (4, 20), "speed": (2, 10)}
-_MULTILABEL_RATE = 2  # times the usual rate: measured in the same way
 _EVALUATIONS = 20
 # An evaluated text costs about a third of a trained one; all evaluations should take no more than a quarter of the run.
 _EVALUATED_SHARE = 0.75
@@ -87,7 +86,7 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     def set_(name: str, value: Any, why: str) -> None:
         found[name], reasons[name] = value, why
 
-    set_("rate", *_rate(task, encoder))
+    set_("rate", *_rate(encoder))
     set_("batch_size", *_batch_size(len(train)))
     steps = math.ceil(len(train) / found["batch_size"])  # an epoch
     set_("epochs", *_epochs(steps, aim))
@@ -136,12 +135,9 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
-def _rate(task: RecipeTask, encoder: EncoderFacts) -> tuple[float, str]:
+def _rate(encoder: EncoderFacts) -> tuple[float, str]:
     rate = usual_rate(encoder.body)
-    why = f"{encoder.body / 1e6:.0f} million parameters in its layers; base size, with 85 million, takes 5e-5"
-    if task.kinds == {"textcat_multilabel"}:
-        return _MULTILABEL_RATE * rate, f"{why}; {_MULTILABEL_RATE} times that, as most labels are in few of the texts"
-    return rate, why
+    return rate, f"{encoder.body / 1e6:.0f} million parameters in its layers; base size, with 85 million, takes 5e-5"
 
 
 def _batch_size(n_texts: int) -> tuple[int, str]:

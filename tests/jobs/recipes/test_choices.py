@@ -30,12 +30,6 @@ def test_small_encoders_learn_at_higher_rates():
     assert chosen(encoder=SMALL).rate > chosen(encoder=BASE).rate
 
 
-def test_independent_labels_are_learned_at_a_higher_rate():
-    labels = {"categories": Counter(a=300, b=200)}
-    assert chosen("multilabel", encoder=SMALL, **labels).rate == 2 * chosen(encoder=SMALL).rate
-    assert chosen("ner+multilabel", encoder=SMALL, **labels).rate == chosen(encoder=SMALL).rate
-
-
 @pytest.mark.parametrize("n", [10, 100, 1000, 10_000, 100_000])
 def test_few_texts_are_read_more_often(n):
     more, fewer = chosen(n=n), chosen(n=4 * n)
