@@ -122,3 +122,9 @@ def test_what_touches_transformers_is_marked(file):
 def test_what_needs_spacy_transformers_is_marked():
     marked = {file.as_posix() for file in FILES if "peer" in marks_of(tree_of(TESTS / file))}
     assert marked == {file.as_posix() for file in FILES if file.parts[0] == "peer"} == {"peer/test_transformer.py"}
+
+
+def test_what_needs_tools_is_in_their_folder_and_marked():
+    marked = {file.as_posix() for file in FILES if "tools" in marks_of(tree_of(TESTS / file))}
+    assert marked == {file.as_posix() for file in FILES if file.parts[0] == "tools"}
+    assert marked
