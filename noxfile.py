@@ -104,7 +104,7 @@ def project(session: nox.Session) -> None:
     python = python_of_main(session)
 
     def run(workflow: str, **settings: object) -> None:
-        variables = [word for name, value in settings.items() for word in (f"--vars.{name}", str(value))]
+        variables = [f"--vars.{name}={value}" for name, value in settings.items()]
         session.run(python, "-m", "spacy", "project", "run", workflow, ".", *variables)
 
     with session.chdir(tree):

@@ -36,15 +36,15 @@ PROJECTS = {
 
 TEMPLATE = """title: "{title}"
 description: >
-  Fine-tunes a BERT encoder on the messages in assets/ (from spacy-bertft, MIT licence), evaluates the pipeline, writes a
-  report to open in a browser, and packages the pipeline as a wheel. Needs spacy-bertft with its extra `project`. To use
-  texts of your own, replace the files in assets/; if their names or keys differ, change the commands.
+  Fine-tunes a BERT encoder on the messages in assets/ (from spacy-bertft, MIT licence), evaluates the pipeline, writes
+  a report to open in a browser, and packages the pipeline as a wheel. Needs spacy-bertft with its extra `project`. To
+  use texts of your own, replace the files in assets/; if their names or keys differ, change the commands.
 
 vars:
   lang: en
   # Hub name or folder of the pretrained encoder.
   encoder: sentence-transformers/all-MiniLM-L6-v2
-  # More settings for the training, such as "--training.max_epochs 3".
+  # More settings for the training; on the command line: --vars.options="--training.max_epochs 3"
   options: ""
   # Name and version of the packaged pipeline: <lang>_<name>-<version>.
   name: messages
