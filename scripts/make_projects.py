@@ -44,8 +44,8 @@ vars:
   lang: en
   # Hub name or folder of the pretrained encoder.
   encoder: sentence-transformers/all-MiniLM-L6-v2
-  # More settings for the training; on the command line: --vars.options="--training.max_epochs 3"
-  options: ""
+  # The training ends after this many steps; 0: after the epochs in config.cfg.
+  steps: 0
   # Name and version of the packaged pipeline: <lang>_<name>-<version>.
   name: messages
   version: 0.1.0
@@ -68,7 +68,7 @@ commands:
   - name: train
     help: "Fine-tune the encoder; the best step on the dev texts is kept"
     script:
-      - python -m spacy bertft train config.cfg --output training ${{vars.options}}
+      - python -m spacy bertft train config.cfg --output training --training.max_steps ${{vars.steps}}
     deps: [config.cfg, assets/train.jsonl, assets/dev.jsonl]
     outputs: [training/model-best]
 

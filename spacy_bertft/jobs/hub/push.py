@@ -48,6 +48,11 @@ class _Plan:
     own_card: bool  # given by --card
     local_paths: tuple[str, ...]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Path in the repository -> bytes."""
+        return {_CARD: len(self.card.encode()), **{name: path.stat().st_size for name, path in self.files.items()}}
+
 
 def push(
     pipeline: Path,
@@ -73,39 +78,35 @@ def push(
     """
     check_repo(repo)
     plan = _plan(pipeline, repo, license, base_model, card)
-    sizes = {name: path.stat().st_size for name, path in plan.files.items()}
-    sizes = {_CARD: len(plan.card.encode()), **sizes}
     if dry_run:
-        return PushReport(repo, public, sizes, plan.card, False, (), plan.local_paths, url=None, commit=None)
+        return PushReport(repo, public, plan.sizes, plan.card, False, (), plan.local_paths, url=None, commit=None)
+    with reaching_hub(repo):
+        return _send(plan, repo, public, message or "Push the pipeline with bertft")
+
+
+def _send(plan: _Plan, repo: str, public: bool, message: str) -> PushReport:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    with reaching_hub(repo):
-        api = HfApi(**LIBRARY)
-        info = _repository(api, repo, public)
-        there = [sibling.rfilename for sibling in info.siblings or ()]
-        keep_card = not plan.own_card and _CARD in there and _is_of_people(api, repo)
-        if keep_card:
-            del sizes[_CARD]
-        deleted = _stale(there, plan.files)
-        operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in deleted]
-        operations += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in plan.files.items()]
-        if not keep_card:
-            operations.append(CommitOperationAdd(path_in_repo=_CARD, path_or_fileobj=plan.card.encode()))
-        done = api.create_commit(repo, operations, commit_message=message or "Push the pipeline with bertft")
-    public = not info.private
+    api = HfApi(**LIBRARY)
+    info = _repository(api, repo, public)
+    there = [sibling.rfilename for sibling in info.siblings or ()]
+    keep_card = not plan.own_card and _CARD in there and _is_of_people(api, repo)
+    contents: dict[str, Path | bytes] = {**({} if keep_card else {_CARD: plan.card.encode()}), **plan.files}
+    deleted = _stale(there, plan.files)
+    operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in deleted]
+    operations += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in contents.items()]
+    commit = api.create_commit(repo, operations, commit_message=message).oid
+    sizes = {name: plan.sizes[name] for name in contents}
     url = f"{api.endpoint}/{repo}"
-    return PushReport(repo, public, sizes, plan.card, keep_card, deleted, plan.local_paths, url, done.oid)
+    return PushReport(repo, not info.private, sizes, plan.card, keep_card, deleted, plan.local_paths, url, commit)
 
 
 def _plan(pipeline: Path, repo: str, license: str | None, base_model: str | None, card: Path | None) -> _Plan:
     """What a push sends, found without the network."""
     nlp = load_pipeline(pipeline)
     _check_adapters(pipeline)
-    files = {
-        path.relative_to(pipeline).as_posix(): path
-        for path in sorted(pipeline.rglob("*"))
-        if path.is_file() and ".git" not in path.parts and path.relative_to(pipeline).as_posix() != _CARD
-    }
+    paths = {path.relative_to(pipeline).as_posix(): path for path in sorted(pipeline.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in paths.items() if name != _CARD and ".git" not in name.split("/")}
     local = tuple(_local_paths(nlp))
     if card is not None:
         return _Plan(files, _read(card), own_card=True, local_paths=local)
