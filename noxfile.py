@@ -15,6 +15,10 @@ ROOT = Path(__file__).parent
 # The lowest transformers that pyproject.toml allows, and that of spacy-transformers.
 LOWEST = "transformers==4.49.0"
 PEER = ("spacy-transformers==1.4.0", "transformers==4.52.4")
+# Tools that read spaCy pipelines.
+TOOLS = ("presidio-analyzer==2.2.366", "haystack-ai==3.4.1", "spacy-haystack==1.0.0", "dkpro-cassis==0.12.0")
+# What goes with a version of transformers.
+OF_TRANSFORMERS = ("transformers", "tokenizers", "huggingface-hub")
 # What the copy of the tree for `project` leaves out: what git ignores, above all results of workflows that ran here.
 NOT_COPIED = (
     *(".git", ".nox", ".venv*", ".*_cache", ".hypothesis", "build", "dist"),
@@ -66,14 +70,14 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The tests that touch transformers, with the lowest version of it."""
-    session.install("-c", without_transformers(session), LOWEST, "-e", ".[test]")
+    session.install("-c", constraints_without(session, *OF_TRANSFORMERS), LOWEST, "-e", ".[test]")
     session.run("python", "-m", "pytest", "-m", "touches_transformers", *session.posargs)
 
 
 @nox.session(requires=["main"])
 def peer(session: nox.Session) -> None:
     """The tests with spacy-transformers, whose pipelines then come over to the main environment."""
-    session.install("-c", without_transformers(session), "-e", ".[test]", *PEER)
+    session.install("-c", constraints_without(session, *OF_TRANSFORMERS), "-e", ".[test]", *PEER)
     session.run("python", "-m", "pytest", "-m", "peer", *session.posargs)
     old = Path(session.create_tmp()) / "old"
     shutil.rmtree(old, ignore_errors=True)
@@ -82,9 +86,17 @@ def peer(session: nox.Session) -> None:
     session.run(*test, env={"SPACY_BERTFT_OLD": str(old)}, external=True)
 
 
+@nox.session
+def tools(session: nox.Session) -> None:
+    """The tests with tools that read spaCy pipelines: Presidio, Haystack, INCEpTION's documents."""
+    # Presidio wants an older preshed, Haystack a newer certifi.
+    session.install("-c", constraints_without(session, "preshed", "certifi"), "-e", ".[test]", *TOOLS)
+    session.run("python", "-m", "pytest", "tests/tools", *session.posargs)
+
+
 @nox.session(venv_backend="none", requires=["main"])
 def project(session: nox.Session) -> None:
-    """The main job and the other workflows of project.yml, with few steps, in a copy of the tree."""
+    """The workflows of project.yml, in a copy of the tree, and of the folders in projects/, with few steps."""
     tree = Path(session.create_tmp()) / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     at_the_top = shutil.ignore_patterns(*NOT_COPIED)
@@ -104,11 +116,17 @@ def project(session: nox.Session) -> None:
             entities = Path(os.environ["SPACY_BERTFT_DATA"], "ner/wikigold")
             run("adapt", domain_texts=texts, domain_entities=entities, adapt_steps=4, domain_steps=20)
         run("pretrain", texts=texts, pretrain_vocabulary=2000, pretrain_steps=4, pretrain_batch_size=16)
+    clones = Path(session.create_tmp()) / "clones"
+    shutil.rmtree(clones, ignore_errors=True)
+    shutil.copytree(ROOT / "projects", clones)
+    for clone in sorted(clones.iterdir()):
+        with session.chdir(clone):
+            run("all", encoder=ROOT / "assets/encoder", steps=20)
 
 
-def without_transformers(session: nox.Session) -> str:
-    """A file of our constraints without transformers and what goes with its version."""
-    free = ("transformers==", "tokenizers==", "huggingface-hub==")
+def constraints_without(session: nox.Session, *packages: str) -> str:
+    """A file of our constraints without these packages."""
+    free = tuple(f"{package}==" for package in packages)
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     path = Path(session.create_tmp()) / "constraints.txt"
     path.write_text("".join(line for line in lines if not line.startswith(free)), encoding="utf-8")

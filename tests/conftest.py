@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 import functools
 import gc
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,9 @@ import pytest
 import torch
 from spacy.lang.en import English
 from tiny import make_encoder
+
+# The tests with the tools around spaCy run where those are installed, in an environment of their own (`nox -s tools`).
+collect_ignore = [] if find_spec("presidio_analyzer") else ["tools"]
 
 # Tiny tensors gain nothing from threads, and lose much where other processes run.
 torch.set_num_threads(1)

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "jobs/export/compare.py": "jobs/export/test_export.py",  # the parts of one function
     "jobs/export/report.py": "jobs/export/test_export.py",
     "jobs/export/write.py": "jobs/export/test_export.py",
+    "jobs/hub/connection.py": "jobs/hub/test_push.py",  # its errors
     "jobs/pretraining/config.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/resume.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/starting_model.py": "jobs/pretraining/test_adapt.py",
@@ -121,3 +122,9 @@ def test_what_touches_transformers_is_marked(file):
 def test_what_needs_spacy_transformers_is_marked():
     marked = {file.as_posix() for file in FILES if "peer" in marks_of(tree_of(TESTS / file))}
     assert marked == {file.as_posix() for file in FILES if file.parts[0] == "peer"} == {"peer/test_transformer.py"}
+
+
+def test_what_needs_tools_is_in_their_folder_and_marked():
+    marked = {file.as_posix() for file in FILES if "tools" in marks_of(tree_of(TESTS / file))}
+    assert marked == {file.as_posix() for file in FILES if file.parts[0] == "tools"}
+    assert marked

@@ -1,4 +1,4 @@
-"""What is public: spacy_bertft.__all__, its two modules of functions, and the names that configs and pip know.
+"""What is public: spacy_bertft.__all__, its modules of functions, and the names that configs and pip know.
 
 All folders of the package are private. Inside, a name without an underscore is one that other files use.
 """
@@ -19,7 +19,7 @@ import spacy_bertft
 
 PACKAGE = Path(spacy_bertft.__file__).parent
 PROJECT = PACKAGE.parent
-PUBLIC = ("spacy_bertft", "spacy_bertft.convert", "spacy_bertft.export")
+PUBLIC = ("spacy_bertft", "spacy_bertft.convert", "spacy_bertft.export", "spacy_bertft.hub")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 
 

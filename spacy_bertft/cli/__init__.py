@@ -19,6 +19,7 @@ from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
 from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
+from spacy_bertft.cli.push import push_command
 from spacy_bertft.cli.report import report_command
 from spacy_bertft.cli.train import train_command
 from spacy_bertft.cli.tune import tune_command
@@ -39,6 +40,7 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("fill-mask")(fill_mask_command)
 app.command("migrate")(migrate_command)
+app.command("push")(push_command)
 app.command("report")(report_command)
 app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(tune_command)
 

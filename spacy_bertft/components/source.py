@@ -51,22 +51,23 @@ class EncoderSource:
 
     def start(self, nlp: Language | None) -> tuple[int, nn.Linear | None]:
         """Load the encoder's pretrained weights if it has none yet."""
-        encoder = self._linked(nlp).load_pretrained()
+        encoder = self.linked(nlp).load_pretrained()
         return encoder.width, encoder.pooler()
 
     def read(self, docs: Sequence[Doc], width: int) -> Features:
         """The published features. Docs without any (the encoder is disabled or frozen) are encoded now."""
         entries = [feature_store.find(doc, self.upstream) for doc in docs]
         if None in entries:
-            return self._linked().features(docs)
+            return self.linked().features(docs)
         return gather([(entry.features, entry.place) for entry in entries if entry is not None])
 
     def learn(self, docs: Sequence[Doc], width: int) -> tuple[Features, Callable[[], None]]:
         """The features. Nothing needs to be called: the encoder reads the gradient when it settles."""
-        self._linked().keep_outputs()
+        self.linked().keep_outputs()
         return self.read(docs, width), lambda: None
 
-    def _linked(self, nlp: Language | None = None) -> EncoderPipe:
+    def linked(self, nlp: Language | None = None) -> EncoderPipe:
+        """The encoder. Raises a ConfigError if there is none, or none before the head in a pipeline."""
         if self.encoder is None or (nlp is not None and not _before(nlp, self.encoder, self.head)):
             name = self.head.name
             wanted = "a bertft_encoder component" if self.upstream is None else f"an encoder named {self.upstream!r}"

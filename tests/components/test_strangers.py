@@ -28,7 +28,7 @@ from spacy_bertft.errors import ConfigError
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 HEADS = ("bertft_ner", "bertft_textcat", "bertft_textcat_multilabel", "bertft_pair", "bertft_qa")
-FACTORIES = (*HEADS, "bertft_encoder", "bertft_mlm")
+FACTORIES = (*HEADS, "bertft_encoder", "bertft_mlm", "bertft_trf_data")
 # Two texts with a tab between them; entity and answer; category.
 ANNOTATED = [
     ("Where does Anna live?\tAnna lives in Berlin [MASK]", "Berlin", "home"),
@@ -60,7 +60,8 @@ def said(doc):
     spans = {key: [(span.start, span.end) for span in doc.spans[key]] for key in doc.spans}
     ents = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
     tensor = np.round(doc.tensor, 3).tolist()
-    return ents, spans, {label: round(score, 3) for label, score in doc.cats.items()}, tensor
+    rows = doc._.trf_data.tensors[0].round(3).tolist() if doc.has_extension("trf_data") and doc._.trf_data else None
+    return ents, spans, {label: round(score, 3) for label, score in doc.cats.items()}, tensor, rows
 
 
 def said_of_all(nlp):
@@ -83,7 +84,7 @@ def saved(factory, models, tmp_path_factory):
     nlp = blank()
     encoder = {"model": {"@architectures": "spacy-bertft.Encoder.v1", "name": str(models), "device": "cpu"}}
     configs = {"bertft_encoder": {**encoder, "set_tensor": True}, "bertft_mlm": {"model": str(models)}}
-    if factory in HEADS:
+    if factory in (*HEADS, "bertft_trf_data"):
         nlp.add_pipe("bertft_encoder", name="encoder", config=encoder)
     nlp.add_pipe(factory, name="it", config=configs.get(factory, {}))
     torch.manual_seed(0)
@@ -231,7 +232,7 @@ def test_benchmark_accuracy_and_evaluate_by_component(saved, factory, tmp_path):
     run("benchmark", "accuracy", saved, data(saved), "-o", tmp_path / "one.json")
     scores = json.loads((tmp_path / "one.json").read_text("utf-8"))
     by_component = evaluate(str(saved), data(saved), output=tmp_path / "each.json", per_component=True)
-    wanted = {"bertft_ner": "ents_f", "bertft_qa": "answer_f", "bertft_encoder": None, "bertft_mlm": None}
+    wanted = {"bertft_ner": "ents_f", "bertft_qa": "answer_f", **dict.fromkeys(set(FACTORIES) - set(HEADS))}
     if key := wanted.get(factory, "cats_score"):
         assert by_component["it"][key] > 0.5
         assert key == "answer_f" or scores[key] == by_component["it"][key]
@@ -270,5 +271,7 @@ def test_package(saved, factory, tmp_path):
     asked = json.loads((folder / "meta.json").read_text("utf-8"))["requirements"]
     assert [line.partition(">")[0] for line in asked] == ["spacy-bertft"]
     assert said_of_all(spacy.load(folder / "en_it" / "en_it-1.0.0")) == said_of_all(spacy.load(saved))
-    labels = {"bertft_ner": "CITY", "bertft_encoder": "", "bertft_mlm": "", "bertft_qa": ""}.get(factory, "home")
+    labels = {"bertft_ner": "CITY", "bertft_qa": "", **dict.fromkeys(set(FACTORIES) - set(HEADS), "")}.get(
+        factory, "home"
+    )
     assert labels in (folder / "README.md").read_text("utf-8")

@@ -1,0 +1,1 @@
+"""Pipelines on the Hugging Face hub: pushing one with a model card, and loading it from there."""
