@@ -211,7 +211,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path, name):
 
 def test_a_folder_without_spacy_files_is_an_error(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\na\tb\n", "utf-8")
-    with pytest.raises(DataError, match=r"found a folder without \.spacy files"):
+    with pytest.raises(DataError, match=r"found a folder with \['a\.tsv'\]; expected a file; .*fix: "):
         read(tmp_path)
 
 
@@ -221,8 +221,8 @@ def test_an_empty_file_is_an_error(put):
 
 
 def test_an_unknown_ending_is_an_error(put):
-    with pytest.raises(ConfigError, match=r"ends in '\.txt'; expected one of \.jsonl.*fix: set format"):
-        read(put("a.txt", TABLE))
+    with pytest.raises(ConfigError, match=r"a\.txt: found content of an unknown format.*fix: set format"):
+        read(put("a.txt", "Once upon a time\n"))
 
 
 def test_bad_content_says_where(put):

@@ -117,5 +117,5 @@ def test_errors(made, record, found, expected):
 def test_a_file_of_rejected_answers_says_so(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text(jsonl(task("a", "reject"), task("b", "ignore")), "utf-8")
-    with pytest.raises(DataError, match=r"found no accepted answer among 2; expected at least one; fix: "):
+    with pytest.raises(DataError, match=r"found no accepted answer among 2; expected at least one text.*; fix: .*--incorrect-group"):
         convert([path], tmp_path / "out")
