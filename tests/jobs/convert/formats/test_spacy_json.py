@@ -24,9 +24,7 @@ def test_what_spacy_writes_comes_back(made):
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
     doc = nlp("Ada Lee isn't in New York.  Bob is.")
-    doc.set_ents(
-        [doc.char_span(0, 7, "PER"), doc.char_span(17, 25, "LOC")], missing=[doc.char_span(28, 31)], default="outside"
-    )
+    doc.set_ents([doc.char_span(0, 7, "PER"), doc.char_span(17, 25, "LOC")])
     doc.cats = {"x": 1.0, "y": 0.25}
     out = made("train.json", json.dumps(docs_to_json([doc])))
     assert out.format == "spaCy 2 JSON"
@@ -39,6 +37,11 @@ def test_what_spacy_writes_comes_back(made):
 def test_spaces_may_be_with_the_tokens(made):
     tokens = [{"orth": "it", "space": False, "ner": "O"}, {"orth": "'s", "ner": "O"}]
     assert made("a.json", corpus({"sentences": [{"tokens": tokens}]})).doc.text == "it's"
+
+
+def test_a_dash_is_no_annotation(made):
+    out = made("a.json", corpus(paragraph(("Ada", "U-PER"), ("met", "-"), ("Bob", "O"))))
+    assert iobs(out.doc) == ["B-PER", "", "O"]
 
 
 def test_without_tags_there_is_no_annotation(made):
