@@ -13,7 +13,7 @@ from spacy_bertft.jobs.convert.records import brief
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import JSON_LINES_FIX, lines, parse_json
 
-CUT_OFF_FIX = "the file may be cut off: export or download it again"
+_CUT_OFF_FIX = "the file may be cut off: export or download it again"
 
 
 def records(path: Path, options: Options, tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -33,7 +33,7 @@ def records(path: Path, options: Options, tally: Tally) -> Iterator[tuple[str, d
 def document(path: Path, *, expected: str) -> Any:
     """Parse a file that holds one JSON value. expected: what it should be, for the error message."""
     text = "".join(line for _, line in lines(path))
-    return parse_json(text, str(path), expected=expected, fix=CUT_OFF_FIX)
+    return parse_json(text, str(path), expected=expected, fix=_CUT_OFF_FIX)
 
 
 def items(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.registry import format_of
 from spacy_bertft.jobs.text_files import check_input
 
-DOC_BIN = ".spacy"
+_DOC_BIN = ".spacy"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def plan(inputs: Sequence[Path], output: Path, options: Options, writer: Format 
     if not inputs:
         raise ConfigError("inputs: found none; expected one file or more; fix: name the files to convert")
     parts = [part for source in inputs for part in _parts(source, options, writer)]
-    ending = DOC_BIN if writer is None else writer.ending
+    ending = _DOC_BIN if writer is None else writer.ending
     jobs: dict[Path, Job] = {}
     for source, format in parts:
         target = _target(source, len(parts), output, ending)
@@ -49,7 +49,7 @@ def plan(inputs: Sequence[Path], output: Path, options: Options, writer: Format 
 
 
 def _parts(source: Path, options: Options, writer: Format | None) -> list[tuple[Path, Format | None]]:
-    if source.suffix == DOC_BIN and options.format == "auto":
+    if source.suffix == _DOC_BIN and options.format == "auto":
         check_input(source)
         if writer is None:
             raise ConfigError(

@@ -56,7 +56,9 @@ def record_of(group: Sequence[Sentence]) -> Record:
             spans.append(Entity(starts[first + start], starts[last] + len(words[last]), label))
         missing += [(starts[first + i], starts[first + i] + len(words[first + i])) for i in sentence.missing]
         first += len(sentence.words)
-    return Record(group[0].where, words=words, spaces=spaces if given else (), spans=tuple(spans), missing=tuple(missing))
+    return Record(
+        group[0].where, words=words, spaces=spaces if given else (), spans=tuple(spans), missing=tuple(missing)
+    )
 
 
 def tags_of(names: Sequence[object], where: str) -> list[Tag]:

@@ -126,7 +126,7 @@ class Tally:
     def drop(self, kind: str, where: str, count: int = 1) -> None:
         """Count annotation that can't be kept. kind: what it is, in the plural."""
         if count:
-            self.check_loss(f"{count} {kind}, which would be lost", where)
+            self.check_loss(f"{kind} ({count})", where)
             self.dropped[kind] += count
 
     def check_loss(self, found: str, where: str) -> None:
@@ -135,7 +135,7 @@ class Tally:
             raise data_error(
                 where,
                 found=found,
-                expected="no loss, since strict is set",
+                expected="nothing that can't be kept, since strict is set",
                 fix="correct the annotation, or leave strict out (--strict) to have losses counted",
             )
 

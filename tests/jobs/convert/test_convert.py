@@ -166,7 +166,9 @@ def test_an_input_that_can_not_be_read(tmp_path, monkeypatch):
 
 def test_formats(tmp_path):
     other = put(tmp_path / "b.txt", "Once upon a time\n")
-    with pytest.raises(ConfigError, match=r"unknown format.*'Once upon a time'; expected one of label-studio.*--format"):
+    with pytest.raises(
+        ConfigError, match=r"unknown format.*'Once upon a time'; expected one of label-studio.*--format"
+    ):
         convert([other], tmp_path)
     path = put(tmp_path / "a.txt", jsonl({"text": "a"}))
     with pytest.raises(ConfigError, match=r"format: found 'xml'; expected one of auto, jsonl.*fix: "):

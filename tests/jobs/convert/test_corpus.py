@@ -194,6 +194,58 @@ def test_a_misspelt_format_in_a_config_is_an_error(put):
         registry.resolve(block)
 
 
+# --- formats of other tools
+
+TASKS = json.dumps(
+    [
+        {
+            "data": {"text": "Ada met Bob"},
+            "annotations": [
+                {
+                    "result": [
+                        {
+                            "from_name": "label",
+                            "type": "labels",
+                            "value": {"start": a, "end": b, "text": text, "labels": ["PER"]},
+                        }
+                        for a, b, text in ((0, 3, "Ada"), (0, 11, "Ada met Bob"))
+                    ]
+                }
+            ],
+        }
+    ]
+)
+
+
+def test_formats_of_tools_and_their_options(put):
+    (eg,) = read(put("tasks.json", TASKS), span_group="sc")
+    assert [span.text for span in eg.reference.spans["sc"]] == ["Ada", "Ada met Bob"]
+    assert "sc" not in eg.predicted.spans
+    with pytest.raises(DataError, match=r"tasks\.json: record 1: found overlapping entities"):
+        read(put("tasks.json", TASKS))
+
+
+def test_folders_of_brat(tmp_path):
+    (tmp_path / "d.txt").write_text("Ada ran", "utf-8")
+    (tmp_path / "d.ann").write_text("T1\tPER 0 3\tAda\nR1\tX Arg1:T1 Arg2:T1\t\n", "utf-8")
+    (eg,) = read(tmp_path)
+    assert ents(eg.reference) == [("Ada", "PER")]
+    with pytest.raises(DataError, match=r"d\.ann:2: found relations \(1\)"):
+        read(tmp_path, strict=True)
+
+
+def test_rejected_spans_reach_spacys_ner(put):
+    task = {"text": "Ada ran", "_view_id": "ner", "answer": "reject", "spans": [{"start": 0, "end": 3, "label": "ORG"}]}
+    (eg,) = read(put("a.jsonl", jsonl(task)), incorrect_group="wrong")
+    assert [(span.text, span.label_) for span in eg.reference.spans["wrong"]] == [("Ada", "ORG")]
+    nlp = spacy.blank("en")
+    ner = nlp.add_pipe("ner", config={"incorrect_spans_key": "wrong"})
+    ner.add_label("ORG")
+    nlp.initialize(lambda: [eg])
+    losses = nlp.update([eg])
+    assert losses["ner"] > 0
+
+
 # --- errors
 
 

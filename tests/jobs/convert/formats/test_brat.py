@@ -79,7 +79,9 @@ def test_offsets_in_other_units_are_detected(folder, converted, offsets, unit, n
 
 
 def test_a_text_that_was_changed_is_an_error(folder, converted):
-    with pytest.raises(DataError, match=r"d1\.ann:1: found the span 'Eve' from 0 to 3, where the text has 'Ada'.*changed"):
+    with pytest.raises(
+        DataError, match=r"d1\.ann:1: found the span 'Eve' from 0 to 3, where the text has 'Ada'.*changed"
+    ):
         converted(folder("T1\tPER 0 3\tEve\n"))
 
 

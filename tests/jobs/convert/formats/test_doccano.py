@@ -52,13 +52,17 @@ def test_one_array_is_as_good_as_lines(made):
 
 def test_ids_instead_of_labels_are_refused(made):
     record = {"id": 3, "text": TEXT, "annotations": [{"label": 2, "start_offset": 0, "end_offset": 3, "user": 1}]}
-    with pytest.raises(DataError, match=r"all\.jsonl:1: found 'annotations' whose labels are ids, such as 2.*Text label"):
+    with pytest.raises(
+        DataError, match=r"all\.jsonl:1: found 'annotations' whose labels are ids, such as 2.*Text label"
+    ):
         made("all.jsonl", jsonl(record))
 
 
 def test_offsets_behind_the_end_that_count_utf16_units(made):
     record = {**OWN, "text": "😊 Ada", "label": [[3, 6, "PER"]]}
-    with pytest.raises(DataError, match=r"all\.jsonl:1: found an entity from 3 to 6; .*UTF-16 units; .*--offsets utf16"):
+    with pytest.raises(
+        DataError, match=r"all\.jsonl:1: found an entity from 3 to 6; .*UTF-16 units; .*--offsets utf16"
+    ):
         made("all.jsonl", jsonl(record))
     assert ents(made("all.jsonl", jsonl(record), offsets="utf16").doc) == [("Ada", "PER")]
 

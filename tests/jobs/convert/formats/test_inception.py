@@ -93,7 +93,9 @@ def test_of_several_layers_one_is_named(export, converted):
     cas = document((2, 5, "pill"), layer="webanno.custom.Drug", feature="kind")
     cas.add(cas.typesystem.get_type("webanno.custom.Dose")(begin=10, end=13, kind="mg"))
     folder = export(cas)
-    with pytest.raises(DataError, match=r"doc\.xmi: found the layers webanno\.custom\.Dose, webanno\.custom\.Drug.*--layer"):
+    with pytest.raises(
+        DataError, match=r"doc\.xmi: found the layers webanno\.custom\.Dose, webanno\.custom\.Drug.*--layer"
+    ):
         converted(folder)
     out = converted(folder, layer="Drug")
     assert ents(out.doc) == [("Ada", "pill")]
