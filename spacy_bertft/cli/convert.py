@@ -47,7 +47,11 @@ def convert_command(
     to: _To = "spacy",
     **settings: Any,
 ) -> None:
-    """Convert annotated texts of any format in docs/data.md to the .spacy files that training reads, and back."""
+    """Convert annotated texts to the .spacy files that training reads, and back.
+
+    Reads the exports of Label Studio, doccano, Prodigy, brat and INCEpTION, CoNLL, CoNLL-U, tables, JSON Lines, SQuAD,
+    Parquet, data sets of Hugging Face, and the JSON of spaCy 2.
+    """
     from spacy_bertft.convert import convert
 
     with clean_errors():

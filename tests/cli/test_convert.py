@@ -180,7 +180,7 @@ def test_another_format_is_written_and_losses_are_shown(tmp_path):
     assert "dropped: 1 relations" in result.stderr
     strict = run("convert", tmp_path / "d.ann", "--strict", "--output", tmp_path / "strict")
     assert strict.exit_code == 1
-    assert "d.ann:2: found discontinuous spans (1)" in " ".join(strict.stderr.split())
+    assert "d.ann:3: found relations (1)" in " ".join(strict.stderr.split())
 
 
 def test_offsets_in_other_units_are_suggested(tmp_path):

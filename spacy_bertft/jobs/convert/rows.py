@@ -36,9 +36,9 @@ class Rows:
         foreign.check_record(data, where, options)
         return self._of_text(data, where, self._layout.span_keys(data) if about_spans else [])
 
-    def end(self) -> None:
-        """Count the tags that had to be repaired. Call it after the last record."""
-        self._tally.repaired += self._decoder.repaired
+    def end(self, where: str) -> None:
+        """Count the tags that had to be repaired. Call it after the last record. where: the file."""
+        self._tally.repair(self._decoder.repaired, where)
 
     def _question(self, data: dict[str, Any], where: str) -> Record:
         self._tally.ignored.update(key for key in data if key not in {*QUESTION_KEYS, "id", "answers", "title"})

@@ -129,6 +129,12 @@ class Tally:
             self.check_loss(f"{kind} ({count})", where)
             self.dropped[kind] += count
 
+    def repair(self, count: int, where: str) -> None:
+        """Count tags that can't follow the one before."""
+        if count:
+            self.check_loss(f"tags that can't follow the one before ({count})", where)
+            self.repaired += count
+
     def check_loss(self, found: str, where: str) -> None:
         """Raise DataError if losses are errors. found: what would be lost."""
         if self.strict:

@@ -133,7 +133,7 @@ def test_strict_stops_at_the_first_loss(made):
         DataError, match=r"a\.jsonl:2: found the entity \"don'\" \(X\), which begins or ends inside a token"
     ):
         made("a.jsonl", jsonl({"text": "fine"}, record), strict=True)
-    with pytest.raises(DataError, match=r"a\.iob: found 1 tags that can't follow the one before; .*strict"):
+    with pytest.raises(DataError, match=r"a\.iob: found tags that can't follow the one before \(1\); .*strict"):
         made("a.iob", "a B-X\nb O\nc I-X\n", strict=True)
     relations = {"text": TEXT, "entities": [{"start_offset": 0, "end_offset": 3, "label": "X"}], "relations": [{}]}
     with pytest.raises(

@@ -35,9 +35,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record per sentence, or per `merge_sentences` sentences; none continues past a "# newdoc"."""
     decoder = Decoder()
     yield from merged(_sentences(path, decoder, tally), options)
-    if decoder.repaired:
-        tally.check_loss(f"{decoder.repaired} tags that can't follow the one before", str(path))
-    tally.repaired += decoder.repaired
+    tally.repair(decoder.repaired, str(path))
 
 
 def _sentences(path: Path, decoder: Decoder, tally: Tally) -> Iterator[Sentence | None]:

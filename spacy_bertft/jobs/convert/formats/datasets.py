@@ -73,7 +73,7 @@ def records_of(rows: Any, features: Any, place: str, options: Options, tally: Ta
     made = Rows(foreign.Layout(named, options), options, tally)
     for number, row in enumerate(named(), 1):
         yield made.record(row, f"{place}: row {number}")
-    made.end()
+    made.end(place)
 
 
 def _splits(path: Path, options: Options) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         tally.drop("relations", where, len(data.get("relations") or ()))
         own = {"relations", *_OWN} - {options.text_key, options.label_key, options.labels_key}
         yield rows.record({key: _bare(value) for key, value in data.items() if key not in own}, where)
+    rows.end(str(path))
 
 
 def _check_names(data: dict[str, Any], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,14 +38,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     cassis = _cassis()
     types: dict[bytes, Any] = {}
     for file in _files(path):
-        if file.types is not None and file.types not in types:
-            types[file.types] = _loaded(file, lambda f=file: cassis.load_typesystem(BytesIO(f.types)))
-        if file.types is None:
-            cas = _loaded(file, lambda f=file: cassis.load_cas_from_json(f.content.decode("utf-8")))
-        else:
-            kinds = types[file.types]
-            cas = _loaded(file, lambda f=file, k=kinds: cassis.load_cas_from_xmi(BytesIO(f.content), typesystem=k))
-        yield _record(cas, file.where, options, tally)
+        yield _record(_loaded(file, cassis, types), file.where, options, tally)
 
 
 def _cassis() -> Any:
@@ -58,13 +52,16 @@ def _cassis() -> Any:
     return cassis
 
 
-def _loaded(file: _File, load: Any) -> Any:
-    import warnings
-
+def _loaded(file: _File, cassis: Any, types: dict[bytes, Any]) -> Any:
+    """The CAS of a document. types: the type systems read so far."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of offsets outside the text, for which we have an error
-            return load()
+            if file.types is None:
+                return cassis.load_cas_from_json(file.content.decode("utf-8"))
+            if file.types not in types:
+                types[file.types] = cassis.load_typesystem(BytesIO(file.types))
+            return cassis.load_cas_from_xmi(BytesIO(file.content), typesystem=types[file.types])
     except Exception as error:  # lxml and cassis raise many types
         said = " ".join(str(error).split())
         raise data_error(

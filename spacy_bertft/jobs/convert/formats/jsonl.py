@@ -34,7 +34,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
         else:
             yield rows.record(data, where)
     yield from tasks.end()
-    rows.end()
+    rows.end(str(path))
 
 
 def write(texts: Sequence[Annotated], path: Path) -> None:

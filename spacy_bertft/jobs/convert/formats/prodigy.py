@@ -78,20 +78,15 @@ class Tasks:
     def end(self) -> Iterator[Record]:
         """Yield the records of the suggested entities. Call it after the last task."""
         for text, asked in self._asked.items():
-            both = {entity for entity, answers in asked.spans.items() if len(answers) == 2}
-            self._tally.drop("spans that were accepted and rejected", asked.where, len(both))
-            yes, no = (
-                tuple(
-                    sorted(
-                        (entity for entity, answers in asked.spans.items() if answers == {accepted}),
-                        key=lambda entity: (entity.start, entity.end),
-                    )
-                )
-                for accepted in (True, False)
+            ordered = sorted(asked.spans.items(), key=lambda item: (item[0].start, item[0].end))
+            yes, no, both = (
+                tuple(entity for entity, answers in ordered if answers == wanted)
+                for wanted in ({True}, {False}, {True, False})
             )
+            self._tally.drop("spans that were accepted and rejected", asked.where, len(both))
             incorrect = no if self._options.incorrect_group else ()
             if yes or incorrect:
-                self._tally.rejected += 0 if incorrect else len(no)
+                self._tally.rejected += len(no) - len(incorrect)
                 yield Record(asked.where, text=text, spans=yes, partial=True, incorrect=incorrect)
             else:
                 self._tally.rejected += asked.tasks
@@ -112,7 +107,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
             )
         yield from tasks.records(data, where)
     yield from tasks.end()
-    rows.end()
+    rows.end(str(path))
 
 
 def is_task(data: dict[str, Any], options: Options) -> bool:

@@ -28,9 +28,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     for at_document, document in json_items.items(path, expected=f"a JSON array of documents, {_SHAPE}"):
         for where, paragraph in _objects(document, "paragraphs", at_document):
             yield _record(paragraph, where, decoder, tally)
-    if decoder.repaired:
-        tally.check_loss(f"{decoder.repaired} tags that can't follow the one before", str(path))
-    tally.repaired += decoder.repaired
+    tally.repair(decoder.repaired, str(path))
 
 
 def _record(paragraph: dict[str, Any], where: str, decoder: Decoder, tally: Tally) -> Record:

@@ -205,7 +205,7 @@ BAD = {
     "cut off": (squad(QUESTION)[:-5], "a.json", "invalid JSON", "cut off"),
     "deep": ("[" * 100_000, "a.json", "invalid JSON", "cut off"),
     "blank": (" \n", "a.json", "invalid JSON", "cut off"),
-    "list": (json.dumps([QUESTION]), "a.json", "JSON of an unknown form, with ['id', 'question'", "--format"),
+    "list": (json.dumps([QUESTION]), "a.json", "JSON of an unknown form, with ['question', 'answers'", "--format"),
     "number": ("3", "a.json", "JSON of an unknown form, with no objects", "--format"),
     "data type": ('{"data": {"a": 1}}', "a.json", "'data': {'a': 1}", "this form"),
     "article type": ('{"data": ["a"]}', "a.json", "'data': ['a']", "this form"),
