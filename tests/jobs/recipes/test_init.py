@@ -135,7 +135,7 @@ def test_the_export_of_a_tool_is_trained_on_as_it_is(tiny_bert, tmp_path):
     block = load_config(tmp_path / "config.cfg")["corpora"]["train"]
     assert (block["@readers"], block["span_group"]) == ("spacy-bertft.Corpus.v1", "sc")
     spacy_train(tmp_path / "config.cfg", tmp_path / "out", overrides={"training.max_epochs": 0, "training.max_steps": 2})
-    assert spacy.load(tmp_path / "out" / "model-last").get_pipe("spancat").labels == ("LOC", "PER")
+    assert set(spacy.load(tmp_path / "out" / "model-last").get_pipe("spancat").labels) == {"LOC", "PER"}
 
 
 def test_intents_without_slots_and_with_them(tiny_bert, tmp_path):
