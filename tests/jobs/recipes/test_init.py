@@ -134,7 +134,8 @@ def test_the_export_of_a_tool_is_trained_on_as_it_is(tiny_bert, tmp_path):
     init("spancat", tmp_path / "config.cfg", **given, encoder=str(tiny_bert), span_group="sc")
     block = load_config(tmp_path / "config.cfg")["corpora"]["train"]
     assert (block["@readers"], block["span_group"]) == ("spacy-bertft.Corpus.v1", "sc")
-    spacy_train(tmp_path / "config.cfg", tmp_path / "out", overrides={"training.max_epochs": 0, "training.max_steps": 2})
+    two_steps = {"training.max_epochs": 0, "training.max_steps": 2}
+    spacy_train(tmp_path / "config.cfg", tmp_path / "out", overrides=two_steps)
     assert set(spacy.load(tmp_path / "out" / "model-last").get_pipe("spancat").labels) == {"LOC", "PER"}
 
 
