@@ -132,7 +132,7 @@ def _check_name(name: object) -> None:
 
 @contextmanager
 def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield paths to write files to: they are moved to `targets` if the block succeeds, else deleted."""
+    """Yield paths to write files or new folders to: moved to `targets` if the block succeeds, else deleted."""
     temporary = [target.with_name(f"{_staging_prefix()}{uuid4().hex[:8]}.tmp") for target in targets]
     try:
         for folder in {target.parent for target in targets}:
@@ -143,8 +143,7 @@ def staged_files(targets: Sequence[Path]) -> Iterator[list[Path]]:
             os.replace(name, target)
     finally:
         for name in temporary:
-            with suppress(OSError):  # the file or its folder may not exist
-                name.unlink()
+            _discard(name)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from spacy_bertft.convert import Counts
 class Made:
     counts: Counts
     docs: list[Doc]
+    format: str = ""
 
     @property
     def doc(self) -> Doc:

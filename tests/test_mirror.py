@@ -19,7 +19,14 @@ ELSEWHERE = {
     "engines/base.py": "engines/test_choose.py",  # types alone
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
-    "jobs/convert/records.py": "jobs/convert/test_jsonl.py",
+    "jobs/convert/format.py": "jobs/convert/test_registry.py",
+    "jobs/convert/json_items.py": "jobs/convert/formats/test_jsonl.py",
+    "jobs/convert/plan.py": "jobs/convert/test_convert.py",
+    "jobs/convert/questions.py": "jobs/convert/formats/test_squad.py",
+    "jobs/convert/records.py": "jobs/convert/formats/test_jsonl.py",
+    "jobs/convert/rows.py": "jobs/convert/formats/test_jsonl.py",
+    "jobs/convert/sentences.py": "jobs/convert/formats/test_conll.py",
+    "jobs/convert/survey.py": "jobs/convert/test_convert.py",
     "jobs/convert/tally.py": "jobs/convert/test_convert.py",
     "learning/tally.py": "components/progress/test_figures.py",  # it holds what they are taken from
     "jobs/evaluate.py": "cli/test_evaluate.py",  # what it gives is what the command shows

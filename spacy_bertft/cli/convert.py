@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
-from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.options import Options, TargetName
 from spacy_bertft.signatures import with_settings
 
 if TYPE_CHECKING:
@@ -21,28 +20,17 @@ if TYPE_CHECKING:
 _BAR_AFTER_SECONDS = 2.0
 
 
-class _FileFormat(str, Enum):
-    """The choices of --format."""
-
-    auto = "auto"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    conll = "conll"
-    squad = "squad"
-
-
 _Inputs = Annotated[
     list[Path],
-    typer.Argument(help="Files to convert; give all of a data set (train, dev, test), so that their labels agree."),
+    typer.Argument(
+        help="Files or folders to convert; give all of a data set (train, dev, test), so that their labels agree."
+    ),
 ]
 _Output = Annotated[
-    Path, typer.Option("--output", help="Folder for the .spacy files, or one file name ending in .spacy.")
+    Path, typer.Option("--output", "-o", help="Folder for the new files, or one file name ending in .spacy.")
 ]
 _Lang = Annotated[str, typer.Option("--lang", help="spaCy's code for the language of the texts; xx is any language.")]
-_Format = Annotated[
-    _FileFormat, typer.Option("--format", help="Format of the files; auto goes by the ending of their names.")
-]
+_To = Annotated[TargetName, typer.Option("--to", help="What to write: .spacy files, or files for another tool.")]
 
 
 def _option(name: str, hint: Any) -> Any:
@@ -56,14 +44,18 @@ def convert_command(
     inputs: _Inputs,
     output: _Output,
     lang: _Lang = "en",
-    format: _Format = _FileFormat.auto,
+    to: _To = "spacy",
     **settings: Any,
 ) -> None:
-    """Convert annotated texts (JSONL, CSV, TSV, CoNLL/IOB, SQuAD) to the .spacy files that training reads."""
+    """Convert annotated texts to the .spacy files that training reads, and back.
+
+    Reads the exports of Label Studio, doccano, Prodigy, brat and INCEpTION, CoNLL, CoNLL-U, tables, JSON Lines, SQuAD,
+    Parquet, data sets of Hugging Face, and the JSON of spaCy 2.
+    """
     from spacy_bertft.convert import convert
 
     with clean_errors():
-        report = convert(inputs, output, lang=lang, format=format.value, progress=_progress_bar(), **settings)
+        report = convert(inputs, output, lang=lang, to=to, progress=_progress_bar(), **settings)
     _show_report(report)
 
 
@@ -78,14 +70,16 @@ def _show_report(report: Report) -> None:
     rows = [
         (
             str(file.source),
+            file.format,
             file.counts.docs,
             sum(file.counts.entities.values()),
             file.counts.misaligned,
+            sum(file.counts.dropped.values()),
             str(file.target),
         )
         for file in report.files
     ]
-    show(table(("input", "texts", "entities", "misaligned", "output"), rows))
+    show(table(("input", "format", "texts", "entities", "misaligned", "dropped", "output"), rows))
     total = report.total
     for title, numbers in (("entity labels", total.entities), ("categories", total.categories)):
         if numbers:
@@ -117,7 +111,8 @@ def _value_rows(report: Report) -> list[tuple[object, ...]]:
 
 def _show_notes(total: Counts) -> None:
     notes = {
-        "answers were skipped: rejected or ignored in Prodigy, or left without a choice": total.rejected,
+        "texts or answers were skipped: rejected, ignored, cancelled or not annotated": total.rejected,
+        "rejected spans were kept as such": total.incorrect,
         "lines without a text were skipped (blank, comment or -DOCSTART-)": total.skipped,
         "entities or answers lost white space at their edges": total.trimmed,
         "tags did not fit the one before and were read as the start of a new entity": total.repaired,
@@ -139,6 +134,12 @@ def _show_warnings(total: Counts) -> None:
     for example in total.examples:
         tokens = " ".join(repr(token) for token in example.tokens)
         show(f"  {example.where}: {example.text!r} ({example.label}) in {tokens}", error=True)
+    for unit, number in total.other_units.items():
+        if 2 * number > total.misaligned:
+            show(f"⚠ {number:,} of them would align if offsets counted other units: try --offsets {unit}", error=True)
+            break
+    for kind, number in total.dropped.items():
+        show(f"⚠ dropped: {number:,} {kind}", error=True)
     if total.widened:
         show(
             f"⚠ {total.widened:,} answers begin or end inside a token; they were widened to whole tokens",

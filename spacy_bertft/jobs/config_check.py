@@ -16,6 +16,8 @@ from spacy.util import registry
 from thinc.api import Config
 
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.registry import is_data_set
 
 _VARIABLE = re.compile(r"\$\{([^}]+)\}")
 _FREE = ("paths", "system")  # sections of variables, which the rest of the config reads
@@ -80,11 +82,18 @@ def check_files(config: Config) -> None:
                 f"The {role} data have no path: {setting} is null. Expected a .spacy file or a folder of them. Give it "
                 f"with {option}."
             )
-        if not Path(path).exists():
+        if not (Path(path).exists() or _is_data_set(Path(path), block)):
             raise DataError(
                 f"The {role} data {str(path)!r} were not found ({Path(path).absolute()}). Expected a .spacy file or a "
                 f"folder of them. Correct {setting}, or make the file with `bertft convert`."
             )
+
+
+def _is_data_set(path: Path, block: Mapping[str, Any]) -> bool:
+    """Whether a corpus reader of ours reads a data set by its name, or a split of one."""
+    if block["@readers"] != "spacy-bertft.Corpus.v1":
+        return False
+    return is_data_set(path, Options(format=block.get("format", "auto")))
 
 
 def _with_functions(config: Config, overrides: Mapping[str, Any]) -> Config:

@@ -18,6 +18,7 @@ from spacy_bertft.errors import BertftError, ConfigError, DataError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.convert.corpus import examples_of
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.registry import is_data_set
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_plain
 from spacy_bertft.jobs.writing import writing
@@ -130,9 +131,9 @@ def read_examples(nlp: Language, data: Path, *, tally: Tally | None = None) -> l
 
 def stream_examples(nlp: Language, data: Path, options: Options, *, tally: Tally | None = None) -> Iterator[Example]:
     """Read one example after another, as `read_examples` does. options: how the file is read."""
-    check_data(data)
-    empty = data.is_dir() and not any(data.rglob("*.spacy"))
-    examples = iter(()) if empty else examples_of(nlp, data, "auto", options, tally)
+    check_data(data, options)
+    empty = data.is_dir() and not any(data.iterdir())
+    examples = iter(()) if empty else examples_of(nlp, data, options, tally)
     count = 0
     while True:
         try:
@@ -152,9 +153,9 @@ def stream_examples(nlp: Language, data: Path, options: Options, *, tally: Tally
         raise DataError(f"The data {str(data)!r} hold no texts. Expected annotated texts. Correct the path.")
 
 
-def check_data(data: Path) -> None:
-    """Raise a DataError if there is no such file or folder."""
-    if not data.exists():
+def check_data(data: Path, options: Options) -> None:
+    """Raise a DataError if there is no such file or folder, and it is not the name of a data set."""
+    if not (data.exists() or is_data_set(data, options)):
         raise DataError(
             f"The data {str(data)!r} were not found ({data.absolute()}). Expected a .spacy file, a folder of them, or "
             "a file that `bertft convert` reads. Correct the path."

@@ -41,8 +41,8 @@ def test_convert_shows_counts_on_stdout_and_warnings_on_stderr(good, tmp_path):
     assert result.exit_code == 0
     assert (tmp_path / "out" / "good.spacy").stat().st_size > 0
     header, row = result.stdout.splitlines()[:2]
-    assert header.split() == ["input", "texts", "entities", "misaligned", "output"]
-    assert row.split() == [str(good), "1", "1", "1", str(tmp_path / "out" / "good.spacy")]
+    assert header.split() == ["input", "format", "texts", "entities", "misaligned", "dropped", "output"]
+    assert row.split() == [str(good), "JSON", "Lines", "1", "1", "1", "0", str(tmp_path / "out" / "good.spacy")]
     assert "PER" in result.stdout
     assert "keys that are not used: id (1)" in result.stderr
     assert "1 entities begin or end inside a token" in result.stderr
@@ -86,7 +86,7 @@ def test_all_options_reach_the_library(tmp_path):
     tokens.write_text("0 a B-X z\n\n1 b I-X z\n\n2 c O z\n", "utf-8")
     options = "--token-column 2 --tag-column 3 --merge-sentences 2"
     result = run("convert", tokens, "--output", tmp_path, *options.split())
-    assert result.stdout.splitlines()[1].split()[1:3] == ["2", "2"]
+    assert result.stdout.splitlines()[1].split()[1:4] == ["CoNLL", "2", "2"]
     assert "1 tags did not fit the one before" in result.stderr
 
 
@@ -106,7 +106,7 @@ def test_rejected_answers_are_shown(tmp_path):
     path.write_text("".join(f'{{"text": "a", "label": "x", "answer": "{answer}"}}\n' for answer in answers), "utf-8")
     result = run("convert", path, "--output", tmp_path)
     assert result.exit_code == 0
-    assert "2 answers were skipped: rejected or ignored in Prodigy" in result.stderr
+    assert "2 texts or answers were skipped: rejected, ignored" in result.stderr
     assert "keys that are not used" not in result.stderr
 
 
@@ -166,3 +166,27 @@ def test_values_are_shown_and_count_as_annotation(tmp_path):
     at = rows.index(["values", "texts", "lowest", "mean", "highest"])
     assert rows[at + 1 :] == [["one.jsonl", "2", "1", "2.75", "4.5"], ["other.csv", "1", "-2", "-2", "-2"]]
     assert "no entities, categories or answers found" not in result.stderr
+
+
+def test_another_format_is_written_and_losses_are_shown(tmp_path):
+    (tmp_path / "d.txt").write_text("😊 Ada met Bob", "utf-8")
+    (tmp_path / "d.ann").write_text(
+        "T1\tPER 2 5\tAda\nT2\tPER 2 5;10 13\tAda Bob\nR1\tMet Arg1:T1 Arg2:T2\t\n", "utf-8"
+    )
+    result = run("convert", tmp_path / "d.ann", "--to", "label-studio", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[1].split()[1:] == ["brat", "1", "1", "0", "3", str(tmp_path / "out" / "d.json")]
+    assert "dropped: 1 discontinuous spans" in result.stderr
+    assert "dropped: 1 relations" in result.stderr
+    strict = run("convert", tmp_path / "d.ann", "--strict", "--output", tmp_path / "strict")
+    assert strict.exit_code == 1
+    assert "d.ann:3: found relations (1)" in " ".join(strict.stderr.split())
+
+
+def test_offsets_in_other_units_are_suggested(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "😊 Ada met Bob", "label": [[3, 6, "PER"]]}\n', "utf-8")
+    result = run("convert", path, "--output", tmp_path)
+    assert "1 of them would align if offsets counted other units: try --offsets utf16" in result.stderr
+    again = run("convert", path, "--output", tmp_path, "--offsets", "utf16")
+    assert again.stdout.splitlines()[1].split()[2:4] == ["1", "1"]

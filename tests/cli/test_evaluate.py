@@ -106,7 +106,7 @@ def test_data_without_annotation_for_any_component(tiny_bert, tmp_path):
         ("pipeline", "is not a folder"),
         ("folder", "has no config.cfg; found nothing"),
         ("data", "were not found"),
-        ("ending", "a file name that ends in '.txt'"),
+        ("ending", "content of an unknown format"),
         ("content", "dev.jsonl:1: found invalid JSON"),
         ("empty", "hold no texts"),
     ],

@@ -192,6 +192,14 @@ def test_data_without_a_path_and_data_that_are_not_there(tmp_path):
     check_files(config(**{"train = null": train, "dev = null": missing}))
 
 
+def test_a_split_of_a_data_set_is_there_for_our_reader_alone(tmp_path):
+    (tmp_path / "set").mkdir()
+    paths = {f"{name} = null": f'{name} = "{(tmp_path / "set").as_posix()}:{name}"' for name in ("train", "dev")}
+    check_files(config(**paths, **{"spacy.Corpus.v1": "spacy-bertft.Corpus.v1"}))
+    with pytest.raises(DataError, match=r"training data '.*set:train' were not found"):
+        check_files(config(**paths))
+
+
 def test_a_path_without_a_variable_is_given_by_its_own_name():
     with pytest.raises(ConfigError, match=r"--corpora\.train\.path FILE"):
         check_files(config(**{"${paths.train}": "null"}))

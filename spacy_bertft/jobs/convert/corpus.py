@@ -10,10 +10,11 @@ from spacy.language import Language
 from spacy.training import Corpus, Example, dont_augment
 from spacy.util import registry
 
-from spacy_bertft.errors import DataError, data_error
-from spacy_bertft.jobs.convert.convert import Format, Job, no_progress, reader_of, survey
+from spacy_bertft.errors import DataError
 from spacy_bertft.jobs.convert.docs import annotate, split
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.registry import format_of
+from spacy_bertft.jobs.convert.survey import no_progress, survey
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_input, check_plain
 from spacy_bertft.signatures import with_settings
@@ -25,11 +26,10 @@ _Augmenter = Callable[[Language, Example], Iterable[Example]]
 @with_settings(Options)
 def create_corpus(
     path: Path | None,
-    format: Format = "auto",
     augmenter: _Augmenter | None = None,
     **settings: Any,
 ) -> Callable[[Language], Iterator[Example]]:
-    """Create a corpus reader for all files that `bertft convert` takes (.jsonl, .csv, .conll, …), and for .spacy.
+    """Create a corpus reader for all formats that `bertft convert` reads, and for .spacy.
 
     The predicted Docs have the pipeline's tokens, and the segments of pairs and questions. The file is read again
     each time. Categories are taken from this file only: if they are not exclusive and another file has more of them,
@@ -47,33 +47,33 @@ def create_corpus(
                 "--paths.dev, or set them in the config."
             )
         augment = augmenter or dont_augment
-        for example in examples_of(nlp, Path(path), format, options):
+        for example in examples_of(nlp, Path(path), options):
             yield from augment(nlp, example)
 
     return read
 
 
-def examples_of(
-    nlp: Language, path: Path, format: Format, options: Options, tally: Tally | None = None
-) -> Iterator[Example]:
-    """Yield the examples of one file, or of a folder of .spacy files.
+def examples_of(nlp: Language, path: Path, options: Options, tally: Tally | None = None) -> Iterator[Example]:
+    """Yield the examples of one input, or of a folder of .spacy files.
 
-    tally: counts what is read from a file that is not .spacy.
+    tally: counts what is read from an input that is not .spacy.
     """
-    tally = tally or Tally()
-    if path.is_dir() and not any(path.rglob("*.spacy")):
-        raise data_error(
-            str(path), found="a folder without .spacy files", expected="some there, or one file", fix="correct the path"
-        )
-    if not path.is_dir():
-        check_input(path)
-    if path.is_dir():
-        check_plain(path, "*.spacy")
-    if path.suffix == ".spacy" or path.is_dir():
+    if is_stored(path):
+        if path.is_dir():
+            check_plain(path, "*.spacy")
+        else:
+            check_input(path)
         yield from Corpus(path)(nlp)
         return
-    job = Job(path, path, reader_of(path, format))
-    labels = survey([job], options, no_progress).labels
-    for record in job.read(path, options, Tally()):
+    tally = tally or Tally()
+    tally.strict = options.strict
+    format = format_of(path, options)
+    labels = survey([(path, format.read)], options, no_progress).labels
+    for record in format.read(path, options, Tally()):
         predicted = split(record, nlp)
-        yield Example(predicted, annotate(predicted.copy(), record, labels, tally))
+        yield Example(predicted, annotate(predicted.copy(), record, labels, options, tally))
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a path is a .spacy file or a folder with some, which spaCy's own reader takes."""
+    return path.suffix == ".spacy" or (path.is_dir() and any(path.rglob("*.spacy")))

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 import spacy
 from spacy.language import Language
-from spacy.tokens import Doc, Span, SpanGroup
+from spacy.tokens import Doc, Span, SpanGroup, Token
 
 from spacy_bertft.components.doc_values import set_value
 from spacy_bertft.components.pairs import SEGMENTS_KEY, SEPARATOR, pair_doc
 from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.jobs.convert.offsets import OTHERS, in_characters
+from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.records import Answer, Entity, Record, brief
 from spacy_bertft.jobs.convert.tally import MAX_EXAMPLES, Misaligned, Tally
 from spacy_bertft.tasks.scorers import ANSWERS_KEY
@@ -31,18 +33,23 @@ def blank(lang: str) -> Language:
 def split(record: Record, nlp: Language) -> Doc:
     """Make a Doc of a record's tokens, and its segments if it has two texts."""
     if record.words:
-        return Doc(nlp.vocab, words=list(record.words))
+        return Doc(nlp.vocab, words=list(record.words), spaces=list(record.spaces) or None)
     if record.second is None:
         return _tokenize(record.text, nlp.tokenizer, record.where)
     return _pair(record.text, record.second, nlp, record.where)
 
 
-def annotate(doc: Doc, record: Record, labels: Sequence[str], tally: Tally) -> Doc:
+def annotate(doc: Doc, record: Record, labels: Sequence[str], options: Options, tally: Tally) -> Doc:
     """Set the record's annotations on the Doc; `labels` are the categories of all inputs."""
-    if record.spans is not None:
+    if record.spans is not None and options.span_group:
+        doc.spans[options.span_group] = _group(doc, options.span_group, record.spans, record, tally)
+    elif record.spans is not None:
         _set_entities(doc, record.spans, record, tally)
+    if record.incorrect:
+        doc.spans[options.incorrect_group] = _group(doc, options.incorrect_group, record.incorrect, record, tally)
+        tally.incorrect += len(doc.spans[options.incorrect_group])
     if record.answers is not None:
-        _set_answers(doc, record.answers, tally)
+        _set_answers(doc, record.answers, record.where, tally)
     if record.form == "cats":
         doc.cats = dict(record.cats or {})
     elif record.form is not None:
@@ -79,7 +86,7 @@ def _tokenize(text: str, tokenizer: Callable[[str], Doc], where: str) -> Doc:
     return doc
 
 
-def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
+def _set_answers(doc: Doc, answers: Sequence[Answer], where: str, tally: Tally) -> None:
     """Set doc.spans["answers"], on whole tokens; the annotated strings stay in its attrs, for the scorer."""
     _, context = doc.spans[SEGMENTS_KEY]
     starts = [context.start_char + answer.start for answer in answers]
@@ -93,24 +100,53 @@ def _set_answers(doc: Doc, answers: Sequence[Answer], tally: Tally) -> None:
     )
     tally.answered += bool(answers)
     tally.unanswered += not answers
-    tally.widened += any(span.text != one.text for span, one in zip(spans, answers, strict=True))
+    widened = any(span.text != one.text for span, one in zip(spans, answers, strict=True))
+    if widened:
+        tally.check_loss("an answer that begins or ends inside a token", where)
+    tally.widened += widened
+
+
+def _group(doc: Doc, name: str, spans: Sequence[Entity], record: Record, tally: Tally) -> SpanGroup:
+    """The spans that align with tokens, as a group."""
+    found = (_aligned(doc, span, record, tally) for span in spans)
+    group = SpanGroup(doc, name=name, spans=[span for span in found if span is not None])
+    tally.entities.update(span.label_ for span in group)
+    return group
 
 
 def _set_entities(doc: Doc, entities: Sequence[Entity], record: Record, tally: Tally) -> None:
     """Set doc.ents; tokens that a misaligned entity touches become missing annotation, since they aren't O."""
+    missing = [token.i for start, end in record.missing for token in _touched(doc, start, end)]
     aligned: list[Span] = []
-    missing: set[int] = set()
     for entity in entities:
-        span = doc.char_span(entity.start, entity.end, label=entity.label)
+        span = _aligned(doc, entity, record, tally)
         if span is not None:
             aligned.append(span)
             tally.entities[entity.label] += 1
-            continue
-        touched = [token for token in doc if token.idx < entity.end and entity.start < token.idx + len(token)]
-        missing.update(token.i for token in touched)
-        tally.misaligned += 1
-        if len(tally.examples) < MAX_EXAMPLES:
-            piece = doc.text[entity.start : entity.end]
-            tally.examples.append(Misaligned(record.where, piece, entity.label, tuple(token.text for token in touched)))
+        else:
+            missing += [token.i for token in _touched(doc, entity.start, entity.end)]
+    inside = {token.i for span in aligned for token in span}
     others = "missing" if record.partial else "outside"
-    doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(missing)], default=others)
+    doc.set_ents(aligned, missing=[doc[i : i + 1] for i in sorted(set(missing) - inside)], default=others)
+
+
+def _touched(doc: Doc, start: int, end: int) -> list[Token]:
+    """The tokens that have a character in common with a range of the text."""
+    return [token for token in doc if token.idx < end and start < token.idx + len(token)]
+
+
+def _aligned(doc: Doc, entity: Entity, record: Record, tally: Tally) -> Span | None:
+    """The span of whole tokens that an entity is; None if it begins or ends inside a token, which is counted."""
+    span = doc.char_span(entity.start, entity.end, label=entity.label)
+    if span is not None:
+        return span
+    piece = doc.text[entity.start : entity.end]
+    tally.check_loss(f"the entity {piece!r} ({entity.label}), which begins or ends inside a token", record.where)
+    tally.misaligned += 1
+    for unit in OTHERS if not doc.text.isascii() else ():
+        found = in_characters(doc.text, *(entity.given or (entity.start, entity.end)), unit)
+        tally.other_units[unit] += found is not None and doc.char_span(*found) is not None
+    if len(tally.examples) < MAX_EXAMPLES:
+        touched = tuple(token.text for token in _touched(doc, entity.start, entity.end))
+        tally.examples.append(Misaligned(record.where, piece, entity.label, touched))
+    return None

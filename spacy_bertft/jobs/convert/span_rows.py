@@ -56,7 +56,7 @@ def read(
     seen: dict[str, Record] = {}
     used = {*bounds, options.text_key, options.label_key, _ID}
     for text in _texts(rows, bounds, options, tally, used):
-        spans = entities(text.spans, text.text, text.where, options.label_key, tally)
+        spans = entities(text.spans, text.text, text.where, options.label_key, tally, options)
         record = Record(text.where, text=text.text, spans=spans)
         before = seen.setdefault(text.text, record)
         if text.rows == 0 and before.spans != spans:

@@ -6,9 +6,11 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from spacy_bertft.errors import data_error
 
 MAX_EXAMPLES = 5
 # How to combine two files' numbers that are not summed.
@@ -37,6 +39,9 @@ class Counts:
     answered        questions with an answer; `unanswered` without one, `widened` with an answer that begins or ends
                     inside a token
     valued          Docs with a value; `value_sum`, `lowest` and `highest` are over their values
+    dropped         kind of annotation that can't be kept -> how many were left out, e.g. discontinuous spans
+    other_units     unit -> misaligned entities that would align if their offsets counted it
+    incorrect       rejected spans that were kept as such, see Options.incorrect_group
     repaired        tags that can't follow the one before, read as the start of a new entity
     rejected        Prodigy's answers that are not gold: rejected, ignored, or without a choice
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
@@ -57,6 +62,9 @@ class Counts:
     value_sum: float = 0.0
     lowest: float = math.inf
     highest: float = -math.inf
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    other_units: Mapping[str, int] = field(default_factory=dict)
+    incorrect: int = 0
     repaired: int = 0
     rejected: int = 0
     skipped: int = 0
@@ -65,11 +73,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class FileReport:
-    """Counts of what was read from `source` and written to `target`."""
+    """Counts of what was read from `source` and written to `target`. format: what the source was read as."""
 
     source: Path
     target: Path
     counts: Counts
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,36 @@ class Tally:
     value_sum: float = 0.0
     lowest: float = math.inf
     highest: float = -math.inf
+    dropped: Counter[str] = field(default_factory=Counter)
+    other_units: Counter[str] = field(default_factory=Counter)
+    incorrect: int = 0
     repaired: int = 0
     rejected: int = 0
     skipped: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
+    strict: bool = False  # whether a loss is an error
+
+    def drop(self, kind: str, where: str, count: int = 1) -> None:
+        """Count annotation that can't be kept. kind: what it is, in the plural."""
+        if count:
+            self.check_loss(f"{kind} ({count})", where)
+            self.dropped[kind] += count
+
+    def repair(self, count: int, where: str) -> None:
+        """Count tags that can't follow the one before."""
+        if count:
+            self.check_loss(f"tags that can't follow the one before ({count})", where)
+            self.repaired += count
+
+    def check_loss(self, found: str, where: str) -> None:
+        """Raise DataError if losses are errors. found: what would be lost."""
+        if self.strict:
+            raise data_error(
+                where,
+                found=found,
+                expected="nothing that can't be kept, since strict is set",
+                fix="correct the annotation, or leave strict out (--strict) to have losses counted",
+            )
 
     def add_value(self, value: float) -> None:
         """Count a Doc with a value."""
@@ -116,6 +151,12 @@ class Tally:
         self.value_sum += value
         self.lowest = min(self.lowest, value)
         self.highest = max(self.highest, value)
+
+    def add_losses(self, reading: Tally) -> None:
+        """Add what another tally counted, except what is counted again when it is written."""
+        again = ("entities", "categories", "docs", "valued", "value_sum", "lowest", "highest")
+        counts = {one.name: getattr(reading.freeze(), one.name) for one in fields(Counts) if one.name not in again}
+        self.add(Counts(**counts))
 
     def add(self, counts: Counts) -> None:
         """Add the numbers of one file."""
@@ -128,7 +169,7 @@ class Tally:
 
     def freeze(self) -> Counts:
         """The current counts, with names sorted."""
-        return Counts(**{name: _frozen(value) for name, value in vars(self).items()})
+        return Counts(**{one.name: _frozen(getattr(self, one.name)) for one in fields(Counts)})
 
 
 def _frozen(value: Any) -> Any:

@@ -47,7 +47,10 @@ def _missing(kind: str, found: Summary) -> str | None:
         ),
         "qa": ("questions with contexts and answers", bool(found.questions)),
         "regression": ("a number for each text", bool(found.values)),
-        "spancat": ("spans in doc.spans (.spacy files hold them)", any(found.spans.values())),
+        "spancat": (
+            "spans in doc.spans (.spacy files hold them; for others, set span_group, --span-group sc)",
+            any(found.spans.values()),
+        ),
     }
     expected, there = wanted[kind]
     return None if there else expected

@@ -12,6 +12,7 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.convert.corpus import is_stored
 from spacy_bertft.jobs.convert.docs import blank
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.evaluate import check_data, stream_examples
@@ -105,7 +106,7 @@ class _Data:
 
     def of_other_formats(self) -> bool:
         """Whether spaCy's own corpus reader can't read them."""
-        return self.options != Options() or not {self.train.suffix, self.dev.suffix} <= {".spacy", ""}
+        return self.options != Options() or not all(map(is_stored, (self.train, self.dev)))
 
 
 def _for_data(
@@ -118,7 +119,7 @@ def _for_data(
             "fix: leave --train and --dev out, and put the labels of each set into the config"
         )
     for path in (data.train, data.dev):
-        check_data(path)
+        check_data(path, data.options)
     loaded = _load(encoder, revision)
     facts = _facts(encoder, revision, loaded)
     nlp = blank(data.lang)

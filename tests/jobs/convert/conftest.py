@@ -20,6 +20,18 @@ def made(tmp_path: Path) -> Callable[..., Made]:
         target = tmp_path / "made.spacy"
         report = convert([source], target, **options)
         assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
-        return Made(report.files[0].counts, load(target))
+        return Made(report.files[0].counts, load(target), report.files[0].format)
 
     return make
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> Callable[..., Made]:
+    """`converted(path)` converts a file or folder that is there and gives what came out."""
+
+    def run(path: Path, **options: Any) -> Made:
+        target = tmp_path / "converted.spacy"
+        report = convert([path], target, **options)
+        return Made(report.files[0].counts, load(target), report.files[0].format)
+
+    return run

@@ -12,7 +12,7 @@ from spacy.vocab import Vocab
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.convert import docs as write
-from spacy_bertft.jobs.convert import jsonl as jsonl_reader
+from spacy_bertft.jobs.convert.formats import jsonl as jsonl_reader
 
 
 def put(path: Path, content: str | bytes) -> Path:
@@ -165,12 +165,16 @@ def test_an_input_that_can_not_be_read(tmp_path, monkeypatch):
 
 
 def test_formats(tmp_path):
+    other = put(tmp_path / "b.txt", "Once upon a time\n")
+    with pytest.raises(
+        ConfigError, match=r"unknown format.*'Once upon a time'; expected one of label-studio.*--format"
+    ):
+        convert([other], tmp_path)
     path = put(tmp_path / "a.txt", jsonl({"text": "a"}))
-    with pytest.raises(ConfigError, match=r"ends in '\.txt'; expected one of \.jsonl.*--format.*jsonl, csv, tsv"):
-        convert([path], tmp_path)
     with pytest.raises(ConfigError, match=r"format: found 'xml'; expected one of auto, jsonl.*fix: "):
         convert([path], tmp_path, format="xml")
     assert convert([path], tmp_path, format="jsonl").total.docs == 1
+    assert convert([path], tmp_path).files[0].format == "JSON Lines"
 
 
 def test_outputs(tmp_path):
@@ -270,7 +274,7 @@ def test_real_categories(tmp_path):
 )
 def test_a_text_beyond_the_limit_is_refused_before_it_is_tokenised(made, monkeypatch, name, content):
     monkeypatch.setattr("spacy_bertft.jobs.convert.convert.split", None)
-    monkeypatch.setattr("spacy_bertft.jobs.convert.convert._MAX_CHARACTERS", 10)
+    monkeypatch.setattr("spacy_bertft.jobs.convert.survey._MAX_CHARACTERS", 10)
     with pytest.raises(DataError, match=r":2: found a text of 11 characters; expected at most 10; fix: .*split"):
         made(name, content)
 

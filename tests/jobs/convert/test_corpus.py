@@ -194,6 +194,58 @@ def test_a_misspelt_format_in_a_config_is_an_error(put):
         registry.resolve(block)
 
 
+# --- formats of other tools
+
+TASKS = json.dumps(
+    [
+        {
+            "data": {"text": "Ada met Bob"},
+            "annotations": [
+                {
+                    "result": [
+                        {
+                            "from_name": "label",
+                            "type": "labels",
+                            "value": {"start": a, "end": b, "text": text, "labels": ["PER"]},
+                        }
+                        for a, b, text in ((0, 3, "Ada"), (0, 11, "Ada met Bob"))
+                    ]
+                }
+            ],
+        }
+    ]
+)
+
+
+def test_formats_of_tools_and_their_options(put):
+    (eg,) = read(put("tasks.json", TASKS), span_group="sc")
+    assert [span.text for span in eg.reference.spans["sc"]] == ["Ada", "Ada met Bob"]
+    assert "sc" not in eg.predicted.spans
+    with pytest.raises(DataError, match=r"tasks\.json: record 1: found overlapping entities"):
+        read(put("tasks.json", TASKS))
+
+
+def test_folders_of_brat(tmp_path):
+    (tmp_path / "d.txt").write_text("Ada ran", "utf-8")
+    (tmp_path / "d.ann").write_text("T1\tPER 0 3\tAda\nR1\tX Arg1:T1 Arg2:T1\t\n", "utf-8")
+    (eg,) = read(tmp_path)
+    assert ents(eg.reference) == [("Ada", "PER")]
+    with pytest.raises(DataError, match=r"d\.ann:2: found relations \(1\)"):
+        read(tmp_path, strict=True)
+
+
+def test_rejected_spans_reach_spacys_ner(put):
+    task = {"text": "Ada ran", "_view_id": "ner", "answer": "reject", "spans": [{"start": 0, "end": 3, "label": "ORG"}]}
+    (eg,) = read(put("a.jsonl", jsonl(task)), incorrect_group="wrong")
+    assert [(span.text, span.label_) for span in eg.reference.spans["wrong"]] == [("Ada", "ORG")]
+    nlp = spacy.blank("en")
+    ner = nlp.add_pipe("ner", config={"incorrect_spans_key": "wrong"})
+    ner.add_label("ORG")
+    nlp.initialize(lambda: [eg])
+    losses = nlp.update([eg])
+    assert losses["ner"] > 0
+
+
 # --- errors
 
 
@@ -211,7 +263,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path, name):
 
 def test_a_folder_without_spacy_files_is_an_error(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\na\tb\n", "utf-8")
-    with pytest.raises(DataError, match=r"found a folder without \.spacy files"):
+    with pytest.raises(DataError, match=r"found a folder with \['a\.tsv'\]; expected a file; .*fix: "):
         read(tmp_path)
 
 
@@ -221,8 +273,8 @@ def test_an_empty_file_is_an_error(put):
 
 
 def test_an_unknown_ending_is_an_error(put):
-    with pytest.raises(ConfigError, match=r"ends in '\.txt'; expected one of \.jsonl.*fix: set format"):
-        read(put("a.txt", TABLE))
+    with pytest.raises(ConfigError, match=r"a\.txt: found content of an unknown format.*fix: set format"):
+        read(put("a.txt", "Once upon a time\n"))
 
 
 def test_bad_content_says_where(put):

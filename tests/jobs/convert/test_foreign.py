@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 from convert_helpers import ents, iobs, jsonl
@@ -58,16 +57,16 @@ def test_annotations_of_spacy_2_may_be_categories(made):
 
 
 BAD = {
-    "label studio": (LABEL_STUDIO, "Label Studio", "CONLL2003"),
-    "old label studio": ({"data": {"text": TEXT}, "completions": []}, "Label Studio", "CONLL2003"),
+    "label studio": (LABEL_STUDIO, "Label Studio", "label-studio"),
+    "old label studio": ({"data": {"text": TEXT}, "completions": []}, "Label Studio", "label-studio"),
     "annotations": ({"text": TEXT, "annotations": [{"x": 1}]}, "'annotations'", "'spans'"),
-    "datasets": ({"tokens": ["Ada"], "ner_tags": [1]}, "Hugging Face", "CoNLL"),
-    "words": ({"words": ["Ada"], "ner": ["B-PER"]}, "Hugging Face", "CoNLL"),
+    "datasets": ({"tokens": ["Ada"], "ner_tags": [1]}, "the tag 1", "--format datasets"),
+    "words": ({"words": ["Ada"], "ner": ["B-PER"]}, "Hugging Face", "--tokens-key words --tags-key ner"),
     "one entity": ({"text": TEXT, "start": 0, "end": 3, "label": "PER"}, "'start' and 'end' beside 'label'", "'spans'"),
-    "datasets with a text": ({"text": "Ada", "tokens": ["Ada"], "ner_tags": ["B-PER"]}, "Hugging Face", "CoNLL"),
-    "question": ({"question": "Who?", "context": TEXT, "answers": {}}, "question answering", "SQuAD"),
-    "squad": ({"version": "2.0", "data": [{"paragraphs": []}]}, "SQuAD", "--format"),
-    "spacy 2 corpus": ({"id": 0, "paragraphs": [{"sentences": []}]}, "spaCy 2", "spacy convert"),
+    "datasets with a text": ({"text": "Ada", "tokens": ["Ada"], "tags": ["B-PER"]}, "Hugging Face", "--tags-key tags"),
+    "question": ({"question": "Who?", "context": TEXT, "answers": {}}, "'answers': {}", "this form"),
+    "squad": ({"version": "2.0", "data": [{"paragraphs": []}]}, "SQuAD", "squad"),
+    "spacy 2 corpus": ({"id": 0, "paragraphs": [{"sentences": []}]}, "spaCy 2", "spacy-json"),
     "mixed": ({"text": TEXT, "label": [[0, 3, "PER"], "x"]}, "'label'", "start, end and label"),
     "two labels": ({"text": TEXT, "label": [{"start": 0, "end": 3, "labels": ["A", "B"]}]}, "'label.label'", "NAME"),
     "twice": ({"text": TEXT, "label": [[0, 3, "PER"]], "spans": []}, "entities under 'spans' and 'label'", "keep one"),
@@ -77,33 +76,29 @@ BAD = {
 @pytest.mark.parametrize(("record", "found", "fix"), BAD.values(), ids=BAD)
 def test_what_is_not_read_is_named(made, record, found, fix):
     with pytest.raises(DataError) as caught:
-        made("bad.jsonl", jsonl(record))
+        made("bad.jsonl", jsonl(record), format="jsonl")
     message = str(caught.value)
     assert "bad.jsonl:1: found " in message
     assert found in message.split("; expected ")[0]
     assert fix in message.split("; fix: ")[1]
 
 
-JSON = {
-    "label studio": ([LABEL_STUDIO], "Label Studio", "CONLL2003"),
-    "spacy 2": ([{"id": 0, "paragraphs": [{"sentences": []}]}], "spaCy 2", "spacy convert"),
-    "pairs": ([[TEXT, {"entities": []}]], "a list of texts with annotations", "jq -c '.[]'"),
-    "ner annotator": ({"classes": [], "annotations": [[TEXT, {}]]}, "NER Annotator", "jq -c '.annotations[]'"),
-    "records": ([{"text": TEXT}], "a list of records", "jq -c '.[]'"),
-    "one record": ({"text": TEXT, "label": "x"}, "one record", "JSON Lines"),
-    "datasets": ([{"tokens": ["Ada"], "ner_tags": [1]}], "Hugging Face", "CoNLL"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("content", "found", "fix"), JSON.values(), ids=JSON)
-def test_json_that_is_not_squad_is_named(made, content, found, fix):
-    pattern = rf"bad\.json: found .*{re.escape(found)}.*; expected .*; fix: .*{re.escape(fix)}"
-    with pytest.raises(DataError, match=pattern):
-        made("bad.json", json.dumps(content))
-
-
 def test_a_cell_of_label_studio_is_no_category(made):
     cell = json.dumps([{"start": 0, "end": 3, "labels": ["PER"]}]).replace('"', '""')
     for name in ("label", "labels"):
-        with pytest.raises(DataError, match=r"bad\.csv:2: found .*Label Studio.*; expected .*; fix: .*CONLL2003"):
+        with pytest.raises(DataError, match=r"bad\.csv:2: found .*Label Studio.*; expected .*; fix: .*JSON-MIN"):
             made("bad.csv", f'text,{name}\n{TEXT},"{cell}"\n')
+
+
+KINDS = {
+    "zip": (b"PK\x03\x04rest", "an Excel file", "CSV"),
+    "gzip": (b"\x1f\x8brest", "gzip", "gunzip"),
+    "webanno": (b"#FORMAT=WebAnno TSV 3.3\n", "WebAnno TSV", "UIMA CAS XMI"),
+    "pdf": (b"%PDF-1.7", "a PDF file", "annotate its text"),
+}
+
+
+@pytest.mark.parametrize(("content", "found", "fix"), KINDS.values(), ids=KINDS)
+def test_files_without_annotated_text_are_named(made, content, found, fix):
+    with pytest.raises(DataError, match=rf"a\.xlsx: found .*{found}; expected .*; fix: .*{fix}"):
+        made("a.xlsx", content)

@@ -127,6 +127,18 @@ def test_texts_in_other_keys(tiny_bert, tmp_path):
     spacy_train(tmp_path / "a.cfg", tmp_path / "out", overrides={"training.max_steps": 1})
 
 
+def test_the_export_of_a_tool_is_trained_on_as_it_is(tiny_bert, tmp_path):
+    convert([write(tmp_path / "a.jsonl", records(12, of="ner"))], tmp_path / "exports", to="brat")
+    convert([tmp_path / "exports" / "a"], tmp_path / "exports", to="label-studio")
+    given = {"train": tmp_path / "exports" / "a", "dev": tmp_path / "exports" / "a.json"}
+    init("spancat", tmp_path / "config.cfg", **given, encoder=str(tiny_bert), span_group="sc")
+    block = load_config(tmp_path / "config.cfg")["corpora"]["train"]
+    assert (block["@readers"], block["span_group"]) == ("spacy-bertft.Corpus.v1", "sc")
+    two_steps = {"training.max_epochs": 0, "training.max_steps": 2}
+    spacy_train(tmp_path / "config.cfg", tmp_path / "out", overrides=two_steps)
+    assert set(spacy.load(tmp_path / "out" / "model-last").get_pipe("spancat").labels) == {"LOC", "PER"}
+
+
 def test_intents_without_slots_and_with_them(tiny_bert, tmp_path):
     train, dev = data_for("intents", tmp_path)
     init("intents", tmp_path / "a.cfg", train=train, dev=dev, encoder=str(tiny_bert))

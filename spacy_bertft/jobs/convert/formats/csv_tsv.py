@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
 from spacy_bertft.jobs.convert import foreign, span_rows
+from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options, has_value, is_pair
 from spacy_bertft.jobs.convert.records import Record, brief, finite
 from spacy_bertft.jobs.convert.tally import Tally
@@ -165,3 +167,14 @@ def _value(cell: str, where: str, key: str) -> float:
     except ValueError:
         value = cell
     return finite(value, where, key, fix="write it with a decimal point, such as 3.5, or delete this row")
+
+
+def _fits(sample: Sample, *, delimiter: str) -> bool:
+    """Whether the first line is a header with a column for the text, or for both of a pair."""
+    first = next((line for line in sample.lines if line.strip()), "")
+    columns = [name.strip().strip('"') for name in first.split(delimiter)]
+    return len(columns) > 1 and all(key in columns for key in _text_keys(columns, sample.options))
+
+
+CSV = Format("csv", "CSV", fits=partial(_fits, delimiter=","), read=partial(read, delimiter=","), endings=(".csv",))
+TSV = Format("tsv", "TSV", fits=partial(_fits, delimiter="\t"), read=partial(read, delimiter="\t"), endings=(".tsv",))

@@ -202,13 +202,11 @@ def bad_answer(text, start):
 
 
 BAD = {
-    "cut off": (squad(QUESTION)[:-5], "a.json", "invalid JSON", "complete"),
-    "jsonl": (jsonl({"text": "a"}, {"text": "b"}), "a.json", "invalid JSON (Extra data", "--format) to jsonl"),
-    "one line of jsonl": (jsonl({"text": "a"}), "a.json", "one record", "JSON Lines"),
-    "deep": ("[" * 100_000, "a.json", "invalid JSON", "complete"),
-    "blank": (" \n", "a.json", "invalid JSON", "complete"),
-    "list": (json.dumps([QUESTION]), "a.json", "a JSON list", "JSON Lines"),
-    "number": ("3", "a.json", "a JSON int", "JSON Lines"),
+    "cut off": (squad(QUESTION)[:-5], "a.json", "invalid JSON", "cut off"),
+    "deep": ("[" * 100_000, "a.json", "invalid JSON", "cut off"),
+    "blank": (" \n", "a.json", "invalid JSON", "cut off"),
+    "list": (json.dumps([QUESTION]), "a.json", "JSON of an unknown form, with ['question', 'answers'", "--format"),
+    "number": ("3", "a.json", "JSON of an unknown form, with no objects", "--format"),
     "data type": ('{"data": {"a": 1}}', "a.json", "'data': {'a': 1}", "this form"),
     "article type": ('{"data": ["a"]}', "a.json", "'data': ['a']", "this form"),
     "no paragraphs": ('{"data": [{}]}', "a.json, data[0]", "no 'paragraphs'", "this form"),

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert.annotated import Annotated
+from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.iob import Decoder, Tag, parse_tag
 from spacy_bertft.jobs.convert.options import Options
-from spacy_bertft.jobs.convert.records import Entity, Record, brief
+from spacy_bertft.jobs.convert.records import Record, brief
+from spacy_bertft.jobs.convert.sentences import EXPECTED_TAG, Sentence, merged
 from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import lines
 
 _DOCSTART = "-DOCSTART-"
 _COMMENT = "# "
-_EXPECTED_TAG = "O, B-LABEL, I-LABEL (also L, U, E, S) or a plain LABEL"
-
-
-@dataclass
-class _Sentence:
-    number: int  # of its first line
-    words: list[str] = field(default_factory=list)
-    tags: list[Tag] = field(default_factory=list)
+_ROWS = 200  # of a sample
 
 
 @dataclass(frozen=True)
@@ -42,47 +38,28 @@ class _Layout:
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record per sentence, or per `merge_sentences` sentences; none continues past a -DOCSTART-."""
     decoder = Decoder()
-    group: list[_Sentence] = []
-    for sentence in _sentences(path, options, tally):
-        if sentence is not None:
-            group.append(sentence)
-        if group and (sentence is None or len(group) == options.merge_sentences):
-            yield _record(path, group, decoder)
-            group = []
-    if group:
-        yield _record(path, group, decoder)
-    tally.repaired += decoder.repaired
+    yield from merged(_sentences(path, decoder, options, tally), options)
+    tally.repair(decoder.repaired, str(path))
 
 
-def _record(path: Path, group: list[_Sentence], decoder: Decoder) -> Record:
-    words: list[str] = []
-    spans: list[Entity] = []
-    starts: list[int] = []  # of each word, in characters
-    at = 0
-    for sentence in group:
-        first = len(words)
-        for word in sentence.words:
-            words.append(word)
-            starts.append(at)
-            at += len(word) + 1
-        for start, end, label in decoder.decode(sentence.tags):
-            last = first + end - 1
-            spans.append(Entity(starts[first + start], starts[last] + len(words[last]), label))
-    return Record(f"{path}:{group[0].number}", words=tuple(words), spans=tuple(spans))
-
-
-def _sentences(path: Path, options: Options, tally: Tally) -> Iterator[_Sentence | None]:
+def _sentences(path: Path, decoder: Decoder, options: Options, tally: Tally) -> Iterator[Sentence | None]:
     """Yield the sentences, and None where a document begins."""
     layout = _layout(path)
     kinds: dict[bool, str] = {}  # whether a tag is plain, without a prefix -> the first such tag
-    sentence = _Sentence(0)
+    words: list[str] = []
+    tags: list[Tag] = []
+    begun = 0  # line of the sentence's first token
+
+    def sentence() -> Sentence:
+        return Sentence(f"{path}:{begun}", words, decoder.decode(tags))
+
     for number, ended in lines(path):
         line = ended.rstrip("\r\n")
         docstart = line.startswith(_DOCSTART)
         if docstart or not line.strip(" \t"):
-            if sentence.words:
-                yield sentence
-                sentence = _Sentence(0)
+            if words:
+                yield sentence()
+                words, tags = [], []
             if docstart:
                 tally.skipped += 1
                 yield None
@@ -90,11 +67,11 @@ def _sentences(path: Path, options: Options, tally: Tally) -> Iterator[_Sentence
             tally.skipped += 1
         else:
             word, tag = _token(line, f"{path}:{number}", layout, options, kinds)
-            sentence.number = sentence.number or number
-            sentence.words.append(word)
-            sentence.tags.append(tag)
-    if sentence.words:
-        yield sentence
+            begun = begun if words else number
+            words.append(word)
+            tags.append(tag)
+    if words:
+        yield sentence()
 
 
 def _layout(path: Path) -> _Layout:
@@ -124,7 +101,7 @@ def _token(line: str, where: str, layout: _Layout, options: Options, kinds: dict
         raise data_error(
             where,
             found=f"the tag {brief(text)}",
-            expected=_EXPECTED_TAG,
+            expected=EXPECTED_TAG,
             fix="name the tag's column with tag_column (--tag-column), or write the tags with label names",
         )
     if not word:
@@ -166,3 +143,44 @@ def _check_columns(columns: list[str], where: str, layout: _Layout, options: Opt
 def _index(column: int) -> int:
     """List index of a column; columns are counted from 1, or backwards from -1."""
     return column - 1 if column > 0 else column
+
+
+# --- writing
+
+
+def write(texts: Sequence[Annotated], path: Path) -> None:
+    """Write a token and its IOB2 tag per line, and a blank line after each text."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for one in texts:
+            # A token of white space would break its line; it is never at the edge of an entity.
+            file.writelines(f"{token.text}\t{token.tag}\n" for token in one.tokens if token.text.strip())
+            file.write("\n")
+
+
+def _fits(sample: Sample) -> bool:
+    """Whether all lines have as many columns as the first, and a tag in the tags' column."""
+    rows = [line for line in sample.lines if line.strip(" \t") and not line.startswith((_DOCSTART, _COMMENT))]
+    if not rows:
+        return False
+    tabs = "\t" in rows[0]
+    layout = _Layout(len(_Layout(0, tabs).split(rows[0])), tabs)
+    at = _index(sample.options.tag_column)
+    if layout.width < 2 or not -layout.width <= at < layout.width:
+        return False
+    columns = [layout.split(row) for row in rows[:_ROWS]]
+    if any(len(row) != layout.width for row in columns):
+        return False
+    tags = [parse_tag(row[at]) for row in columns]
+    return all(tags) and any(tag is not None and tag.prefix for tag in tags)
+
+
+FORMAT = Format(
+    "conll",
+    "CoNLL",
+    fits=_fits,
+    read=read,
+    endings=(".conll", ".iob", ".bio"),
+    write=write,
+    ending=".conll",
+    holds=frozenset({"entities"}),
+)

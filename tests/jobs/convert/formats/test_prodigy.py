@@ -96,6 +96,53 @@ def test_a_key_that_options_name_is_theirs(made):
     assert [doc.cats for doc in out.docs] == [{"accept": 1.0, "reject": 0.0}, {"accept": 0.0, "reject": 1.0}]
 
 
+def suggestion(answer, start, end, label, text="Ada met Bob"):
+    """A task of ner.teach."""
+    span = {"start": start, "end": end, "text": text[start:end], "rank": 0, "label": label, "score": 0.5,
+            "source": "model", "input_hash": 1}  # fmt: skip
+    return task(text, answer, spans=[span], _view_id="ner", _task_hash=hash((start, label)))
+
+
+def test_the_answers_for_one_text_are_one_text(made):
+    answers = (
+        suggestion("accept", 0, 3, "PER"),
+        suggestion("reject", 8, 11, "ORG"),
+        suggestion("accept", 8, 11, "PER"),
+        suggestion("ignore", 4, 7, "PER"),
+    )
+    out = made("a.jsonl", jsonl(*answers))
+    assert ents(out.doc) == [("Ada", "PER"), ("Bob", "PER")]
+    assert iobs(out.doc)[1] == ""
+    assert (out.counts.rejected, out.counts.incorrect) == (2, 0)
+
+
+def test_rejected_spans_are_kept_if_asked(made):
+    answers = (suggestion("accept", 0, 3, "PER"), suggestion("reject", 8, 11, "ORG"))
+    out = made("a.jsonl", jsonl(*answers, suggestion("reject", 0, 3, "X", "Eve ran")), incorrect_group="wrong")
+    first, second = out.docs
+    assert (ents(first), iobs(first)) == ([("Ada", "PER")], ["B-PER", "", ""])
+    assert [[(span.text, span.label_) for span in doc.spans["wrong"]] for doc in (first, second)] == [
+        [("Bob", "ORG")],
+        [("Eve", "X")],
+    ]
+    assert iobs(second) == ["", ""]
+    assert (out.counts.rejected, out.counts.incorrect) == (0, 2)
+
+
+def test_spans_that_were_accepted_and_rejected_are_dropped(made):
+    answers = [suggestion(answer, 0, 3, "PER") for answer in ("accept", "reject")]
+    out = made("a.jsonl", jsonl(*answers, suggestion("accept", 8, 11, "PER")))
+    assert ents(out.doc) == [("Bob", "PER")]
+    assert out.counts.dropped == {"spans that were accepted and rejected": 1}
+
+
+def test_the_text_of_a_suggestion_is_compared(made):
+    record = suggestion("accept", 0, 3, "PER")
+    record["spans"][0]["text"] = "Eve"
+    with pytest.raises(DataError, match=r"a\.jsonl:1: found the span 'Eve' from 0 to 3, where the text has 'Ada'"):
+        made("a.jsonl", jsonl(record))
+
+
 BAD = {
     "answer": (task("a", "yes"), "'answer': 'yes'", "accept, reject or ignore"),
     "option": (task("a", "accept", options=OPTIONS, accept=["x"]), "the choice 'x'", "'home', 'work'"),
@@ -117,5 +164,7 @@ def test_errors(made, record, found, expected):
 def test_a_file_of_rejected_answers_says_so(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text(jsonl(task("a", "reject"), task("b", "ignore")), "utf-8")
-    with pytest.raises(DataError, match=r"found no accepted answer among 2; expected at least one; fix: "):
+    with pytest.raises(
+        DataError, match=r"found no accepted answer among 2; expected at least one text.*; fix: .*--incorrect-group"
+    ):
         convert([path], tmp_path / "out")

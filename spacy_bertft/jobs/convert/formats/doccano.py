@@ -1,0 +1,100 @@
+"""doccano's exports: JSON Lines with spans or categories under one key.
+
+{"text": …, "label": [[0, 3, "PERSON"]]}          sequence labelling; "labels" before version 1
+{"text": …, "entities": [{"start_offset": 0, …}]}  sequence labelling with relations
+{"text": …, "label": ["sports"]}                   classification
+{"text": …, "entities": [[0, 3, "X"]], "cats": []} intents and slots
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from spacy_bertft.errors import data_error
+from spacy_bertft.jobs.convert import foreign, json_items
+from spacy_bertft.jobs.convert.annotated import Annotated
+from spacy_bertft.jobs.convert.format import Format, Sample
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.records import Record
+from spacy_bertft.jobs.convert.rows import Rows
+from spacy_bertft.jobs.convert.tally import Tally
+
+_KEYS = ("label", "labels", "entities", "annotations", "cats")
+_TOLD_BY = ("Comments", "username", "annotation_approver")
+_OWN = {"id", "doc_id", "meta", "metadata", "username", "annotator", "annotation_approver", "Comments", "comments"}
+
+
+def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
+    """Yield a Record for each text. Relations are counted as dropped."""
+    layout = foreign.Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
+    rows = Rows(layout, options, tally)
+    for where, data in json_items.records(path, options, tally):
+        _check_names(data, where)
+        tally.drop("relations", where, len(data.get("relations") or ()))
+        own = {"relations", *_OWN} - {options.text_key, options.label_key, options.labels_key}
+        yield rows.record({key: _bare(value) for key, value in data.items() if key not in own}, where)
+    rows.end(str(path))
+
+
+def _check_names(data: dict[str, Any], where: str) -> None:
+    """Raise DataError for labels given as the ids of doccano's database."""
+    annotations = data.get("annotations")
+    if isinstance(annotations, list) and any(isinstance(one, dict) and "label" in one for one in annotations):
+        raise data_error(
+            where,
+            found=f"'annotations' whose labels are ids, such as {annotations[0].get('label')!r}",
+            expected="the names of the labels",
+            fix="export from doccano as JSONL (in old versions: JSONL, Text label)",
+        )
+
+
+def _bare(value: Any) -> Any:
+    """A value without the ids of spans."""
+    if not isinstance(value, list):
+        return value
+    return [{k: v for k, v in one.items() if k != "id"} if isinstance(one, dict) else one for one in value]
+
+
+def write(texts: Sequence[Annotated], path: Path) -> None:
+    """Write JSONL that doccano imports: for sequence labelling, for classification, or for intents and slots."""
+    spans, cats = (any(getattr(one, name) is not None for one in texts) for name in ("spans", "cats"))
+    json_items.write_lines(path, (_object(one, spans=spans, cats=cats) for one in texts))
+
+
+def _object(one: Annotated, *, spans: bool, cats: bool) -> dict[str, Any]:
+    found = [[span.start, span.end, span.label] for span in one.spans or ()]
+    if spans and cats:
+        return {"text": one.text, "entities": found, "cats": one.chosen}
+    return {"text": one.text, "label": found if spans else one.chosen}
+
+
+def _fits(sample: Sample) -> bool:
+    return any(_is_of_doccano(data, sample.options) for data in sample.records)
+
+
+def _is_of_doccano(data: dict[str, Any], options: Options) -> bool:
+    if not isinstance(data.get(options.text_key), str):
+        return False
+    lists = [data[key] for key in _KEYS if isinstance(data.get(key), list)]
+    if any(isinstance(one, dict) and "start_offset" in one for items in lists for one in items):
+        return True
+    triples = any(isinstance(one, list) and len(one) == 3 for key in ("label", "labels") for one in _items(data, key))
+    return triples or isinstance(data.get("label"), list) or (bool(lists) and not data.keys().isdisjoint(_TOLD_BY))
+
+
+def _items(data: dict[str, Any], key: str) -> list[Any]:
+    items = data.get(key)
+    return items if isinstance(items, list) else []
+
+
+FORMAT = Format(
+    "doccano",
+    "doccano",
+    fits=_fits,
+    read=read,
+    write=write,
+    ending=".jsonl",
+    holds=frozenset({"entities", "overlaps", "categories"}),
+)
