@@ -11,16 +11,25 @@ from spacy_bertft.errors import BertftError, ConfigError, DataError, EncoderErro
 
 if _TYPE_CHECKING:
     from spacy_bertft.components.pairs import pair_doc, question_doc
+    from spacy_bertft.jobs.huggingface.read import from_huggingface
 
 __version__ = "0.1.0"
-__all__ = ["BertftError", "ConfigError", "DataError", "EncoderError", "pair_doc", "question_doc"]
+__all__ = ["BertftError", "ConfigError", "DataError", "EncoderError", "from_huggingface", "pair_doc", "question_doc"]
+
+
+# Imported on first use, because their modules import spaCy.
+_LATE = {
+    "from_huggingface": "spacy_bertft.jobs.huggingface.read",
+    "pair_doc": "spacy_bertft.components.pairs",
+    "question_doc": "spacy_bertft.components.pairs",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import `pair_doc` and `question_doc` on first use, because their module imports spaCy."""
-    if name in ("pair_doc", "question_doc"):
-        from spacy_bertft.components import pairs
+    """Import a function on first use."""
+    if name in _LATE:
+        from importlib import import_module
 
-        function: object = getattr(pairs, name)
+        function: object = getattr(import_module(_LATE[name]), name)
         return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
