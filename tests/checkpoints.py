@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tiny import make_encoder
@@ -50,6 +51,8 @@ def _made(family: str, task: str, settings: tuple[tuple[str, Any], ...]) -> Path
 
 def make_checkpoint(folder: Path, family: str, task: str, **settings: Any) -> Path:
     """A fine-tuned checkpoint of a family. settings: of config.json, beside the task's."""
+    if family == "modernbert" and task == "qa" and not hasattr(transformers, "ModernBertForQuestionAnswering"):
+        pytest.skip(f"transformers {transformers.__version__} has no ModernBertForQuestionAnswering")
     if all(value.__hash__ for value in settings.values()):
         return shutil.copytree(_made(family, task, tuple(sorted(settings.items()))), folder, dirs_exist_ok=True)
     return make_encoder(folder, family, head=f"AutoModelFor{KINDS[task]}", **(settings_of(task) | settings))

@@ -13,6 +13,7 @@ OUTSIDE = "O"
 # The letters of the schemes for the parts of an entity, and the same parts in ours: BIOES, BMES and BMEWO name them
 # differently.
 _PARTS = {"B": "B", "I": "I", "M": "I", "L": "L", "E": "L", "U": "U", "S": "U", "W": "U"}
+_SUFFIXED = re.compile(f".+[-_][{''.join(_PARTS)}]", re.DOTALL)
 _PREFIXED = re.compile(f"([{''.join(_PARTS)}])([-_])(.+)", re.DOTALL)
 
 
@@ -56,6 +57,12 @@ def _parts(names: Sequence[str]) -> list[tuple[str, str]]:
     """The part of an entity, in our letters, and the entity label that each name stands for."""
     matches = [match for match in map(_PREFIXED.fullmatch, names) if match]
     if not matches:  # plain labels: a token of an entity, wherever in it
+        if names and all(map(_SUFFIXED.fullmatch, names)):
+            raise ConfigError(
+                f"The labels of the token classifier are tags with the part of the entity at the end ({_some(names)}). "
+                "Expected it at the start, such as B-PER. Change the names in id2label in its config.json, in the same "
+                "order."
+            )
         return [("I", name) for name in names]
     if len(matches) < len(names) or len({match[2] for match in matches}) > 1:
         others = [name for name in names if not _PREFIXED.fullmatch(name)] or names

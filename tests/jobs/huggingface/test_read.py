@@ -11,12 +11,13 @@ import pytest
 import spacy
 import torch
 import transformers
-from checkpoints import CATEGORIES, TAGS, make_checkpoint, named, plain_logits
+from checkpoints import CATEGORIES, KINDS, TAGS, make_checkpoint, named, plain_logits, settings_of
 from encoders import rewrite
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, make_encoder
 
 from spacy_bertft import from_huggingface, pair_doc, question_doc
+from spacy_bertft.compat import quiet_transformers
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
 from spacy_bertft.jobs.huggingface.read import import_checkpoint
 from spacy_bertft.tasks.entity_spans import Tagging
@@ -209,6 +210,38 @@ def test_nothing_is_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         from_huggingface(str(make_checkpoint(tmp_path / "c", "bert-uncased", "textcat")))
+
+
+@pytest.mark.parametrize("task", ["ner", "textcat", "qa"])
+def test_the_first_deberta_has_the_same_heads(tmp_path, task):
+    """Its tokenizers are byte-level, as ModernBERT's."""
+    folder = make_encoder(tmp_path / "c", "modernbert")
+    sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "pad_token_id",
+    )
+    config = transformers.AutoConfig.for_model(
+        "deberta",
+        **{key: sizes[key] for key in same},
+        **settings_of(task),
+        max_position_embeddings=64,
+        relative_attention=True,
+        pos_att_type=["c2p", "p2c"],
+        type_vocab_size=0,
+    )
+    with quiet_transformers():
+        getattr(transformers, f"AutoModelFor{KINDS[task]}").from_config(config).save_pretrained(folder)
+    found = import_checkpoint(str(folder), tmp_path / "out")  # which compares the logits
+    assert found.architecture.startswith("DebertaFor")
+    assert found.difference < 1e-5
+    if task == "textcat":
+        theirs = plain_logits(folder, task, TEXT).softmax(0).tolist()
+        assert list(spacy.load(tmp_path / "out")(TEXT).cats.values()) == pytest.approx(theirs, abs=1e-4)
 
 
 # --- what is refused

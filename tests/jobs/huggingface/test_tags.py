@@ -67,6 +67,7 @@ def test_the_label_outside_of_entities_can_have_another_name():
         ("O B-PER I-PER", {"outside": "none"}, "no label 'none'"),
         ("O B-PER I-PER DATE", {}, "partly tags such as 'B-PER' and partly others ('DATE')"),
         ("O B-PER I_PER", {}, "Expected tags of one scheme"),
+        ("O PER-B PER-I", {}, "with the part of the entity at the end ('PER-B', 'PER-I'). Expected it at the start"),
         ("O B-PER E-PER L-PER", {}, "mean the same tag ('E-PER', 'L-PER')"),
         ("O B-PER E-PER", {"scheme": "bio"}, "The scheme is 'bio', with the tags B, I, but the labels"),
         ("O B-PER I-PER", {"scheme": "io"}, "have others ('O', 'B-PER', 'I-PER')"),
