@@ -211,18 +211,10 @@ class _Source:
                     **compat.dtype_argument(torch.float32),
                     **self.where,
                 )
-                # transformers 4 puts the place that it was loaded from in the config, and saves it.
-                model.config._name_or_path = self._saved_name()
                 files = saved_files(tokenizer, model.config)
         self._check(model, report, plan)
         check_finite(self.name, model.state_dict())
         return files, model
-
-    def _saved_name(self) -> str:
-        from transformers import PretrainedConfig
-
-        saved, _ = PretrainedConfig.get_config_dict(self.place, **self.where)
-        return str(saved.get("_name_or_path", ""))
 
     def _check(self, model: PreTrainedModel, report: dict[str, Any], plan: Plan) -> None:
         """Raise an EncoderError unless the checkpoint has exactly the weights of its model."""

@@ -130,7 +130,8 @@ class _Plan:
 
     @classmethod
     def of(cls, name: str, task: Task, pipe: HeadPipe, encoder: Encoder) -> _Plan:
-        config = encoder.at_rest().config
+        # transformers 4 also saves what it noted on loading: "_name_or_path" and "_attn_implementation_autoset".
+        config = {key: value for key, value in encoder.at_rest().config.items() if not key.startswith("_")}
         family = family_of(config, f"The encoder of the head {name!r}")
         kind = TASK_HEADS[task].kind
         assert kind != "MaskedLM"
