@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 import transformers
 from tiny import make_encoder
 
+_MADE = TemporaryDirectory(prefix="bertft-checkpoints-")
+atexit.register(_MADE.cleanup)
 TAGS = ("I-LOC", "B-LOC", "O", "B-PER", "I-PER")  # O and the parts in no usual order
 CATEGORIES = ("praise", "blame", "question")
 PROBLEMS = {
@@ -45,7 +48,7 @@ def settings_of(task: str) -> dict[str, Any]:
 
 @cache
 def _made(family: str, task: str, settings: tuple[tuple[str, Any], ...]) -> Path:
-    folder = Path(mkdtemp(prefix="bertft-checkpoint-"))
+    folder = Path(mkdtemp(dir=_MADE.name))
     return make_encoder(folder, family, head=f"AutoModelFor{KINDS[task]}", **(settings_of(task) | dict(settings)))
 
 
