@@ -226,14 +226,19 @@ def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
 
 
 @contextmanager
-def staged_pipeline(pipeline: Path, out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A `staged_folder` for a pipeline made from another. Raises a ConfigError if `out` holds anything to keep."""
-    _check_out(pipeline, out, overwrite=overwrite)
+def staged_pipeline(
+    pipeline: Path, out: Path, *, overwrite: bool, what: str = "a pipeline", marker: str = PIPELINE
+) -> Iterator[Path]:
+    """A `staged_folder` for what is made from a pipeline. Raises a ConfigError if `out` holds anything to keep.
+
+    what: is made, for messages; marker: pattern of a file that all such folders have.
+    """
+    _check_out(pipeline, out, overwrite=overwrite, what=what, marker=marker)
     with staged_folder(out, partial(_unwritable, out)) as folder:
         yield folder
 
 
-def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
+def _check_out(pipeline: Path, out: Path, *, overwrite: bool, what: str, marker: str) -> None:
     source, target = pipeline.resolve(), out.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise ConfigError(
@@ -243,14 +248,14 @@ def _check_out(pipeline: Path, out: Path, *, overwrite: bool) -> None:
     found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The output {str(out)!r} is a file. Expected a folder, or a path that is free.")
-    if found and PIPELINE not in found:
+    if found and not any(out.glob(marker)):
         raise ConfigError(
-            f"The output {str(out)!r} holds something other than a pipeline ({', '.join(found[:8])}). Expected a path "
+            f"The output {str(out)!r} holds something other than {what} ({', '.join(found[:8])}). Expected a path "
             "that is free, or an empty folder. Give another."
         )
     if found and not overwrite:
         raise ConfigError(
-            f"The output {str(out)!r} holds a pipeline already. Expected a path that is free. Give another, or replace "
+            f"The output {str(out)!r} holds {what} already. Expected a path that is free. Give another, or replace "
             "what is there with --overwrite."
         )
 

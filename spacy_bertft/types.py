@@ -98,6 +98,8 @@ class Features:
     token_counts: Ints  # (B,)
     cls_rows: Ints  # (W,) row of each window's first special subword; empty if the tokenizer adds none
     window_counts: Ints  # (B,)
+    special_rows: Ints | None = None  # (X,) rows of the special subwords of all windows; None: not known
+    special_counts: Ints | None = None  # (B,) …, of how many each doc has
 
     @property
     def n_subwords(self) -> int:

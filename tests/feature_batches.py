@@ -32,7 +32,7 @@ def batch(of_docs, seed=0):
     """Features of some docs with random rows."""
     n_windows, n_subwords = [doc[0] for doc in of_docs], [doc[1] for doc in of_docs]
     random = np.random.default_rng(seed)
-    places = random.permutation(sum(n_windows) + sum(n_subwords) + 2)
+    places = random.permutation(2 * sum(n_windows) + sum(n_subwords) + 2)
     firsts = np.cumsum([0, *n_subwords])
     return Features(
         hidden=torch.from_numpy(random.normal(size=(len(places), WIDTH)).astype(np.float32)).requires_grad_(),
@@ -45,7 +45,19 @@ def batch(of_docs, seed=0):
         token_counts=ints([len(doc[2]) for doc in of_docs]),
         cls_rows=ints(places[sum(n_subwords) : sum(n_subwords) + sum(n_windows)]),
         window_counts=ints(n_windows),
+        # Each window's first special subword, and one behind its subwords.
+        special_rows=ints(places[sum(n_subwords) : sum(n_subwords) + 2 * sum(n_windows)]).reshape(2, -1).T.reshape(-1),
+        special_counts=ints(n_windows) * 2,
     )
+
+
+def read_specials(features):
+    """The rows of the special subwords of each doc, read with plain loops."""
+    found, place = [], 0
+    for count in features.special_counts:
+        found.append([features.hidden[row] for row in features.special_rows[place : place + count]])
+        place += count
+    return found
 
 
 def read(features):

@@ -69,7 +69,7 @@ ELSEWHERE = {
 }
 
 # What leads to transformers: the package itself, helpers of the tests that use it, and fixtures of conftest.py.
-HELPERS = {"transformers", "tiny", "encoders", "pipelines", "runs", "training_runs"}
+HELPERS = {"transformers", "checkpoints", "tiny", "encoders", "pipelines", "runs", "training_runs"}
 FIXTURES = {"tiny_bert", "tiny_encoder"}
 
 

@@ -57,10 +57,10 @@ _TOKENIZER_CLASSES = {
 }
 
 
-def make_encoder(folder: Path, family: str, *, head: str = "AutoModel") -> Path:
+def make_encoder(folder: Path, family: str, *, head: str = "AutoModel", **settings: Any) -> Path:
     """Save an encoder of the family in `folder`: config.json, model.safetensors, tokenizer files.
 
-    head: the transformers auto class whose weights are saved.
+    head: the transformers auto class whose weights are saved. settings: of config.json, beside the family's own.
     """
     import torch
     import transformers
@@ -72,6 +72,8 @@ def make_encoder(folder: Path, family: str, *, head: str = "AutoModel") -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_tokenizer_config(folder, family, specials)
     config = _config(family, tokenizer, specials)
+    for name, value in settings.items():
+        setattr(config, name, value)
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # ModernBERT's import under transformers 4.49

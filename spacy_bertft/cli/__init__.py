@@ -17,6 +17,7 @@ from spacy_bertft.cli.convert import convert_command
 from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
+from spacy_bertft.cli.import_checkpoint import import_command
 from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
 from spacy_bertft.cli.push import push_command
@@ -39,6 +40,7 @@ app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("fill-mask")(fill_mask_command)
+app.command("import")(import_command)
 app.command("migrate")(migrate_command)
 app.command("push")(push_command)
 app.command("report")(report_command)

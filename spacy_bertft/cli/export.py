@@ -10,6 +10,7 @@ import typer
 
 from spacy_bertft.cli.console import Code, Pipeline, clean_errors, import_code, show, table
 from spacy_bertft.components.metric_kinds import titled
+from spacy_bertft.errors import ConfigError
 
 if TYPE_CHECKING:
     from spacy_bertft.export import Change, ExportReport
@@ -19,17 +20,23 @@ class _ExportEngine(str, Enum):
     """The choices of --engine."""
 
     onnx = "onnx"
+    huggingface = "huggingface"
 
 
 _Out = Annotated[Path, typer.Argument(help="Folder to write the exported pipeline to.")]
 _EngineOption = Annotated[
-    _ExportEngine, typer.Option("--engine", help="Engine that runs the encoder; onnx is ONNX Runtime on the CPU.")
+    _ExportEngine,
+    typer.Option(
+        "--engine",
+        help="onnx: ONNX Runtime runs the encoder on the CPU. huggingface: each head is a checkpoint for transformers.",
+    ),
 ]
 _Int8 = Annotated[bool, typer.Option("--int8", help="Store and multiply the encoder's weights in 8 bits.")]
 _Dev = Annotated[
     Path | None, typer.Option("--dev", help="Annotated texts to compare the scores on: .spacy, or what convert reads.")
 ]
 _Tolerance = Annotated[float, typer.Option("--tolerance", help="Largest drop of a score that is allowed, in points.")]
+_TOLERANCE = 0.5
 _Force = Annotated[bool, typer.Option("--force", help="Write the pipeline even if a score drops by more.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the pipeline that OUT holds.")]
 
@@ -40,14 +47,18 @@ def export_command(
     engine: _EngineOption = _ExportEngine.onnx,
     int8: _Int8 = False,
     dev: _Dev = None,
-    tolerance: _Tolerance = 0.5,
+    tolerance: _Tolerance = _TOLERANCE,
     force: _Force = False,
     overwrite: _Overwrite = False,
     code: Code = None,
 ) -> None:
-    """Write a trained pipeline with its encoder for fast prediction on a CPU, and report what that changes."""
+    """Write a trained pipeline for ONNX Runtime, and report what that changes; or its heads for transformers."""
     from spacy_bertft.export import DroppedError, export
 
+    if engine is _ExportEngine.huggingface:
+        of_onnx = {"--int8": int8, "--dev": dev is not None, "--tolerance": tolerance != _TOLERANCE, "--force": force}
+        _export_huggingface(pipeline, out, [name for name, given in of_onnx.items() if given], overwrite, code)
+        return
     with clean_errors():
         import_code(code)
         try:
@@ -66,6 +77,24 @@ def export_command(
             raise
     _show_report(report)
     _show_end(report)
+
+
+def _export_huggingface(pipeline: Path, out: Path, unused: list[str], overwrite: bool, code: Path | None) -> None:
+    """Write each head as a checkpoint. unused: the options given that have no meaning here."""
+    from spacy_bertft.export import export_huggingface
+
+    with clean_errors():
+        if unused:
+            raise ConfigError(
+                f"Found {', '.join(unused)} with --engine huggingface. Expected --engine onnx: the weights of a "
+                "checkpoint stay as they are, so there is nothing to compare scores of. Leave them out."
+            )
+        import_code(code)
+        done = export_huggingface(pipeline, out, overwrite=overwrite)
+    for one in done:
+        labels = f", labels: {', '.join(one.labels)}" if one.labels else ""
+        same = "" if one.difference is None else f"; largest difference of logits {one.difference:.1g}"
+        show(f"✔ {one.folder}: {one.architecture}{labels}{same}")
 
 
 def _show_report(report: ExportReport) -> None:

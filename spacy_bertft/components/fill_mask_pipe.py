@@ -45,6 +45,10 @@ class FillMaskPipe(Pipe):
             self._fill_mask = FillMask.load(self.source, self.settings)
         return self._fill_mask
 
+    @fill_mask.setter
+    def fill_mask(self, fill_mask: FillMask) -> None:
+        self._fill_mask = fill_mask
+
     def initialize(self, get_examples: Any = None, *, nlp: Language | None = None) -> None:
         """Load the model that the config names."""
         self._fill_mask = FillMask.load(self.source, self.settings)

@@ -101,11 +101,12 @@ class Calibrated(Protocol):
         """The component's settings that fit the evidence best; empty if there are none to fit."""
 
 
-def new_linear(width: int, n_outputs: int) -> nn.Linear:
+def new_linear(width: int, n_outputs: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer initialised like BERT's: normal weights of standard deviation 0.02, biases 0."""
-    layer = nn.Linear(width, n_outputs)
+    layer = nn.Linear(width, n_outputs, bias=bias)
     nn.init.normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spacy_bertft import compat
 from spacy_bertft.encoder.adapters import restore, updates_of, whole_weights
 from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.encoder.features import locate
 from spacy_bertft.encoder.settings import EncoderSettings, resolve_device, resolve_packed, resolve_window
 from spacy_bertft.engines.attention import packed_attention
 from spacy_bertft.engines.base import Engine, Form
@@ -26,8 +27,8 @@ from spacy_bertft.engines.family_weights import read_shape
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.recompute import KEPT_SUBWORDS, RecomputingEngine
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.text.batches import bucket, pack, subword_rows, window_lengths
-from spacy_bertft.text.subwords import Splitter, Texts, align_texts, shortened
+from spacy_bertft.text.batches import bucket, pack, window_lengths
+from spacy_bertft.text.subwords import Splitter, Texts, shortened
 from spacy_bertft.text.windows import cut, cut_pairs
 from spacy_bertft.types import Features, Ints, Packed, Specials, Subwords, Windows
 
@@ -232,18 +233,7 @@ class Encoder(nn.Module):
             subwords = shortened(subwords, pair_size=self.pair_size)
         windows = self._cut(subwords)
         hidden, first_rows = self._encode(subwords.ids, windows)
-        alignment = align_texts(subwords, texts)
-        starts_special = len(self.specials.prefix) > 0
-        return Features(
-            hidden=hidden,
-            rows=subword_rows(windows, first_rows, self.specials, n_subwords=len(subwords.ids)),
-            subword_counts=subwords.counts,
-            token_subwords=alignment.subwords,
-            token_subword_counts=alignment.counts,
-            token_counts=texts.token_counts,
-            cls_rows=first_rows if starts_special else first_rows[:0],
-            window_counts=windows.counts if starts_special else np.zeros_like(windows.counts),
-        )
+        return locate(hidden, first_rows, subwords, windows, texts, self.specials)
 
     def _encode(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
         """Hidden rows (N, D) of all windows, and the first row (W,) of each window."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,14 @@ def load(name: str, settings: EncoderSettings, *, revision: str = "main") -> Enc
 def load_splitter(name: str) -> Splitter:
     """Load the fast tokenizer of an encoder, which `name` means as in `load`, and nothing else of it."""
     folder = find_folder(name)
-    with _on_hub(name) if folder is None else told(folder):
-        tokenizer = _load_tokenizer(name) if folder is None else _load_tokenizer(str(folder), local_files_only=True)
+    with loading(name, folder):
+        tokenizer = load_tokenizer(name) if folder is None else load_tokenizer(str(folder), local_files_only=True)
         return Splitter(Checkpoint(saved_files(tokenizer)).tokenizer())
+
+
+def loading(name: str, folder: Path | None) -> AbstractContextManager[None]:
+    """Turn the various errors of loading from the hub, or from the folder that `name` means, into an EncoderError."""
+    return _on_hub(name) if folder is None else told(folder)
 
 
 @contextmanager
@@ -183,34 +188,45 @@ def load_folder(folder: Path, settings: EncoderSettings, *, saved: bool = False)
 
     saved: the folder belongs to a saved pipeline, so missing weights are an error.
     """
+    if settings.backend == "onnxruntime":
+        return Encoder(_graph_of(folder), settings)
+    require_files(folder)
+    with told(folder):
+        return _by_transformers(str(folder), settings, saved=saved, local_files_only=True)
+
+
+def require_files(folder: Path, *, weights: bool = True) -> list[str]:
+    """The names of a folder's files. Raises an EncoderError if it holds no config.json or no weights."""
     found = sorted(path.name for path in folder.iterdir())
     if CONFIG not in found:
         raise EncoderError(
             f"The folder {folder} holds no config.json (found: {listed(found)}). Expected a Hugging Face model "
             "folder: config.json, model.safetensors and tokenizer files. Give its path as the encoder's name."
         )
-    if settings.backend == "onnxruntime":
-        if GRAPH not in found:
-            raise EncoderError(
-                f'The encoder\'s backend is "onnxruntime", but the folder {folder} holds no {GRAPH} (found: '
-                f"{listed(found)}). Expected an exported pipeline: make one with `bertft export PIPELINE OUT --engine "
-                'onnx`, or set backend = "torch".'
-            )
-        return Encoder(read_graph(folder), settings)
-    if not set(_WEIGHT_FILES) & set(found):
+    if weights and not set(_WEIGHT_FILES) & set(found):
         graph = f' Its {GRAPH} runs with backend = "onnxruntime".' if GRAPH in found else ""
         raise EncoderError(
             f"The encoder folder {folder} holds no weights (found: {listed(found)}). Expected one of "
             f"{', '.join(_WEIGHT_FILES)}. Save the model there with save_pretrained, or copy its weights.{graph}"
         )
-    with told(folder):
-        return _by_transformers(str(folder), settings, saved=saved, local_files_only=True)
+    return found
+
+
+def _graph_of(folder: Path) -> Checkpoint:
+    found = require_files(folder, weights=False)
+    if GRAPH not in found:
+        raise EncoderError(
+            f'The encoder\'s backend is "onnxruntime", but the folder {folder} holds no {GRAPH} (found: '
+            f"{listed(found)}). Expected an exported pipeline: make one with `bertft export PIPELINE OUT --engine "
+            'onnx`, or set backend = "torch".'
+        )
+    return read_graph(folder)
 
 
 def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = False, **where: Any) -> Encoder:
     from transformers import AutoModel
 
-    tokenizer = _load_tokenizer(source, **where)
+    tokenizer = load_tokenizer(source, **where)
     with compat.quiet_transformers():
         model, report = AutoModel.from_pretrained(
             source,
@@ -228,7 +244,8 @@ def _by_transformers(source: str, settings: EncoderSettings, *, saved: bool = Fa
     return Encoder(Checkpoint(files, trained_pooler=len(absent) == len(missing)), settings, model=model)
 
 
-def _load_tokenizer(source: str, **where: Any) -> Any:
+def load_tokenizer(source: str, **where: Any) -> Any:
+    """Load a fast tokenizer. where: arguments of from_pretrained; call it inside `loading`."""
     from transformers import AutoTokenizer
 
     with compat.quiet_transformers():

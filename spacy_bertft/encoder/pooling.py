@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features, Ints
 
 TokenPooling = Literal["first", "mean"]
-DocPooling = Literal["cls", "mean"]
+DocPooling = Literal["cls", "mean", "mean_all"]
 
 
 def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Tensor:
@@ -28,10 +30,25 @@ def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Te
 
 
 def doc_vectors(features: Features, how: DocPooling) -> Tensor:
-    """The mean of the windows' first special subwords ("cls") or of all subwords ("mean"). -> (B, D)."""
+    """A mean of subwords' rows. -> (B, D).
+
+    how: of the windows' first special subwords ("cls"), of all subwords without special ones ("mean"), or of all
+        subwords and all special ones ("mean_all").
+    """
     if how == "cls":
         return _segment_mean(features.hidden, features.cls_rows, features.window_counts)
-    return _segment_mean(features.hidden, features.rows, features.subword_counts)
+    if how == "mean":
+        return _segment_mean(features.hidden, features.rows, features.subword_counts)
+    if features.special_rows is None or features.special_counts is None:
+        raise ConfigError(
+            'The pooling of a head is "mean_all", but its source of features does not tell special subwords from '
+            'padding. Expected a bertft_encoder. Set pooling = "mean" or "cls".'
+        )
+    counts = features.subword_counts + features.special_counts  # (B,)
+    rows = np.empty(counts.sum(), dtype=np.int64)
+    is_special = ramps(counts) >= np.repeat(features.subword_counts, counts)
+    rows[is_special], rows[~is_special] = features.special_rows, features.rows
+    return _segment_mean(features.hidden, rows, counts)
 
 
 def _segment_mean(hidden: Tensor, rows: Ints, counts: Ints) -> Tensor:

@@ -14,6 +14,8 @@ from spacy_bertft.errors import EncoderError
 
 # Suffixes of transformers' classes with a task head.
 _FINE_TUNED = ("ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice")
+# How the names of their weights begin, for checkpoints that don't say what they are.
+_OF_HEADS = ("classifier.", "pre_classifier.", "qa_outputs.")
 
 # Config settings that are a size of some matrix of the encoder, and settings for the number of layers.
 _WIDTHS = ("hidden_size", "dim", "embedding_size", "intermediate_size", "hidden_dim")
@@ -44,11 +46,13 @@ def check_weights(source: str, model: Any, absent: list[str], unknown: list[str]
             stacklevel=3,
         )
     trained_head = [name for name in getattr(model.config, "architectures", None) or () if name.endswith(_FINE_TUNED)]
-    if trained_head and unknown:
+    if unknown and (trained_head or any(name.startswith(_OF_HEADS) for name in unknown)):
         labels = [str(label) for label in (model.config.id2label or {}).values()]
+        what = trained_head[0] if trained_head else "checkpoint with a head"
         warnings.warn(
-            f"{source!r} is a fine-tuned {trained_head[0]} (labels: {listed(labels)}). Its encoder is used, its head "
-            f"is not ({listed(unknown)}): the heads of this pipeline start at random. Train them.",
+            f"{source!r} is a fine-tuned {what} (labels: {listed(labels)}). Its encoder is used, its head "
+            f"is not ({listed(unknown)}): the heads of this pipeline start at random. Train them; to use the head as "
+            "it is, run `bertft import`.",
             stacklevel=3,
         )
 

@@ -17,9 +17,12 @@ from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Ints
 
 Floats = NDArray[np.float32]
-Scheme = Literal["bio", "biluo", "io"]
-PREFIXES: dict[str, str] = {"bio": "BI", "biluo": "BILU", "io": "I"}
-_OPENS = {"bio": "BI", "biluo": "BI", "io": "I"}  # prefixes that an I (or L) of the same label may follow
+Scheme = Literal["bio", "biluo", "io", "iob1"]
+PREFIXES: dict[str, str] = {"bio": "BI", "biluo": "BILU", "io": "I", "iob1": "BI"}
+# Prefixes of inside tags, which may only follow an open tag of their label, and prefixes of open tags. In "iob1", an
+# entity begins with I, or with B right after another one of its label (Ramshaw & Marcus, 1995).
+_INSIDE = {"bio": "I", "biluo": "IL", "io": "", "iob1": "B"}
+_OPENS = {"bio": "BI", "biluo": "BI", "io": "I", "iob1": "BI"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Tagging:
         kind = np.array([tag[0] for tag in tags])
         is_open = np.isin(kind, list(_OPENS[scheme]))
         never = np.zeros(len(tags), dtype=bool)
-        inside = np.isin(kind, ["I", "L"]) if scheme != "io" else never
+        inside = np.isin(kind, list(_INSIDE[scheme]))
         return cls(scheme, tags, label, inside, is_open, is_open if scheme == "biluo" else never)
 
     def may_follow(self, before: Ints, after: Ints) -> NDArray[np.bool_]:

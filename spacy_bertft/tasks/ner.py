@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from spacy.training import Example
 from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer
 from spacy_bertft.components.spans import scored_spans, set_scored_spans
 from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
 from spacy_bertft.encoder.features import group_sums
@@ -27,7 +28,7 @@ from spacy_bertft.text.alignment import ramps
 from spacy_bertft.types import Features
 
 MISSING = -1  # a token without gold annotation
-# spaCy's gold tags are BILUO: their prefixes in each scheme.
+# spaCy's gold tags are BILUO: their prefixes in each scheme; in "iob1" they depend on the tag before.
 _FROM_BILUO = {
     "bio": {"B": "B", "I": "I", "L": "I", "U": "B"},
     "biluo": {"B": "B", "I": "I", "L": "L", "U": "U"},
@@ -35,14 +36,15 @@ _FROM_BILUO = {
 }
 
 
-class TokenHead(Head):
-    """Dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
+class TokenHead(HiddenHead):
+    """A hidden layer, if any, dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
 
-    def __init__(self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling) -> None:
-        super().__init__()
+    def __init__(
+        self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling, hidden: HiddenLayer | None = None
+    ) -> None:
+        super().__init__(width, hidden or HiddenLayer())
         self.scheme = scheme
         self.pooling = pooling
-        self.dropout = nn.Dropout()
         self.output = new_linear(width, self.n_outputs(n_labels))
 
     def n_outputs(self, n_labels: int) -> int:
@@ -50,9 +52,9 @@ class TokenHead(Head):
         return 1 + n_labels * len(PREFIXES[self.scheme])
 
     def forward(self, features: Features) -> Tensor:
-        """Logits of all tokens; tokens without a subword get only the biases."""
-        if self.training:
-            logits: Tensor = self.output(self.dropout(token_vectors(features, self.pooling)))
+        """Logits of all tokens; those of tokens without a subword mean nothing."""
+        if self.training or self.dense is not None:
+            logits: Tensor = self.output(self.dropout(self.hidden(token_vectors(features, self.pooling))))
             return logits
         # The same result, but pooling a few logits is faster than pooling wide vectors.
         of_rows = replace(features, hidden=features.hidden @ self.output.weight.T)  # (N, L)
@@ -60,10 +62,11 @@ class TokenHead(Head):
 
 
 @dataclass(frozen=True)
-class EntityTask:
+class EntityTask(HiddenLayer):
     """Named entities.
 
-    scheme: the tagging scheme: "bio", "biluo" or "io" (joins neighbouring entities of one label).
+    scheme: the tagging scheme: "bio", "biluo", "io" (joins neighbouring entities of one label), or "iob1" (B only for
+        an entity right after another one of its label).
     pooling: what represents a token: its "first" subword, or the "mean" of its subwords.
     overwrite: replace the entities that a Doc already has; otherwise they stay, and new ones fill the gaps.
     spans_key: key of doc.spans for the entities with their scores.
@@ -86,13 +89,13 @@ class EntityTask:
     def prepare(self, examples: Sequence[Example]) -> dict[str, Any]:
         """The average number of annotated tokens per Doc, and how many tokens have each tag."""
         n_targets = sum(int((eg.reference.to_array("ENT_IOB") > 0).sum()) for eg in examples)
-        tags = Counter(self._tag(tag) for eg in examples for tag in eg.get_aligned_ner())
+        tags = Counter(tag for eg in examples for tag in self._tags(eg))
         counts = {tag: tags[tag] for tag in sorted(tags) if tag}
         return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples))), "counts": counts}
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> TokenHead:
         """A new TokenHead."""
-        return TokenHead(width, n_labels, self.scheme, self.pooling)
+        return TokenHead(width, n_labels, self.scheme, self.pooling, self)
 
     def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
         """Let the biases predict the share of each tag in the training data (Lin et al., 2017, section 4.1)."""
@@ -106,25 +109,33 @@ class EntityTask:
         """The tag of each token that has gold annotation and a subword."""
         classes = self._classes(output.labels, output.statistics)
         tag_ids = {tag: place for place, tag in enumerate(classes.names)}
-        tags = np.array([self._target(tag, tag_ids) for eg in examples for tag in eg.get_aligned_ner()], dtype=np.int64)
+        tags = np.array([self._target(tag, tag_ids) for eg in examples for tag in self._tags(eg)], dtype=np.int64)
         tags[output.features.token_subword_counts == 0] = MISSING
         values = torch.from_numpy(tags).to(output.logits.device)
         return Targets("exclusive", values, values != MISSING, classes=classes)
 
-    def _target(self, tag: str | None, tag_ids: dict[str, int]) -> int:
-        """The number of a BILUO tag in the scheme; missing annotation has one of its own."""
-        converted = self._tag(tag)
-        if not converted:
+    def _target(self, tag: str, tag_ids: dict[str, int]) -> int:
+        """The number of a tag; missing annotation has one of its own."""
+        if not tag:
             return MISSING
-        if converted not in tag_ids:
-            raise not_learned("entity label", converted[2:], sorted({name[2:] for name in tag_ids} - {""}))
-        return tag_ids[converted]
+        if tag not in tag_ids:
+            raise not_learned("entity label", tag[2:], sorted({name[2:] for name in tag_ids} - {""}))
+        return tag_ids[tag]
 
-    def _tag(self, tag: str | None) -> str:
-        """A BILUO tag in the scheme. None, "-" and partial tags count as missing annotation, ""."""
-        if tag is None or (tag != "O" and len(tag) < 3):
-            return ""
-        return tag if tag == "O" else f"{_FROM_BILUO[self.scheme][tag[0]]}-{tag[2:]}"
+    def _tags(self, eg: Example) -> Iterator[str]:
+        """The scheme's tag of each predicted token. None, "-" and partial tags count as missing annotation, ""."""
+        before = ""  # label of the token before
+        for tag in eg.get_aligned_ner():
+            if tag is None or (tag != "O" and len(tag) < 3):
+                before = ""
+                yield ""
+                continue
+            kind, label = tag[0], tag[2:]
+            if tag != "O" and self.scheme == "iob1":
+                yield f"{'B' if kind in 'BU' and before == label else 'I'}-{label}"
+            else:
+                yield tag if tag == "O" else f"{_FROM_BILUO[self.scheme][kind]}-{label}"
+            before = label
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc.ents, and the entities with their scores in doc.spans."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.hidden_layer import PooledHiddenLayer
 from spacy_bertft.encoder.pooling import DocPooling
 from spacy_bertft.tasks.textcat import SCORE_WEIGHTS, CategoryTask
 
 
 @dataclass(frozen=True)
-class _PairSettings:
+class _PairSettings(PooledHiddenLayer):
     """The settings of bertft_pair; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"

@@ -14,9 +14,10 @@ from spacy.training import Example
 from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer
 from spacy_bertft.components.pairs import find_segments
 from spacy_bertft.components.spans import set_scored_spans
-from spacy_bertft.components.task import Head, HeadOutput, new_linear
+from spacy_bertft.components.task import HeadOutput, new_linear
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.learning.losses import Targets
@@ -30,16 +31,15 @@ LABEL = "ANSWER"
 MISSING = -1  # target of a question without gold annotation
 
 
-class AnswerHead(Head):
+class AnswerHead(HiddenHead):
     """BERT's answer head: start and end logits for each token, and for "no answer" in each Doc.
 
     Features -> (T + B, 2): tokens first. A token's start logit is from its first subword, its end logit from its last.
     The no-answer logits are the first special subword's (Devlin et al., 2019, section 4.3): the minimum over windows.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout()
+    def __init__(self, width: int, hidden: HiddenLayer) -> None:
+        super().__init__(width, hidden)
         self.output = new_linear(width, 2)
 
     def n_outputs(self, n_labels: int) -> int:
@@ -53,7 +53,7 @@ class AnswerHead(Head):
                 "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS], which "
                 'bertft_qa reads as "no answer". Use another encoder.'
             )
-        of_rows = replace(features, hidden=self.output(self.dropout(features.hidden)))  # (N, 2)
+        of_rows = replace(features, hidden=self.output(self.dropout(self.hidden(features.hidden))))  # (N, 2)
         starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
         of_windows = of_rows.hidden[torch.from_numpy(features.cls_rows).to(features.hidden.device)]  # (W, 2)
         doc_of = torch.from_numpy(np.repeat(np.arange(len(features.window_counts)), features.window_counts))
@@ -64,7 +64,7 @@ class AnswerHead(Head):
 
 
 @dataclass(frozen=True)
-class AnswerTask:
+class AnswerTask(HiddenLayer):
     """Extractive answers for Docs of a question and its context.
 
     max_tokens: maximum length of an answer.
@@ -79,6 +79,7 @@ class AnswerTask:
     needs_segments = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold of bertft_qa is {self.threshold:g}; expected 0 to 1. Set one in this range.")
         for name in ("max_tokens", "n_best"):
@@ -106,7 +107,7 @@ class AnswerTask:
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> AnswerHead:
         """A new AnswerHead."""
-        return AnswerHead(width)
+        return AnswerHead(width, self)
 
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
         """Start and end of each answer: each is a token of the context, or no answer.

@@ -16,6 +16,7 @@ from torch import nn
 
 from spacy_bertft.components.doc_values import set_value, value_of
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.hidden_layer import PooledHiddenLayer
 from spacy_bertft.components.metric_kinds import ERROR
 from spacy_bertft.components.task import HeadOutput
 from spacy_bertft.encoder.pooling import DocPooling
@@ -27,10 +28,11 @@ LABEL = "VALUE"
 
 
 @dataclass(frozen=True)
-class RegressionTask:
+class RegressionTask(PooledHiddenLayer):
     """One number per Doc, learned as its deviation from the mean of the training data, in standard deviations.
 
-    pooling: what represents a Doc: its "cls" subword, or the "mean" of its subwords.
+    pooling: what represents a Doc: its "cls" subword, the "mean" of its subwords, or that of its subwords and the
+        special ones ("mean_all").
     """
 
     pooling: DocPooling = "cls"
@@ -57,7 +59,7 @@ class RegressionTask:
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> DocHead:
         """A new DocHead with one output."""
-        return DocHead(width, 1, self.pooling, pooler)
+        return DocHead(width, 1, self.pooling, pooler, self)
 
     def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
         """The gold number of each Doc, on the scale of the output."""

@@ -16,6 +16,7 @@ from spacy.training import Example
 from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer, PooledHiddenLayer
 from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
 from spacy_bertft.encoder.pooling import DocPooling, doc_vectors
 from spacy_bertft.errors import ConfigError, DataError
@@ -25,37 +26,39 @@ from spacy_bertft.tasks.calibration import fit_temperature, fit_threshold
 from spacy_bertft.types import Features
 
 
-class DocHead(Head):
-    """BERT's classification head: dropout, dense layer with tanh, dropout, linear. Features -> logits (B, L).
+class DocHead(HiddenHead):
+    """BERT's classification head: a hidden layer, dropout and one linear layer on each Doc. Features -> logits (B, L).
 
-    With "cls" pooling, the dense layer starts as the checkpoint's pooler, if any (Devlin et al., 2019, section 3).
+    With "cls" pooling, a hidden layer with tanh starts as the checkpoint's pooler, if any (Devlin et al., 2019, section
+    3).
     """
 
-    def __init__(self, width: int, n_labels: int, pooling: DocPooling, pooler: nn.Linear | None) -> None:
-        super().__init__()
+    def __init__(
+        self, width: int, n_labels: int, pooling: DocPooling, pooler: nn.Linear | None, hidden: HiddenLayer
+    ) -> None:
+        super().__init__(width, hidden)
         self.pooling = pooling
-        self.dropout = nn.Dropout()
-        self.dense = new_linear(width, width)
         self.output = new_linear(width, n_labels)
-        if pooler is not None and pooling == "cls":
+        usual = pooling == "cls" and hidden.activation == "tanh" and hidden.hidden_bias
+        if pooler is not None and self.dense is not None and usual:
             self.dense.load_state_dict(pooler.state_dict())
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all Docs; one longer than a window is pooled over its windows."""
-        pooled = torch.tanh(self.dense(doc_vectors(features, self.pooling)))
-        logits: Tensor = self.output(self.dropout(pooled))
+        logits: Tensor = self.output(self.dropout(self.hidden(doc_vectors(features, self.pooling))))
         return logits
 
 
 @dataclass(frozen=True)
-class CategoryTask:
+class CategoryTask(PooledHiddenLayer):
     """Categories of a Doc, of which exactly one (exclusive) or any number apply.
 
     One exclusive category may be the unknown one, for texts of none of the others. The head has no output for it: its
     logit in the softmax is a threshold, so its probability is a logistic function of the text's energy (Liu et al.,
     2020, Energy-based out-of-distribution detection), and it wins if no other logit reaches the threshold.
 
-    pooling: what represents a Doc: its "cls" subword, or the "mean" of its subwords.
+    pooling: what represents a Doc: its "cls" subword, the "mean" of its subwords, or that of its subwords and the
+        special ones ("mean_all").
     positive_label: with two labels, the one whose F-score is the component's score.
     threshold: minimum score for the scorer to count a category as predicted.
     unknown_label: the category of texts that belong to none of the others; training texts of this category teach the
@@ -75,6 +78,7 @@ class CategoryTask:
     needs_segments: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.temperature < math.inf:
             raise ConfigError(
                 f"The temperature is {self.temperature:g}; expected more than 0. 1 leaves the scores unchanged."
@@ -121,7 +125,7 @@ class CategoryTask:
 
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> DocHead:
         """A new DocHead."""
-        return DocHead(width, n_labels, self.pooling, pooler)
+        return DocHead(width, n_labels, self.pooling, pooler, self)
 
     def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
         """Let the biases predict the share of each category in the training data (Lin et al., 2017, section 4.1)."""
@@ -243,7 +247,7 @@ _MULTILABEL_WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class _ExclusiveSettings:
+class _ExclusiveSettings(PooledHiddenLayer):
     """The settings of bertft_textcat; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"
@@ -255,7 +259,7 @@ class _ExclusiveSettings:
 
 
 @dataclass(frozen=True)
-class _MultilabelSettings:
+class _MultilabelSettings(PooledHiddenLayer):
     """The settings of bertft_textcat_multilabel; CategoryTask explains them."""
 
     pooling: DocPooling = "cls"

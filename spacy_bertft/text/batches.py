@@ -53,6 +53,25 @@ def subword_rows(windows: Windows, first_rows: Ints, specials: Specials, *, n_su
     return rows
 
 
+def special_rows(windows: Windows, first_rows: Ints, specials: Specials) -> tuple[Ints, Ints]:
+    """The rows (X,) of the special subwords, text by text, and how many each text has (B,).
+
+    first_rows: (W,) first row of each window.
+    """
+    behind = first_rows + window_lengths(windows, specials)  # (W,)
+    columns = [first_rows[:, None] + np.arange(len(specials.prefix))]
+    if windows.paired is not None:
+        second = first_rows + _places(windows, specials)[-1][1]  # (W,) where the second segment begins
+        middle = second[:, None] - np.arange(len(specials.middle), 0, -1)
+        columns.append(np.where(windows.paired[:, None], middle, -1))
+    columns.append(behind[:, None] - np.arange(len(specials.suffix), 0, -1))
+    rows = np.concatenate(columns, axis=1)
+    per_window = (rows >= 0).sum(axis=1)  # (W,)
+    text_of = np.repeat(np.arange(len(windows.counts)), windows.counts)
+    counts: Ints = np.bincount(text_of, weights=per_window, minlength=len(windows.counts)).astype(np.int64)
+    return rows[rows >= 0], counts
+
+
 def _places(windows: Windows, specials: Specials) -> list[tuple[Pieces, Ints]]:
     """The pieces of the windows, each with the number of rows (W,) that precede it in its window."""
     before: Ints = np.full(len(windows.pieces.starts), len(specials.prefix))

@@ -100,6 +100,25 @@ def test_an_error_is_one_message(pipeline, tmp_path):
     assert result.stderr.startswith("✘ The tolerance is -1;")
 
 
+def test_huggingface_shows_each_head_and_where_it_is(pipeline, tmp_path):
+    result = run("export", pipeline, tmp_path / "out", "--engine", "huggingface")
+    assert (result.exit_code, result.stderr) == (0, "")
+    ner, textcat = result.stdout.splitlines()
+    assert ner.startswith(f"✔ {tmp_path / 'out/ner'}: BertForTokenClassification, labels: O, B-CITY, ")
+    assert textcat.startswith(
+        f"✔ {tmp_path / 'out/textcat'}: BertForSequenceClassification, labels: home, work; largest"
+    )
+    again = run("export", pipeline, tmp_path / "out", "--engine", "huggingface")
+    assert again.exit_code == 1
+    assert "holds exported checkpoints already" in again.stderr
+
+
+def test_options_of_onnx_mean_nothing_for_huggingface(pipeline, tmp_path):
+    result = run("export", pipeline, tmp_path / "out", "--engine", "huggingface", "--int8", "--tolerance", "1")
+    assert result.exit_code == 1
+    assert "Found --int8, --tolerance with --engine huggingface. Expected --engine onnx" in result.stderr
+
+
 def test_code_registers_functions_that_the_pipeline_needs(pipeline, tmp_path):
     (tmp_path / "functions.py").write_text(
         "from spacy.language import Language\n\n\n"

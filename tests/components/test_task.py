@@ -84,7 +84,7 @@ def test_it_grows_where_it_is():
     assert {parameter.device.type for parameter in head.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize(("scheme", "each"), [("bio", 2), ("biluo", 4), ("io", 1)])
+@pytest.mark.parametrize(("scheme", "each"), [("bio", 2), ("biluo", 4), ("io", 1), ("iob1", 2)])
 def test_the_tags_of_a_later_label_stand_behind_those_known(scheme, each):
     head = filled(TokenHead(3, 2, scheme, "first"))
     known = head.output.weight.detach().clone()

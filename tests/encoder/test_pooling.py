@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from feature_batches import WIDTH, batch, batches_of_docs, modest, read
+from feature_batches import WIDTH, batch, batches_of_docs, modest, read, read_specials
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_bertft.encoder.pooling import doc_vectors, token_vectors
+from spacy_bertft.errors import ConfigError
 
 OF_TOKEN = {"first": lambda rows: rows[:1], "last": lambda rows: rows[-1:], "mean": lambda rows: rows}
 
@@ -31,10 +32,16 @@ def test_token_vectors_are_the_mean_of_the_subwords_asked_for(how, of_docs):
 
 
 @modest
-@given(batches_of_docs, st.sampled_from(["cls", "mean"]))
-def test_doc_vectors_are_the_mean_of_first_specials_or_of_subwords(of_docs, how):
+@given(batches_of_docs, st.sampled_from(["cls", "mean", "mean_all"]))
+def test_doc_vectors_are_the_mean_of_first_specials_or_of_subwords_or_of_all(of_docs, how):
     features = batch(of_docs)
-    expected = [mean(heads if how == "cls" else rows) for heads, rows, _ in read(features)]
+    of = {
+        "cls": lambda heads, rows, specials: heads,
+        "mean": lambda heads, rows, specials: rows,
+        "mean_all": lambda heads, rows, specials: [*rows, *specials],
+    }[how]
+    both = zip(read(features), read_specials(features), strict=True)
+    expected = [mean(of(heads, rows, specials)) for (heads, rows, _), specials in both]
     assert_same(doc_vectors(features, how), expected, features.hidden)
 
 
@@ -54,6 +61,14 @@ def test_tokens_without_subwords_get_zeros_and_their_neighbours_their_own(how):
     vectors = token_vectors(features, how)
     assert not vectors[[0, 2, 4]].any()
     assert torch.equal(vectors[[1, 3]], features.hidden[features.rows])
+
+
+def test_the_mean_of_all_needs_features_that_know_their_special_subwords():
+    features = replace(batch([(1, 2, [[0]])]), special_rows=None, special_counts=None)
+    with pytest.raises(
+        ConfigError, match=r'pooling of a head is "mean_all", but .*Expected a bertft_encoder\. Set pool'
+    ):
+        doc_vectors(features, "mean_all")
 
 
 @pytest.mark.parametrize("how", OF_TOKEN)

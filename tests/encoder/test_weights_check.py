@@ -9,9 +9,10 @@ import shutil
 import pytest
 import torch
 import transformers
-from encoders import encoder_of
+from encoders import encoder_of, rewrite
 from pipelines import TEXTS, annotations, trained
 from safetensors.torch import load_file, save_file
+from tiny import make_encoder
 
 from spacy_bertft.compat import quiet_transformers
 from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER
@@ -115,9 +116,16 @@ def test_a_fine_tuned_head_is_not_dropped_without_a_word(tiny_encoder, tmp_path,
         getattr(transformers, head).from_config(config).save_pretrained(folder)
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     said = re.escape(f"is a fine-tuned {kind} (labels: {', '.join(labels.values())})")
-    with pytest.warns(UserWarning, match=said + r".*heads of this pipeline start at random\. Train them") as caught:
+    with pytest.warns(UserWarning, match=said + r".*start at random\. Train them; to use .*`bertft import`") as caught:
         encoder_of(folder)
     assert len(caught) == 1
+
+
+def test_nor_is_the_head_of_a_checkpoint_that_does_not_say_what_it_is(tmp_path):
+    make_encoder(tmp_path, "bert-uncased", head="AutoModelForTokenClassification")
+    rewrite(tmp_path / "config.json", architectures=None)
+    with pytest.warns(UserWarning, match=r"a fine-tuned checkpoint with a head .*classifier\.bias.*`bertft import`"):
+        encoder_of(tmp_path)
 
 
 def test_a_pretrained_checkpoint_with_its_masked_lm_head_is_no_reason_to_warn(tiny_encoder, tmp_path):

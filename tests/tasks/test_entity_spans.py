@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spacy_bertft.tasks import entity_spans as module
 from spacy_bertft.tasks.entity_spans import Tagging, decode, viterbi
 
-SCHEMES = ["bio", "biluo", "io"]
+SCHEMES = ["bio", "biluo", "io", "iob1"]
 LABELS = ["PERSON", "CITY"]
 modest = settings(deadline=None, max_examples=60)
 
@@ -22,6 +22,10 @@ def is_valid(names, scheme):
         return True
     for before, name in zip(["O", *names], [*names, "O"], strict=True):
         may_go_on = before[0] in "BI" and before != "O"
+        if scheme == "iob1":
+            if name[0] == "B" and not (may_go_on and name[1:] == before[1:]):
+                return False
+            continue
         goes_on = name[0] in "IL" and name[1:] == before[1:]
         if name[0] in "IL" and not (may_go_on and goes_on):
             return False

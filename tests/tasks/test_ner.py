@@ -39,7 +39,7 @@ def _learn(nlp, steps=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["bio", "biluo", "io"])
+@pytest.mark.parametrize("scheme", ["bio", "biluo", "io", "iob1"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_every_scheme_and_pooling_learns_the_examples(tiny_bert, scheme, pooling):
     nlp = _learn(_configured(tiny_bert, scheme=scheme, pooling=pooling))
@@ -197,12 +197,48 @@ def test_targets_are_the_annotated_tokens_of_a_text(tiny_bert):
         ("bio", {"B-CITY": 4, "B-PERSON": 3, "I-PERSON": 1}),
         ("biluo", {"U-CITY": 4, "U-PERSON": 2, "B-PERSON": 1, "L-PERSON": 1}),
         ("io", {"I-CITY": 4, "I-PERSON": 4}),
+        ("iob1", {"I-CITY": 4, "I-PERSON": 4}),
     ],
 )
 def test_the_tags_of_the_training_tokens_are_counted(tiny_bert, scheme, tags):
     egs = examples(blank(tiny_bert, {}))
     found = EntityTask(scheme).prepare(egs)["counts"]
     assert found == {**tags, "O": sum(len(eg.reference) for eg in egs) - 8}
+
+
+def test_iob1_has_a_b_only_right_after_an_entity_of_the_same_label(tiny_bert):
+    nlp = blank(tiny_bert, {})
+    reference = Doc(nlp.vocab, ["Anna", "Ray", "Bob", "Rome", "Oslo", "and", "Bonn", "Ulm"])
+    spans = [(0, 2, "PER"), (2, 3, "PER"), (3, 4, "LOC"), (4, 5, "LOC"), (7, 8, "LOC")]
+    reference.set_ents([Span(reference, *span) for span in spans], missing=[reference[6:7]])
+    eg = Example(Doc(nlp.vocab, [token.text for token in reference]), reference)
+    tags = ["I-PER", "I-PER", "B-PER", "I-LOC", "B-LOC", "O", "", "I-LOC"]
+    assert list(EntityTask("iob1")._tags(eg)) == tags
+
+
+def test_a_hidden_layer_comes_before_the_tags(tiny_bert):
+    """In training and in prediction alike, which is computed in another way without one."""
+    nlp = _configured(tiny_bert, activation="gelu", norm_eps=1e-5, hidden_bias=False, pooling="mean")
+    head, doc = nlp.get_pipe("ner"), nlp.make_doc(TEXTS[0])
+    module = module_of(nlp, "ner")
+    assert {name for name, _ in module.named_parameters()} == {
+        "dense.weight",
+        "norm.weight",
+        "output.weight",
+        "output.bias",
+    }
+    features = nlp.get_pipe("encoder").predict([doc])
+    vectors = torch.stack(
+        [
+            features.hidden[features.rows[owned]].mean(0)
+            for owned in np.split(features.token_subwords, np.cumsum(features.token_subword_counts)[:-1])
+        ]
+    )
+    hidden = torch.nn.functional.gelu(vectors @ module.dense.weight.T)
+    hidden = torch.nn.functional.layer_norm(hidden, (len(hidden[0]),), module.norm.weight)
+    torch.testing.assert_close(head.predict([doc]).logits, module.output(hidden), rtol=1e-4, atol=1e-5)
+    module.train().dropout.p = 0.0
+    torch.testing.assert_close(module(features), module.output(hidden), rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_without_annotation_are_not_counted(tiny_bert):
@@ -213,7 +249,7 @@ def test_tokens_without_annotation_are_not_counted(tiny_bert):
     assert EntityTask().prepare([Example(doc, reference)])["counts"] == {"B-PERSON": 1}
 
 
-@pytest.mark.parametrize("scheme", ["bio", "biluo", "io"])
+@pytest.mark.parametrize("scheme", ["bio", "biluo", "io", "iob1"])
 def test_tags_start_at_their_shares(tiny_bert, scheme):
     """O is most of them: a head that starts with equal shares has to learn this first."""
     nlp = _configured(tiny_bert, scheme=scheme)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_bertft.text.batches import bucket, chunk, pack
-from spacy_bertft.text.windows import cut
+from spacy_bertft.text.batches import bucket, chunk, pack, special_rows, window_lengths
+from spacy_bertft.text.windows import cut, cut_pairs
 from spacy_bertft.types import Specials
 
 
@@ -91,3 +91,20 @@ def test_chunk_reads_no_further_than_it_gives():
         pytest.fail("read ahead")
 
     assert next(chunk(stream(), size=2, budget=100, cost=lambda cost: cost)) == [1, 1]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=5), st.integers(0, 2))
+def test_special_rows_are_those_of_the_special_subwords_of_each_text(paired, texts, n_suffix):
+    counts = np.array([count for count, _ in texts], dtype=np.int64)
+    firsts = np.array([count // 2 if pair and count > 1 else -1 for count, pair in texts], dtype=np.int64)
+    specials = Specials(np.array([1]), np.array([2, 2]), np.full(n_suffix, 3))
+    windows = cut_pairs(counts, firsts, size=6, pair_size=4, overlap=1) if paired else cut(counts, size=6, overlap=1)
+    everyone = np.arange(len(windows.pieces.starts))
+    packed = pack(np.full(counts.sum(), 9), windows, everyone, specials)
+    lengths = window_lengths(windows, specials)
+    rows, found = special_rows(windows, np.cumsum(lengths) - lengths, specials)
+    assert rows.tolist() == (packed.ids < 9).nonzero()[0].tolist()
+    text_of = np.repeat(np.repeat(np.arange(len(counts)), windows.counts), lengths)
+    assert found.tolist() == [int((packed.ids[text_of == text] < 9).sum()) for text in range(len(counts))]

@@ -1,0 +1,1 @@
+"""Fine-tuned Hugging Face checkpoints with their heads: import and export."""
