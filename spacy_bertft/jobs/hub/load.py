@@ -30,8 +30,7 @@ def from_hub(repo: str, *, revision: str = "main", **options: Any) -> Language:
         found = sorted(path.name for path in folder.iterdir())
         raise ConfigError(
             f"The hub repository {repo!r} has no {PIPELINE}; found {', '.join(found[:8]) or 'no files'}. Expected a "
-            "pipeline that `bertft push` wrote. For a checkpoint of transformers, use its name as the encoder's name "
-            "in a config."
+            "pipeline that `bertft push` wrote. A fine-tuned checkpoint of transformers becomes one with `bertft import`."
         )
     try:
         return spacy.load(folder, **options)
