@@ -1,8 +1,8 @@
 """spacy-bertft: fine-tuned BERT encoders with task heads, as spaCy components.
 
 Importing this package registers nothing: spaCy finds the components through entry points. The names in `__all__` here
-and in its modules `convert`, `export`, `hub` and `presidio` are public, and so are the names used in configs; all others
-may change.
+and in its modules `convert`, `export`, `hub` and `presidio` are public, and so are the names used in configs; all
+others may change.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -30,7 +30,7 @@ def from_hub(repo: str, *, revision: str = "main", **options: Any) -> Language:
         found = sorted(path.name for path in folder.iterdir())
         raise ConfigError(
             f"The hub repository {repo!r} has no {PIPELINE}; found {', '.join(found[:8]) or 'no files'}. Expected a "
-            "pipeline that `bertft push` wrote. A fine-tuned checkpoint of transformers becomes one with `bertft import`."
+            "pipeline that `bertft push` wrote. `bertft import` makes one of a fine-tuned checkpoint."
         )
     try:
         return spacy.load(folder, **options)
