@@ -28,3 +28,8 @@ class DataError(BertftError):
 def data_error(where: str, *, found: str, expected: str, fix: str) -> DataError:
     """Build the error for a problem in an input file; all such errors have the same form."""
     return DataError(f"{where}: found {found}; expected {expected}; fix: {fix}")
+
+
+def how_to_install(extra: str) -> str:
+    """The commands that install an extra of this package, for the end of a message."""
+    return f'pip install "spacy-bertft[{extra}]" (from a checkout: pip install -e ".[{extra}]")'

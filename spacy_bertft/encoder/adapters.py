@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacy_bertft.engines.low_rank import LowRank, SharedWeights, Updates
-from spacy_bertft.errors import ConfigError, EncoderError
+from spacy_bertft.errors import ConfigError, EncoderError, how_to_install
 
 # peft's own file names and format, so that peft loads our adapters too.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -196,6 +196,6 @@ def peft() -> Any:
     except ImportError as error:
         raise ConfigError(
             'LoraTuning needs peft, which is not installed. Expected the extra "lora". Install it: '
-            'pip install "spacy-bertft[lora]" (from a checkout: pip install -e ".[lora]").'
+            f"{how_to_install('lora')}."
         ) from error
     return peft

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacy_bertft.errors import EncoderError
+from spacy_bertft.errors import EncoderError, how_to_install
 from spacy_bertft.text.batches import pad
 from spacy_bertft.types import Packed
 
@@ -61,8 +61,8 @@ def _session(graph: NDArray[np.uint8]) -> Any:
         import onnxruntime
     except ImportError:
         raise EncoderError(
-            'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: pip '
-            'install "spacy-bertft[onnx]".'
+            'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: '
+            f"{how_to_install('onnx')}."
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

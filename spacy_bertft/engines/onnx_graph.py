@@ -17,7 +17,7 @@ from torch import Tensor
 from spacy_bertft.engines.family_weights import Activation, Layer, Linear, Net, Norm
 from spacy_bertft.engines.int8_outliers import Outliers
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
-from spacy_bertft.errors import EncoderError
+from spacy_bertft.errors import EncoderError, how_to_install
 
 # Versions of ONNX's operators and of ONNX Runtime's own; every ONNX Runtime that we support has both.
 _OPSET, _MICROSOFT_OPSET, _IR_VERSION = 17, 1, 9
@@ -55,7 +55,7 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
     except ImportError:
         raise EncoderError(
             "Exporting an encoder to ONNX needs the package onnx, which is not installed. Expected it beside "
-            'onnxruntime: pip install "spacy-bertft[onnx]".'
+            f"onnxruntime: {how_to_install('onnx')}."
         ) from None
     graph = _Graph(int8=outliers is not None)
     _encoder(graph, net, outliers)

@@ -13,7 +13,7 @@ from spacy.util import registry
 from spacy_bertft.components.progress.console_logger import Logger, LoggerCalls
 from spacy_bertft.components.progress.figures import Info, RunMeter, StepFigures
 from spacy_bertft.components.progress.log_file import output_folder
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, how_to_install
 
 
 @registry.loggers("spacy-bertft.TensorBoardLogger.v1")
@@ -50,7 +50,7 @@ def _writer(folder: Path) -> Any:
     except ImportError as error:
         raise ConfigError(
             "spacy-bertft.TensorBoardLogger.v1 needs the library tensorboard, which was not found. Expected the extra "
-            'to be installed: pip install "spacy-bertft[tensorboard]".'
+            f"to be installed: {how_to_install('tensorboard')}."
         ) from error
     return SummaryWriter(str(folder))
 

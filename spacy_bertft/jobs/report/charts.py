@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, how_to_install
 from spacy_bertft.jobs.report.heads import Calibration, Threshold
 from spacy_bertft.jobs.report.statistics import Floats, precision_recall, reliability
 from spacy_bertft.jobs.report.training_log import TrainingLog
@@ -38,7 +38,7 @@ def check_matplotlib() -> None:
     except ImportError as error:
         raise ConfigError(
             f"The report needs jinja2 and matplotlib: {error}. Expected both to be installed. Install the extra: "
-            "pip install 'spacy-bertft[report]'."
+            f"{how_to_install('report')}."
         ) from error
     del jinja2, matplotlib
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinc.api import Config
 
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, how_to_install
 from spacy_bertft.jobs.tune.configs import differences, settings_of
 from spacy_bertft.jobs.tune.space import Range, Space, space_text
 from spacy_bertft.jobs.tune.trial import is_alive
@@ -37,7 +37,7 @@ def need_optuna() -> None:
     except ImportError as error:
         raise ConfigError(
             f'`bertft tune` needs {error.name}, which is not installed. Expected the extra "tune". Install it: '
-            'pip install "spacy-bertft[tune]" (from a checkout: pip install -e ".[tune]").'
+            f"{how_to_install('tune')}."
         ) from error
     optuna.logging.set_verbosity(logging.WARNING)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spacy_bertft.errors import BertftError, ConfigError, data_error
+from spacy_bertft.errors import BertftError, ConfigError, data_error, how_to_install
 from spacy_bertft.jobs.convert import foreign
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options
@@ -58,8 +58,8 @@ def library() -> Any:
         import datasets
     except ImportError:
         raise ConfigError(
-            "format: found a data set, but no library to read it; expected datasets to be installed; fix: pip install "
-            '"spacy-bertft[datasets]"'
+            "format: found a data set, but no library to read it; expected datasets to be installed; fix: "
+            + how_to_install("datasets")
         ) from None
     return datasets
 

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from spacy_bertft.errors import ConfigError, data_error
+from spacy_bertft.errors import ConfigError, data_error, how_to_install
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.records import Record, brief, encodable, entities
@@ -46,8 +46,8 @@ def _cassis() -> Any:
         import cassis
     except ImportError:
         raise ConfigError(
-            'format: found "inception", but no dkpro-cassis; expected it to be installed; fix: pip install '
-            '"spacy-bertft[cassis]"'
+            'format: found "inception", but no dkpro-cassis; expected it to be installed; fix: '
+            + how_to_install("cassis")
         ) from None
     return cassis
 
