@@ -29,6 +29,14 @@ _NAME, _HIDDEN, _POOLED = "trf_data", "last_hidden_state", "pooler_output"
 _data: WeakKeyDictionary[Doc, Any] = WeakKeyDictionary()
 
 
+def _get(doc: Doc) -> Any:
+    return _data.get(doc)
+
+
+def _set(doc: Doc, data: Any) -> None:
+    _data[doc] = data
+
+
 class _ModelOutput(dict[str, NDArray[np.float32]]):
     """Arrays by name, which are attributes as well, as in transformers' own outputs."""
 
@@ -107,7 +115,8 @@ class TrfDataPipe(Pipe):
         self._source = EncoderSource(self, upstream)
         self._pooler: tuple[Encoder, tuple[Tensor, Tensor] | None] | None = None
         if not Doc.has_extension(_NAME):
-            Doc.set_extension(_NAME, getter=_data.get, setter=_data.__setitem__)
+            # Functions of this module, since spawned workers of nlp.pipe get pickled extensions.
+            Doc.set_extension(_NAME, getter=_get, setter=_set)
 
     def link(self, encoder: EncoderPipe) -> None:
         """Set the encoder to read."""

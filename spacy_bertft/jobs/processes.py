@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,14 @@ def join_processes() -> Processes:
             backend = "cpu:gloo,cuda:nccl"
         # The others wait while the first one evaluates and saves.
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
+        # Otherwise, its threads may still run when the process ends, which aborts it now and then.
+        atexit.register(_leave)
     return Processes(count, int(os.environ.get("RANK", "0")))
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager

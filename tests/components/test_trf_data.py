@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import spacy
@@ -132,7 +134,9 @@ def test_a_saved_pipeline_sets_it(nlp, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_pass_it(nlp):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_pass_it(nlp, method, monkeypatch):
+    monkeypatch.setattr("spacy.language.mp", multiprocessing.get_context(method))
     docs = list(nlp.pipe(TEXTS, n_process=2))
     assert [doc.text for doc in docs] == TEXTS
 
