@@ -196,7 +196,7 @@ def _chosen(data: dict[str, Any], record: dict[str, Any], where: str, options: O
 # --- writing
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
     """Write tasks that `prodigy db-in` imports as accepted ones. Prodigy makes their hashes."""
     labels = sorted({label for one in texts for label in one.cats or ()})
     json_items.write_lines(path, (_task(one, labels) for one in texts))
