@@ -245,11 +245,12 @@ def test_entities_of_pairs_are_counted_as_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["first name", "A,B", "A|B", "[A]", "#A"])
-def test_labels_that_brat_can_not_read(back, label):
+def test_labels_that_brat_can_not_read(back, tmp_path, label):
     (doc, *_) = docs(entities=False)
     doc.set_ents([doc.char_span(2, 5, label)])
     with pytest.raises(DataError, match=r"corpus\.spacy: text 1: found the label .*; expected .*; fix: rename"):
         back([doc], "brat")
+    assert list((tmp_path / "brat").iterdir()) == []
 
 
 @pytest.mark.parametrize("word", ["a\tb", "a\nb", "a\rb", "-DOCSTART-", "-DOCSTART-x"])
