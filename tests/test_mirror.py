@@ -21,6 +21,7 @@ ELSEWHERE = {
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/format.py": "jobs/convert/test_registry.py",
     "jobs/convert/json_items.py": "jobs/convert/formats/test_jsonl.py",
+    "jobs/convert/label_studio_tasks.py": "jobs/convert/formats/test_label_studio.py",
     "jobs/convert/plan.py": "jobs/convert/test_convert.py",
     "jobs/convert/questions.py": "jobs/convert/formats/test_squad.py",
     "jobs/convert/records.py": "jobs/convert/formats/test_jsonl.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +33,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Annotated:
-    """One annotated text. None means "not annotated". cats: category -> score."""
+    """One annotated text. None means "not annotated". where: for messages. cats: category -> score."""
 
+    where: str
     text: str
     second: str | None
     spans: tuple[Entity, ...] | None
@@ -56,6 +57,9 @@ def annotated(doc: Doc, where: str, options: Options, tally: Tally, holds: froze
         return None
     tally.drop("texts with answers", where, ANSWERS_KEY in doc.spans)
     spans = _spans(doc, where, options, tally, holds)
+    if segments and spans:  # their offsets count the pair, and formats hold its two texts
+        tally.drop("entities of pairs of texts", where, len(spans))
+    spans = None if segments else spans
     cats: Mapping[str, float] | None = doc.cats or None
     if cats and "categories" not in holds:
         tally.drop("texts with categories", where)
@@ -75,7 +79,14 @@ def annotated(doc: Doc, where: str, options: Options, tally: Tally, holds: froze
         tally.categories[label] += score >= _HALF
     if value is not None:
         tally.add_value(value)
-    return Annotated(first, second, None if segments else spans, _tokens(doc), cats, value)
+    return Annotated(where, first, second, spans, _tokens(doc), cats, value)
+
+
+def count_unknown(texts: Sequence[Annotated], tally: Tally, *, what: Literal["entities", "categories"]) -> None:
+    """Count the texts without annotation of a kind, for formats that can't tell it from "annotated, and none"."""
+    for one in texts:
+        unknown = (one.spans if what == "entities" else one.cats) is None
+        tally.drop(f"texts without annotation of {what}, which then read as without any", one.where, unknown)
 
 
 def _spans(doc: Doc, where: str, options: Options, tally: Tally, holds: frozenset[Kind]) -> tuple[Entity, ...] | None:

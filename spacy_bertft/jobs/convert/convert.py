@@ -110,7 +110,7 @@ def _write(job: Job, name: Path, conversion: _Conversion) -> Counts:
         texts = _texts(job, conversion.writer, conversion, tally)
         tally.docs = len(texts)
         assert conversion.writer.write is not None
-        conversion.writer.write(texts, name)
+        conversion.writer.write(texts, name, tally)
     return tally.freeze()
 
 

@@ -20,7 +20,7 @@ _HEAD = 1 << 16  # bytes
 _RECORDS = 20
 
 ReadFile = Callable[[Path, Options, Tally], Iterator[Record]]
-WriteFile = Callable[[Sequence[Annotated], Path], None]
+WriteFile = Callable[[Sequence[Annotated], Path, Tally], None]
 
 
 class Sample:
@@ -96,7 +96,7 @@ class Format:
     read      yields the records of an input
     endings   of file names, for files whose content doesn't tell
     parts     the parts of an input that become files of their own, such as the splits of a data set
-    write     writes annotated texts to a path, None if this format is only read
+    write     writes annotated texts to a path and counts what is lost, None if this format is only read
     ending    of the path to write, empty for a folder
     holds     what `write` can write
     """

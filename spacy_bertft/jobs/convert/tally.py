@@ -43,7 +43,8 @@ class Counts:
     other_units     unit -> misaligned entities that would align if their offsets counted it
     incorrect       rejected spans that were kept as such, see Options.incorrect_group
     repaired        tags that can't follow the one before, read as the start of a new entity
-    rejected        Prodigy's answers that are not gold: rejected, ignored, or without a choice
+    rejected        Prodigy's answers that are not gold: rejected, ignored, or without a choice; and what other tools'
+                    users skipped or did not annotate or curate
     skipped         lines without a record: blank (JSONL, CSV), comments and -DOCSTART- (CoNLL)
     ignored         key or column that isn't used -> records that have it
     """

@@ -148,6 +148,8 @@ def test_other_losses(back):
         "scores of categories other than 0 and 1": 1,
         "spans of the group 'sc'": 1,
         "texts with answers": 1,
+        "texts without annotation of categories, which then read as without any": 2,
+        "texts without annotation of entities, which then read as without any": 1,
         "tokens without annotation, which then read as O": 1,
     }
 
@@ -198,3 +200,61 @@ def test_brat_gets_its_configuration(back, tmp_path):
     assert sorted(path.name for path in folder.iterdir())[:3] == ["annotation.conf", "text-1.ann", "text-1.txt"]
     assert (folder / "annotation.conf").read_text("utf-8").startswith("[entities]\nLOC\nPER\n")
     assert (folder / "text-1.ann").read_text("utf-8").splitlines()[0] == "T1\tPER 2 14\tAda Lovelace"
+
+
+def one_unknown(**more):
+    """Three Docs, of which the second has categories but no annotation of entities."""
+    made = docs(**more)
+    made[1] = spacy.blank("en")(TEXTS[1])
+    made[1].cats = dict(CATS[1])
+    return made
+
+
+@pytest.mark.parametrize("to", ["label-studio", "doccano", "conll"])
+def test_texts_without_annotation_of_entities_are_counted_if_they_then_read_as_without_any(back, to):
+    _, written, _ = back(one_unknown(cats=True), to)
+    assert written.total.dropped["texts without annotation of entities, which then read as without any"] == 1
+
+
+def test_texts_without_annotation_get_no_file_of_annotations_in_brat(back, tmp_path):
+    found, written, report = back(one_unknown(), "brat")
+    assert [doc.text for doc in found] == [TEXTS[0], TEXTS[2]]
+    assert report.total.rejected == 1
+    assert (tmp_path / "brat" / "corpus" / "text-2.txt").exists()
+    assert written.total.dropped == {"texts with categories": 1}
+
+
+@pytest.mark.parametrize("to", ["doccano", "label-studio"])
+def test_texts_without_categories_are_counted_if_they_then_read_as_without_any(back, to):
+    made = docs(cats=True)
+    made[0].cats = {"good": 1.0, "bad": 1.0}
+    made[1].cats = {}
+    _, written, _ = back(made, to)
+    assert written.total.dropped == {"texts without annotation of categories, which then read as without any": 1}
+
+
+def test_entities_of_pairs_are_counted_as_dropped(tmp_path):
+    source = tmp_path / "pairs.jsonl"
+    source.write_text(json.dumps({"first": "Ada ran", "second": "b", "label": "x"}) + "\n", "utf-8")
+    convert([source], tmp_path / "pairs.spacy")
+    (doc,) = load(tmp_path / "pairs.spacy")
+    doc.set_ents([doc.char_span(0, 3, "PER")])
+    DocBin(docs=[doc]).to_disk(tmp_path / "pairs.spacy")
+    report = convert([tmp_path / "pairs.spacy"], tmp_path / "out", to="jsonl")
+    assert (report.total.entities, report.total.dropped) == ({}, {"entities of pairs of texts": 1})
+
+
+@pytest.mark.parametrize("label", ["first name", "A,B", "A|B", "[A]", "#A"])
+def test_labels_that_brat_can_not_read(back, tmp_path, label):
+    (doc, *_) = docs(entities=False)
+    doc.set_ents([doc.char_span(2, 5, label)])
+    with pytest.raises(DataError, match=r"corpus\.spacy: text 1: found the label .*; expected .*; fix: rename"):
+        back([doc], "brat")
+    assert list((tmp_path / "brat").iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["a\tb", "a\nb", "a\rb", "-DOCSTART-", "-DOCSTART-x"])
+def test_tokens_that_conll_can_not_hold(back, word):
+    doc = Doc(spacy.blank("en").vocab, words=["Ada", word], ents=["B-PER", "O"])
+    with pytest.raises(DataError, match=r"corpus\.spacy: text 1: found the token .*; expected .*; fix: "):
+        back([doc], "conll")

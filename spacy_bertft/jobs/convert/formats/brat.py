@@ -17,6 +17,7 @@ from spacy_bertft.jobs.text_files import lines
 
 _TEXT, _ANNOTATIONS = ".txt", ".ann"
 _SPAN = re.compile(r"(?P<label>\S+) (?P<offsets>\d+ \d+(?:;\d+ \d+)*)")
+_TYPE = re.compile(r"[^\s,|\[#]+")
 _OTHER = re.compile(r"[REAMN]\d|\*\t")
 # First character of a line -> what it annotates; these are not read.
 _OTHERS = {
@@ -120,22 +121,31 @@ def _fits_text(text: str, bound: _Bound) -> bool:
 # --- writing
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
-    """Write a folder: two files for each text, and annotation.conf with the types."""
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
+    """Write a folder: annotation.conf with the types, and two files for each text; one if it isn't annotated."""
     path.mkdir(parents=True)
     width = len(str(len(texts)))
     for number, one in enumerate(texts, 1):
         name = f"text-{number:0{width}}"
         _write(path / f"{name}{_TEXT}", one.text)
-        annotations = (_line(one.text, span, i) for i, span in enumerate(one.spans or (), 1))
-        _write(path / f"{name}{_ANNOTATIONS}", "".join(annotations))
+        if one.spans is not None:
+            annotations = (_line(one, span, i) for i, span in enumerate(one.spans, 1))
+            _write(path / f"{name}{_ANNOTATIONS}", "".join(annotations))
     types = sorted({span.label for one in texts for span in one.spans or ()})
     _write(path / "annotation.conf", _CONFIG.format(types="\n".join(types)))
 
 
-def _line(text: str, span: Entity, number: int) -> str:
+def _line(one: Annotated, span: Entity, number: int) -> str:
+    if not _TYPE.fullmatch(span.label):
+        raise data_error(
+            one.where,
+            found=f"the label {brief(span.label)}",
+            expected="one without white space and the characters , | [ #, which separate or begin other things in "
+            "brat's files",
+            fix="rename the label, or choose another format (--to)",
+        )
     # A line break would end the annotation; brat writes a space there.
-    covered = re.sub(r"[\r\n]", " ", text[span.start : span.end])
+    covered = re.sub(r"[\r\n]", " ", one.text[span.start : span.end])
     return f"T{number}\t{span.label} {span.start} {span.end}\t{covered}\n"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spacy_bertft.errors import data_error
-from spacy_bertft.jobs.convert.annotated import Annotated
+from spacy_bertft.jobs.convert.annotated import Annotated, Token, count_unknown
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.iob import Decoder, Tag, parse_tag
 from spacy_bertft.jobs.convert.options import Options
@@ -148,13 +148,26 @@ def _index(column: int) -> int:
 # --- writing
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
     """Write a token and its IOB2 tag per line, and a blank line after each text."""
+    count_unknown(texts, tally, what="entities")
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for one in texts:
             # A token of white space would break its line; it is never at the edge of an entity.
-            file.writelines(f"{token.text}\t{token.tag}\n" for token in one.tokens if token.text.strip())
+            file.writelines(_line(token, one.where) for token in one.tokens if token.text.strip())
             file.write("\n")
+
+
+def _line(token: Token, where: str) -> str:
+    if token.text.startswith(_DOCSTART) or re.search(r"[\t\r\n]", token.text + token.tag):
+        raise data_error(
+            where,
+            found=f"the token {brief(token.text)} with the tag {brief(token.tag)}",
+            expected=f"no tab or line end inside of them, and no token that begins with {_DOCSTART}, since CoNLL uses "
+            "them for its own structure",
+            fix="leave this text out, or choose another format (--to)",
+        )
+    return f"{token.text}\t{token.tag}\n"
 
 
 def _fits(sample: Sample) -> bool:

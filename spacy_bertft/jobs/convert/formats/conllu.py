@@ -28,6 +28,8 @@ class _Words:
 
     where: str = ""
     tags: dict[int, Tag] = field(default_factory=dict)  # number of a word -> tag
+    tagged: set[int] = field(default_factory=set)  # words whose tag is in the file
+    of_tokens: dict[int, Tag] = field(default_factory=dict)  # first word of a token of several words -> the token's tag
     tokens: list[tuple[int, int, str, bool]] = field(default_factory=list)  # first and last word, form, space after
 
 
@@ -83,17 +85,33 @@ def _add(line: str, where: str, found: _Words) -> bool:
     inside = found.tokens and int(first) <= found.tokens[-1][1]  # a word of a token
     if between == "-" or not inside:
         found.tokens.append((int(first), int(last or first), columns[1], misc.get("SpaceAfter") != "No"))
-    if between == "-":
-        return False
     tag = parse_tag(name) if name else _OUTSIDE
     if tag is None:
         raise data_error(where, found=f"the tag {brief(name)}", expected=EXPECTED_TAG, fix="correct it")
-    found.tags[int(first)] = tag
+    (found.of_tokens if between == "-" else found.tags)[int(first)] = tag
+    if name is not None and between != "-":
+        found.tagged.add(int(first))
     return name is not None
+
+
+def _apply_tags_of_tokens(found: _Words, tally: Tally) -> None:
+    """Give the tag of a token of several words to the whole of it, as Stanza means it, unless its words have tags."""
+    for first, last, _, _ in found.tokens:
+        tag = found.of_tokens.get(first, _OUTSIDE)
+        if tag.prefix == _OUTSIDE.prefix:
+            continue
+        words = range(first, last + 1)
+        if found.tagged.isdisjoint(words):
+            for word in words:
+                found.tags.pop(word, None)
+            found.tags[first] = tag
+        else:
+            tally.drop("tags of tokens whose words have tags", found.where)
 
 
 def _sentence(found: _Words, decoder: Decoder, tally: Tally) -> Sentence:
     """A sentence of the tokens of the text; an entity that begins or ends inside a token becomes the whole of it."""
+    _apply_tags_of_tokens(found, tally)
     numbers = sorted(found.tags)
     token_of = {word: i for i, (first, last, _, _) in enumerate(found.tokens) for word in range(first, last + 1)}
     spans: list[tuple[int, int, str]] = []

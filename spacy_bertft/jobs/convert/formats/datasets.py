@@ -37,7 +37,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
 def parts(path: Path, options: Options) -> list[Path]:
     """The splits of a data set."""
     name, split = split_of(path)
-    return [path] if split else [Path(f"{name}:{one}") for one in _splits(path, options)]
+    return [path] if split else [Path(f"{name}:{one}") if one else path for one in _splits(path, options)]
 
 
 def split_of(path: Path) -> tuple[str, str]:
@@ -68,7 +68,7 @@ def records_of(rows: Any, features: Any, place: str, options: Options, tally: Ta
     """Yield a Record per row. rows: returns all rows anew; features: of the columns, or None if they are not known."""
 
     def named() -> Iterable[dict[str, Any]]:
-        return (_named_row(row, features, options) for row in rows())
+        return (_named_row(row, f"{place}: row {i}", features, options) for i, row in enumerate(rows(), 1))
 
     made = Rows(foreign.Layout(named, options), options, tally)
     for number, row in enumerate(named(), 1):
@@ -105,9 +105,17 @@ def _splits(path: Path, options: Options) -> dict[str, Any]:
     return {split: splits[split]} if split else splits
 
 
-def _named_row(row: dict[str, Any], features: Any, options: Options) -> dict[str, Any]:
+def _named_row(row: dict[str, Any], where: str, features: Any, options: Options) -> dict[str, Any]:
     """A row with the names of classes instead of their numbers; a number under `label_key` is the number of a text."""
-    found = {key: _named(value, features[key]) for key, value in row.items()} if features else dict(row)
+    try:
+        found = {key: _named(value, features[key]) for key, value in row.items()} if features else dict(row)
+    except ValueError as error:
+        raise data_error(
+            where,
+            found=f"the number of a class that has no name ({error})",
+            expected="numbers of the classes in the data set's features",
+            fix="correct the number, or the features",
+        ) from error
     if isinstance(found.get(options.label_key), float) and options.value_key not in found:
         found[options.value_key] = found.pop(options.label_key)
     return found
@@ -116,7 +124,9 @@ def _named_row(row: dict[str, Any], features: Any, options: Options) -> dict[str
 def _named(value: Any, feature: Any) -> Any:
     if hasattr(feature, "int2str"):
         return feature.int2str(value) if isinstance(value, int) and value >= 0 else None  # -1: not labelled
-    inner = feature if isinstance(feature, dict) else getattr(feature, "feature", None)
+    # A list is a feature of its own from version 4 of datasets, before that it may be a Python list of one feature.
+    listed = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    inner = feature if isinstance(feature, dict) else listed
     if inner is None or value is None:
         return value
     if isinstance(value, dict) and isinstance(inner, dict):

@@ -14,10 +14,10 @@ from typing import Any
 
 from spacy_bertft.errors import data_error
 from spacy_bertft.jobs.convert import foreign, json_items
-from spacy_bertft.jobs.convert.annotated import Annotated
+from spacy_bertft.jobs.convert.annotated import Annotated, count_unknown
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options
-from spacy_bertft.jobs.convert.records import Record
+from spacy_bertft.jobs.convert.records import Record, brief
 from spacy_bertft.jobs.convert.rows import Rows
 from spacy_bertft.jobs.convert.tally import Tally
 
@@ -31,20 +31,24 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     layout = foreign.Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
     rows = Rows(layout, options, tally)
     for where, data in json_items.records(path, options, tally):
-        _check_names(data, where)
+        _check_types(data, where)
         tally.drop("relations", where, len(data.get("relations") or ()))
         own = {"relations", *_OWN} - {options.text_key, options.label_key, options.labels_key}
         yield rows.record({key: _bare(value) for key, value in data.items() if key not in own}, where)
     rows.end(str(path))
 
 
-def _check_names(data: dict[str, Any], where: str) -> None:
-    """Raise DataError for labels given as the ids of doccano's database."""
-    annotations = data.get("annotations")
-    if isinstance(annotations, list) and any(isinstance(one, dict) and "label" in one for one in annotations):
+def _check_types(data: dict[str, Any], where: str) -> None:
+    """Raise DataError for relations that are no list, and for labels given as the ids of doccano's database."""
+    if not isinstance(data.get("relations") or [], list):
+        raise data_error(
+            where, found=f"'relations': {brief(data['relations'])}", expected="a list", fix="export from doccano again"
+        )
+    ids = [one["label"] for one in _items(data, "annotations") if isinstance(one, dict) and "label" in one]
+    if ids:
         raise data_error(
             where,
-            found=f"'annotations' whose labels are ids, such as {annotations[0].get('label')!r}",
+            found=f"'annotations' whose labels are ids, such as {brief(ids[0])}",
             expected="the names of the labels",
             fix="export from doccano as JSONL (in old versions: JSONL, Text label)",
         )
@@ -57,9 +61,13 @@ def _bare(value: Any) -> Any:
     return [{k: v for k, v in one.items() if k != "id"} if isinstance(one, dict) else one for one in value]
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
     """Write JSONL that doccano imports: for sequence labelling, for classification, or for intents and slots."""
     spans, cats = (any(getattr(one, name) is not None for one in texts) for name in ("spans", "cats"))
+    if spans:
+        count_unknown(texts, tally, what="entities")
+    if cats or not spans:
+        count_unknown(texts, tally, what="categories")
     json_items.write_lines(path, (_object(one, spans=spans, cats=cats) for one in texts))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from spacy_bertft.errors import ConfigError, data_error, how_to_install
+from spacy_bertft.errors import ConfigError, DataError, data_error, how_to_install
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.records import Record, brief, encodable, entities
@@ -20,7 +21,11 @@ _NAMED_ENTITY = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
 _CUSTOM = "webanno.custom."  # prefix of the layers that projects define
 _TYPES = "TypeSystem.xml"
 _INITIAL = "INITIAL_CAS"  # the document before anyone annotated it
-_CURATED = "curation/"
+_PROJECT = "exportedproject"  # begins the name of a file in the export of a project
+# Its folders of documents: FOLDER/DOCUMENT/USER.zip
+_CURATED, _ANNOTATED = "curation/", "annotation/"
+_DEPTH = 2  # of ZIPs in each other: a project's, and a document's
+_DOCTYPES = [b"<!DOCTYPE", *("<!DOCTYPE".encode(encoding) for encoding in ("utf-16-le", "utf-16-be"))]
 _OWN_FEATURES = {"sofa", "begin", "end"}
 
 
@@ -37,7 +42,8 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record per document: of a .xmi or .json file, of a ZIP as INCEpTION exports it, or of a folder."""
     cassis = _cassis()
     types: dict[bytes, Any] = {}
-    for file in _files(path):
+    options = replace(options, offsets="characters")  # cassis has made them of UTF-16 units
+    for file in _files(path, tally):
         yield _record(_loaded(file, cassis, types), file.where, options, tally)
 
 
@@ -54,6 +60,13 @@ def _cassis() -> Any:
 
 def _loaded(file: _File, cassis: Any, types: dict[bytes, Any]) -> Any:
     """The CAS of a document. types: the type systems read so far."""
+    if file.types is not None and any(one in part for one in _DOCTYPES for part in (file.content, file.types)):
+        raise data_error(
+            file.where,
+            found="a <!DOCTYPE, whose entities can stand for other files",
+            expected="XML without it, as INCEpTION writes it",
+            fix="export it from INCEpTION again",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of offsets outside the text, for which we have an error
@@ -63,31 +76,35 @@ def _loaded(file: _File, cassis: Any, types: dict[bytes, Any]) -> Any:
                 types[file.types] = cassis.load_typesystem(BytesIO(file.types))
             return cassis.load_cas_from_xmi(BytesIO(file.content), typesystem=types[file.types])
     except Exception as error:  # lxml and cassis raise many types
-        said = " ".join(str(error).split())
-        raise data_error(
-            file.where,
-            found=f"a document that can't be read ({type(error).__name__}: {said})",
-            expected=f"UIMA CAS XMI with the {_TYPES} of the same export, or UIMA CAS JSON",
-            fix="export it from INCEpTION again",
-        ) from error
+        raise _unreadable(file.where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    said = " ".join(str(error).split())
+    return data_error(
+        where,
+        found=f"a document that can't be read ({type(error).__name__}: {said})",
+        expected=f"UIMA CAS XMI with the {_TYPES} of the same export, or UIMA CAS JSON",
+        fix="export it from INCEpTION again, without a password",
+    )
 
 
 # --- files
 
 
-def _files(path: Path) -> Iterator[_File]:
+def _files(path: Path, tally: Tally) -> Iterator[_File]:
     if path.is_dir():
-        kept = _documents([one.relative_to(path).as_posix() for one in sorted(path.rglob("*")) if one.is_file()])
-        for name in kept:
-            yield from _file(path / name)
+        names = [one.relative_to(path).as_posix() for one in sorted(path.rglob("*")) if one.is_file()]
+        for name in _documents(names, tally):
+            yield from _file(path / name, tally)
     else:
-        yield from _file(path)
+        yield from _file(path, tally)
 
 
-def _file(path: Path) -> Iterator[_File]:
+def _file(path: Path, tally: Tally) -> Iterator[_File]:
     content = path.read_bytes()
     if zipfile.is_zipfile(path):
-        yield from _members(content, str(path))
+        yield from _members(content, str(path), tally)
     elif content.lstrip()[:1] == b"{":
         yield _File(str(path), content, None)
     else:
@@ -95,31 +112,65 @@ def _file(path: Path) -> Iterator[_File]:
         yield _File(str(path), content, beside.read_bytes() if beside.is_file() else _no_types(str(path)))
 
 
-def _members(content: bytes, where: str) -> Iterator[_File]:
+def _members(content: bytes, where: str, tally: Tally, depth: int = 1) -> Iterator[_File]:
     """The documents in a ZIP; those of a whole project are in ZIPs of their own."""
-    with zipfile.ZipFile(BytesIO(content)) as archive:
+    if depth > _DEPTH:
+        raise data_error(
+            where,
+            found=f"a ZIP inside {_DEPTH} others",
+            expected="the ZIP of a project or of a document, as INCEpTION exports it",
+            fix="unpack the outer ones",
+        )
+    with _opened(content, where) as archive:
         names = archive.namelist()
-        types = next((archive.read(name) for name in names if name.endswith(_TYPES)), None)
-        for name in _documents(names):
-            member, inside = archive.read(name), f"{where}/{name}"
+        types = next((_unpacked(archive, name, where) for name in names if name.endswith(_TYPES)), None)
+        for name in _documents(names, tally):
+            member, inside = _unpacked(archive, name, where), f"{where}/{name}"
             if name.endswith(".zip"):
-                yield from _members(member, inside)
+                yield from _members(member, inside, tally, depth + 1)
             elif name.endswith(".json"):
                 yield _File(inside, member, None)
             else:
                 yield _File(inside, member, types or _no_types(inside))
 
 
-def _documents(names: list[str]) -> list[str]:
-    """The names of documents. In the export of a project: those that were curated, if there are any."""
-    found = [
-        name
-        for name in sorted(names)
-        if name.endswith((".xmi", ".zip", ".json"))
-        and _INITIAL not in name
-        and not name.rpartition("/")[2].startswith("exportedproject")
-    ]
-    return [name for name in found if name.startswith(_CURATED)] or found
+def _opened(content: bytes, where: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(BytesIO(content))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _unreadable(where, error) from error
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, OSError) as error:  # RuntimeError: encrypted
+        raise _unreadable(f"{where}/{name}", error) from error
+
+
+def _documents(names: list[str], tally: Tally) -> list[str]:
+    """The names of documents. In the export of a project: those that were curated, if there are any.
+
+    Documents that were annotated but not curated then count as rejected.
+    """
+    found = [name for name in sorted(names) if name.endswith((".xmi", ".zip", ".json")) and _INITIAL not in name]
+    in_folders = [name for name in found if name.startswith((_CURATED, _ANNOTATED))]
+    if not in_folders and not any(_file_name(name).startswith(_PROJECT) for name in names):
+        return found
+    curated = [name for name in in_folders if name.startswith(_CURATED)]
+    if not curated:
+        return in_folders
+    tally.rejected += len(set(map(_document, in_folders)) - set(map(_document, curated)))
+    return curated
+
+
+def _document(name: str) -> str:
+    """The document of FOLDER/DOCUMENT/USER.zip."""
+    return name.split("/")[1]
+
+
+def _file_name(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _no_types(where: str) -> bytes:
@@ -197,8 +248,11 @@ def _fits(sample: Sample) -> bool:
     if sample.names:
         return any(name.endswith(".xmi") for name in sample.names)
     if sample.head.startswith(b"PK") and zipfile.is_zipfile(sample.path):
-        with zipfile.ZipFile(sample.path) as archive:
-            return any(name.endswith((".xmi", _TYPES)) or "exportedproject" in name for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(sample.path) as archive:
+                return any(name.endswith((".xmi", _TYPES)) or _PROJECT in name for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False
     if sample.head.lstrip().startswith(b"{"):
         return b'"%TYPES"' in sample.head or b'"%FEATURE_STRUCTURES"' in sample.head
     return b"<xmi:XMI" in sample.head

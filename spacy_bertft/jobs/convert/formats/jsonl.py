@@ -37,7 +37,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     rows.end(str(path))
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
     """Write texts as this module reads them."""
     json_items.write_lines(path, map(_object, texts))
 

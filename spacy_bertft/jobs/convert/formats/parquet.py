@@ -29,7 +29,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
 
     try:
         with ParquetFile(path) as file:
-            features = library.Features.from_arrow_schema(file.schema_arrow)
+            features = _features(file.schema_arrow, path, library)
         yield from datasets.records_of(rows, features, str(path), options, tally)
     except (ArrowException, OSError) as error:
         said = " ".join(str(error).split())
@@ -38,6 +38,19 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
             found=f"Parquet that can't be read ({said})",
             expected="a whole Parquet file",
             fix="the file may be cut off: make or download it again",
+        ) from error
+
+
+def _features(schema: Any, path: Path, library: Any) -> Any:
+    try:
+        return library.Features.from_arrow_schema(schema)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # according to what is wrong with them
+        said = " ".join(str(error).split())
+        raise data_error(
+            str(path),
+            found=f"columns whose features can't be read ({type(error).__name__}: {said})",
+            expected="columns that the library datasets knows",
+            fix="upgrade datasets, or write the file again without the metadata 'huggingface'",
         ) from error
 
 

@@ -72,6 +72,9 @@ class Tasks:
         record = self._rows.record(_bare_task(data, self._options), where)
         asked = self._asked.setdefault(record.text, _Asked(where))
         asked.tasks += 1
+        if answer == "accept":  # to the label of the span, which some interfaces repeat as one of the text
+            labels = {*record.chosen, *(record.cats or ())} - {entity.label for entity in record.spans or ()}
+            self._tally.drop("categories beside a suggested entity", where, len(labels))
         for entity in record.spans or ():
             asked.spans.setdefault(entity, set()).add(answer == "accept")
 
@@ -196,7 +199,7 @@ def _chosen(data: dict[str, Any], record: dict[str, Any], where: str, options: O
 # --- writing
 
 
-def write(texts: Sequence[Annotated], path: Path) -> None:
+def write(texts: Sequence[Annotated], path: Path, tally: Tally) -> None:
     """Write tasks that `prodigy db-in` imports as accepted ones. Prodigy makes their hashes."""
     labels = sorted({label for one in texts for label in one.cats or ()})
     json_items.write_lines(path, (_task(one, labels) for one in texts))

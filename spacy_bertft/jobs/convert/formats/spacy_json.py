@@ -90,6 +90,13 @@ def _place(raw: object, sentences: list[Sentence], where: str) -> None:
             at += len(word)
             sentence.spaces[i] = raw.startswith(" ", at)
             at += sentence.spaces[i]
+    if raw[at:].strip():
+        raise data_error(
+            where,
+            found=f"{brief(raw[at:])} in 'raw' after the last token",
+            expected="tokens that make up the text",
+            fix="delete 'raw' from this paragraph, or add the tokens",
+        )
 
 
 def _objects(data: object, key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -76,3 +76,24 @@ def test_errors(made, content, where, found, fix):
     message = str(caught.value)
     assert f"{where}: found {found}" in message
     assert fix in message.split("; fix: ")[1]
+
+
+def test_the_tag_of_a_token_of_several_words_is_the_whole_tokens(made):
+    rows = [(1, "Voy"), ("2-3", "al", "ner=B-LOC"), (2, "a"), (3, "el"), ("4-5", "delmar", "ner=I-LOC"), (4, "del")]
+    out = made("a.conllu", sentence(*rows, (5, "mar"), (6, "!", "ner=O")))
+    assert ents(out.doc) == [("al delmar", "LOC")]
+    assert out.counts.dropped == {}
+
+
+def test_the_tags_of_words_count_before_that_of_their_token(made):
+    rows = [
+        ("1-2", "ab", "ner=B-X"),
+        (1, "a", "NER=B-Y"),
+        (2, "b", "NER=O"),
+        ("3-4", "cd", "ner=O"),
+        (3, "c"),
+        (4, "d"),
+    ]
+    out = made("a.conllu", sentence(*rows))
+    assert ents(out.doc) == [("ab", "Y")]
+    assert out.counts.dropped == {"tags of tokens whose words have tags": 1}

@@ -10,6 +10,9 @@ from convert_helpers import ents, iobs, load
 
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.convert.formats.datasets import records_of
+from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.tally import Tally
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
@@ -54,6 +57,15 @@ def test_one_split_is_named_after_a_colon(saved, converted):
 def test_a_data_set_without_splits(tmp_path, converted):
     tagged(1, 0, 0).save_to_disk(tmp_path / "one")
     assert ents(converted(tmp_path / "one").doc) == [("Ada", "PER")]
+    (file,) = convert([tmp_path / "one"], tmp_path / "out").files
+    assert file.target.name == "one.spacy"
+
+
+def test_lists_as_datasets_3_has_them():
+    features = {"text": datasets.Value("string"), "labels": [datasets.ClassLabel(names=["x", "y"])]}
+    rows = [{"text": "a", "labels": [0, 1]}]
+    (record,) = records_of(lambda: rows, features, "here", Options(), Tally())
+    assert record.labels == ("x", "y")
 
 
 def test_a_folder_as_the_hub_has_it(tmp_path, monkeypatch):

@@ -70,3 +70,9 @@ def test_offsets_behind_the_end_that_count_utf16_units(made):
 def test_misaligned_spans_tell_that_offsets_may_count_other_units(made):
     out = made("all.jsonl", jsonl({**OWN, "text": "😊 Ada met Bob", "label": [[3, 6, "PER"], [7, 10, "X"]]}))
     assert (out.counts.misaligned, out.counts.other_units) == (2, {"bytes": 0, "utf16": 2})
+
+
+@pytest.mark.parametrize("more", [{"annotations": ["x", {"label": 2}]}, {"relations": 3}])
+def test_items_of_other_types(made, more):
+    with pytest.raises(DataError, match=r"all\.jsonl:1: found '.*; expected .*; fix: export from doccano"):
+        made("all.jsonl", jsonl({**OWN, "text": TEXT, "label": SPANS, **more}))

@@ -69,19 +69,94 @@ def test_json(converted, tmp_path):
     assert ents(converted(tmp_path / "doc.json").doc) == BOTH
 
 
-def test_the_zip_of_a_project_has_the_curated_documents(export, converted, tmp_path):
-    folder = export(ADA)
-    for name, label in (("annotation/a.txt/ada.zip", "OLD"), ("curation/a.txt/CURATION_USER.zip", "PER")):
-        export(document((2, 5, label), (10, 13, label)))
-        with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
-            for file in folder.iterdir():
-                archive.write(file, file.name)
+@pytest.fixture
+def project(export, tmp_path):
+    """`project({name: cas})` writes the ZIP of a project with a ZIP under each name."""
+
+    def write(members):
+        for name, cas in members.items():
+            folder = export(cas)
+            with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+                for file in folder.iterdir():
+                    archive.write(file, file.name)
+            with zipfile.ZipFile(tmp_path / "project.zip", "a") as archive:
+                archive.write(tmp_path / "one.zip", name)
         with zipfile.ZipFile(tmp_path / "project.zip", "a") as archive:
-            archive.write(tmp_path / "one.zip", name)
-    with zipfile.ZipFile(tmp_path / "project.zip", "a") as archive:
-        archive.writestr("exportedproject1.json", "{}")
-        archive.write(tmp_path / "one.zip", "annotation/a.txt/INITIAL_CAS.zip")
-    assert ents(converted(tmp_path / "project.zip").doc) == BOTH
+            archive.writestr("exportedproject1.json", "{}")
+            archive.writestr("settings/other.json", "{}")
+        return tmp_path / "project.zip"
+
+    return write
+
+
+OLD = document((2, 5, "OLD"), (10, 13, "OLD"))
+
+
+def test_the_zip_of_a_project_has_the_curated_documents(project, converted):
+    members = {
+        "annotation/a.txt/ada.zip": OLD,
+        "annotation/a.txt/INITIAL_CAS.zip": OLD,
+        "annotation/b.txt/ada.zip": OLD,
+        "annotation/b.txt/bob.zip": OLD,
+        "curation/a.txt/CURATION_USER.zip": ADA,
+    }
+    out = converted(project(members))
+    assert ents(out.doc) == BOTH
+    assert out.counts.rejected == 1  # b.txt
+
+
+def test_without_curated_documents_those_of_all_annotators_count(project, converted):
+    out = converted(project({f"annotation/a.txt/{name}.zip": ADA for name in ("ada", "bob")}))
+    assert [ents(doc) for doc in out.docs] == [BOTH, BOTH]
+
+
+def nested(tmp_path, content, depth):
+    """A ZIP that holds `content` as doc.xmi, in as many further ZIPs."""
+    name = "doc.xmi"
+    for level in range(depth):
+        with zipfile.ZipFile(tmp_path / f"{level}.zip", "w") as archive:
+            archive.writestr(name, content)
+        name, content = "in.zip", (tmp_path / f"{level}.zip").read_bytes()
+    return tmp_path / f"{depth - 1}.zip"
+
+
+def test_zips_in_zips_in_zips_are_not_read(tmp_path, converted):
+    with pytest.raises(DataError, match=r"2\.zip/in\.zip/in\.zip: found a ZIP inside 2 others; .*fix: unpack"):
+        converted(nested(tmp_path, b"<xmi:XMI/>", 3), format="inception")
+
+
+def test_members_that_are_broken_or_no_zip(tmp_path, converted):
+    path = nested(tmp_path, b"<xmi:XMI/>" * 9, 1)
+    path.write_bytes(path.read_bytes().replace(b"<xmi:XMI/><", b"<xmi:XMI/>#", 1))
+    with pytest.raises(DataError, match=r"0\.zip/doc\.xmi: found a document that can't be read \(BadZipFile.*fix: "):
+        converted(path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in.zip", "nothing")
+    with pytest.raises(DataError, match=r"a\.zip/in\.zip: found a document that can't be read \(BadZipFile.*fix: "):
+        converted(tmp_path / "a.zip", format="inception")
+
+
+def test_members_that_are_encrypted(tmp_path, converted):
+    path = nested(tmp_path, b"<xmi:XMI/>", 1)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory,
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # and before the member
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"0\.zip/doc\.xmi: found .* \(RuntimeError.*encrypted.*; fix: .*password"):
+        converted(path)
+
+
+def test_offsets_are_converted_once(export, converted):
+    assert ents(converted(export(ADA), offsets="utf16").doc) == BOTH
+
+
+@pytest.mark.parametrize("name", ["doc.xmi", "TypeSystem.xml"])
+def test_external_entities_are_refused(export, converted, name):
+    path = export(ADA) / name
+    start, end = path.read_text("utf-8").split("?>", 1)
+    path.write_text(f'{start}?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hosts">]>{end}', "utf-8")
+    with pytest.raises(DataError, match=r"doc\.xmi: found a <!DOCTYPE, .*; expected .*; fix: "):
+        converted(path.parent)
 
 
 def test_a_layer_of_the_project(export, converted):

@@ -81,8 +81,9 @@ def test_spans_categories_and_numbers(tasks):
 
 def test_json_min_is_the_same(tasks):
     spans = [region(0, 3, "PER")["value"]]
-    out = tasks(minimal(label=spans, tone="good", stars=[{"rating": 4}]), minimal(tone="bad", stars=[{"rating": 1}]))
-    first, second = out.docs
+    items = (minimal(label=spans, tone="good", stars=[{"rating": 4}]), minimal(tone="bad", stars=[{"rating": 1}]))
+    out = tasks(*items, *items)
+    first, second, *_ = out.docs
     assert out.format == "Label Studio"
     assert ents(first) == [("Ada", "PER")]
     assert iobs(second) == ["O", "O", "O"]
@@ -181,3 +182,48 @@ def test_a_file_that_is_cut_off_says_so(made):
     content = json.dumps([task(annotation(region(0, 3, "PER")))] * 3)
     with pytest.raises(DataError, match=r"export\.json: found invalid JSON .*Label Studio's tasks; fix: .*cut off"):
         made("export.json", content[:-30])
+
+
+def test_free_text_in_json_min_is_no_category(tasks):
+    notes = ("ok", "a name", "who is it?", "see above")
+    out = tasks(*(minimal(tone=tone, note=note) for tone, note in zip(("good", "bad") * 2, notes, strict=True)))
+    assert out.docs[0].cats == {"bad": 0.0, "good": 1.0}
+    kind = "strings of 'note', which look like free text (if they are categories, name it as label_key)"
+    assert out.counts.dropped == {kind: 4}
+    assert tasks(minimal(tone="good", note="ok"), label_key="tone").doc.cats == {"good": 1.0}
+
+
+def test_the_text_of_json_min_may_stand_behind_an_id_of_its_own(tasks):
+    item = minimal(tone={"choices": ["good"]})
+    assert tasks({"id": 3, **item}).doc.text == TEXT
+
+
+def test_a_number_for_a_span_is_not_the_texts(tasks):
+    own = answer("stars", "rating", 4)
+    of_span = {**answer("stars", "rating", 1), "value": {"start": 0, "end": 3, "rating": 1}}
+    out = tasks(task(annotation(region(0, 3, "PER"), own, of_span)))
+    assert out.doc.spans["value"].attrs["value"] == 4.0
+    assert out.counts.dropped == {"numbers for a span": 1}
+
+
+def test_spans_without_a_label_have_offsets_as_the_others(tasks):
+    text = "😊😊😊 Ada met"
+    shifted = {**region(7, 10, text=text), "value": {"start": 7, "end": 10, "text": "Ada", "labels": []}}
+    out = tasks(task(annotation(shifted), text=text), offsets="utf16")
+    assert [token.text for token in out.doc if not token.ent_iob] == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {**task(), "annotations": ["x"]},
+        {**task(), "annotations": 3},
+        task({**annotation(), "result": ["x"]}),
+        task(annotation({**region(0, 3, "PER"), "value": "x"})),
+        task(annotation({**region(0, 3, "PER"), "value": {"start": 0, "end": 3, "labels": 3}})),
+        minimal(tone={"choices": 3}),
+    ],
+)
+def test_items_of_other_types(tasks, item):
+    with pytest.raises(DataError, match=r"record 1 \(task 7\): found .*; expected .*; fix: export from Label Studio"):
+        tasks(item)

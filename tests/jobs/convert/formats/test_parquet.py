@@ -80,3 +80,24 @@ def test_a_file_that_is_cut_off(parquet, tmp_path, converted):
 def test_numbers_without_names_are_an_error(parquet):
     with pytest.raises(DataError, match=r"a\.parquet: row 1: found the tag 1; .*fix: "):
         parquet({"tokens": [["Ada"]], "ner_tags": [[1]]})
+
+
+def test_numbers_of_classes_that_are_not_there(tmp_path, converted):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    features = datasets.Features({"text": STRING, "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = pyarrow.table({"text": ["a"], "label": [7]}, schema=features.arrow_schema)
+    files.write_table(rows, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: row 1: found the number of a class .*7.*; fix: "):
+        converted(tmp_path / "a.parquet")
+
+
+def test_features_of_an_unknown_kind(tmp_path, converted):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    own = {"huggingface": '{"info": {"features": {"text": {"_type": "Smell"}}}}'}
+    files.write_table(pyarrow.table({"text": ["a"]}).replace_schema_metadata(own), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: found columns whose features can't be read .*Smell.*; fix: "):
+        converted(tmp_path / "a.parquet")

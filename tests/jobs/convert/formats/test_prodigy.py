@@ -168,3 +168,10 @@ def test_a_file_of_rejected_answers_says_so(tmp_path: Path):
         DataError, match=r"found no accepted answer among 2; expected at least one text.*; fix: .*--incorrect-group"
     ):
         convert([path], tmp_path / "out")
+
+
+def test_categories_beside_a_suggestion_are_dropped_and_counted(made):
+    records = [{**suggestion("accept", 0, 3, "PER"), "label": label} for label in ("PER", "news")]
+    out = made("a.jsonl", jsonl(*records))
+    assert (ents(out.doc), out.doc.cats) == ([("Ada", "PER")], {})
+    assert out.counts.dropped == {"categories beside a suggested entity": 1}

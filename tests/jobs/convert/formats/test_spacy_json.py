@@ -66,3 +66,9 @@ def test_errors(made, content, where, found):
     assert where in before
     assert found in before
     assert "; fix: " in after
+
+
+def test_text_behind_the_last_token_is_an_error(made):
+    assert made("a.json", corpus(paragraph(("Ada", "O"), raw="Ada \n"))).doc.text == "Ada"
+    with pytest.raises(DataError, match=r"paragraphs\[0\]: found 'ran' in 'raw' after the last token; .*fix: delete"):
+        made("a.json", corpus(paragraph(("Ada", "O"), raw="Ada ran")))
