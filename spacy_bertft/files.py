@@ -231,7 +231,8 @@ def staged_pipeline(
 ) -> Iterator[Path]:
     """A `staged_folder` for what is made from a pipeline. Raises a ConfigError if `out` holds anything to keep.
 
-    pipeline: None: it is not a folder of this machine. what: is made, for messages; marker: pattern of a file that all such folders have.
+    pipeline: None: it is no folder of this machine; what: is made, for messages; marker: pattern of a file that all
+    such folders have.
     """
     _check_out(pipeline, out, overwrite=overwrite, what=what, marker=marker)
     with staged_folder(out, partial(_unwritable, out)) as folder:
