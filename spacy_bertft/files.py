@@ -227,20 +227,20 @@ def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
 
 @contextmanager
 def staged_pipeline(
-    pipeline: Path, out: Path, *, overwrite: bool, what: str = "a pipeline", marker: str = PIPELINE
+    pipeline: Path | None, out: Path, *, overwrite: bool, what: str = "a pipeline", marker: str = PIPELINE
 ) -> Iterator[Path]:
     """A `staged_folder` for what is made from a pipeline. Raises a ConfigError if `out` holds anything to keep.
 
-    what: is made, for messages; marker: pattern of a file that all such folders have.
+    pipeline: None: it is no folder of this machine; what: is made, for messages; marker: pattern of a file that all
+    such folders have.
     """
     _check_out(pipeline, out, overwrite=overwrite, what=what, marker=marker)
     with staged_folder(out, partial(_unwritable, out)) as folder:
         yield folder
 
 
-def _check_out(pipeline: Path, out: Path, *, overwrite: bool, what: str, marker: str) -> None:
-    source, target = pipeline.resolve(), out.resolve()
-    if source == target or source in target.parents or target in source.parents:
+def _check_out(pipeline: Path | None, out: Path, *, overwrite: bool, what: str, marker: str) -> None:
+    if pipeline is not None and _overlap(pipeline.resolve(), out.resolve()):
         raise ConfigError(
             f"The output {str(out)!r} is the pipeline {str(pipeline)!r} itself, or one lies in the other. Expected "
             "another folder, because the pipeline is not changed. Give a path beside it."
@@ -258,6 +258,10 @@ def _check_out(pipeline: Path, out: Path, *, overwrite: bool, what: str, marker:
             f"The output {str(out)!r} holds {what} already. Expected a path that is free. Give another, or replace "
             "what is there with --overwrite."
         )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
 
 
 def _unwritable(out: Path, error: OSError) -> ConfigError:

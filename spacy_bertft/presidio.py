@@ -7,14 +7,14 @@ analyzer = AnalyzerEngine(nlp_engine=engine)
 from spacy.tokens import Doc
 
 from spacy_bertft.components import spans  # noqa: F401  # registers the score of a span
-from spacy_bertft.errors import ConfigError
 
 try:
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 except ImportError as error:
-    raise ConfigError(
-        "spacy_bertft.presidio needs presidio-analyzer, which is not installed. Expected Presidio's own package. "
-        "Install it: pip install presidio-analyzer."
+    raise ImportError(  # not one of ours: who tries whether a module can be imported catches this one
+        f"spacy_bertft.presidio needs presidio-analyzer, which could not be imported ({error}). Expected Presidio's "
+        "own package. Install it: pip install presidio-analyzer.",
+        name=error.name,
     ) from error
 
 __all__ = ["BertftNlpEngine"]

@@ -86,6 +86,13 @@ def test_nothing_else_is_public_at_the_top():
     assert not hasattr(spacy_bertft, "no_such_name")
 
 
+def test_without_presidio_its_module_raises_what_imports_raise(monkeypatch):
+    monkeypatch.setitem(sys.modules, "presidio_analyzer.nlp_engine", None)
+    monkeypatch.delitem(sys.modules, "spacy_bertft.presidio", raising=False)
+    with pytest.raises(ImportError, match=r"needs presidio-analyzer, .* Install it: pip install presidio-analyzer\."):
+        importlib.import_module("spacy_bertft.presidio")
+
+
 def test_public_names_are_documented():
     """In README, or in a document that it leads to."""
     documents = "".join(

@@ -28,6 +28,8 @@ def hub(monkeypatch, tmp_path):
 def pipeline(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("push") / "pipeline"
     trained(tiny_bert).to_disk(folder)
+    text = (folder / "config.cfg").read_text(encoding="utf-8")
+    (folder / "config.cfg").write_text(text.replace(str(tiny_bert), "anna/some-bert"), encoding="utf-8")
     return folder
 
 

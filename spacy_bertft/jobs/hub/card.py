@@ -138,9 +138,8 @@ def _input(factories: Any) -> str:
 
 
 def _needs(nlp: Language) -> str:
-    on_onnx = any(
-        settings.get("model", {}).get("backend") == "onnxruntime" for settings in nlp.config["components"].values()
-    )
+    models = (settings.get("model") for settings in nlp.config["components"].values())
+    on_onnx = any(isinstance(model, Mapping) and model.get("backend") == "onnxruntime" for model in models)
     return f"spaCy {nlp.meta['spacy_version']} and spacy-bertft{'[onnx]' if on_onnx else ''} {__version__} or later"
 
 

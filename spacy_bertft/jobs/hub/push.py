@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _CARD = "README.md"
 _KEPT = {_CARD, ".gitattributes"}
+# What marks a block of the config that names a pretrained encoder -> the setting that names it.
+_NAMED_IN = {("@architectures", "spacy-bertft.Encoder.v1"): "name", ("factory", "bertft_mlm"): "model"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PushReport:
     card: str
     card_kept: bool  # the repository's own card stays
     deleted: tuple[str, ...]  # files of an earlier push that the pipeline no longer has
-    local_paths: tuple[str, ...]  # settings of config.cfg that name folders of this machine
+    local_paths: tuple[str, ...]  # settings of config.cfg that name files or folders of this machine
     url: str | None  # None: nothing was sent
     commit: str | None
 
@@ -70,11 +72,11 @@ def push(
     repo: user/name. license: the hub's identifier, such as "mit"; None: the one in the pipeline's meta.json.
     public: allow that everyone can read it; otherwise a new repository is private, and an existing public one is
     refused. base_model: hub name of the pretrained encoder; None: the name in the config. card: Markdown file to use as
-    model card; None: one is written, unless the repository has one that people wrote. message: of the commit.
-    dry_run: send nothing, and don't connect.
+    model card, which says licence and base model itself; None: one is written, unless the repository has one that
+    people wrote. message: of the commit. dry_run: send nothing, and don't connect.
 
-    Raises a ConfigError if the pipeline can't be loaded, needs files of this machine, has no licence, or the
-    repository can't be used.
+    Hidden files (names that begin with ".") are not sent. Raises a ConfigError if the pipeline can't be loaded, needs
+    files of this machine, has no licence, or the repository can't be used.
     """
     check_repo(repo)
     plan = _plan(pipeline, repo, license, base_model, card)
@@ -103,16 +105,38 @@ def _send(plan: _Plan, repo: str, public: bool, message: str) -> PushReport:
 
 def _plan(pipeline: Path, repo: str, license: str | None, base_model: str | None, card: Path | None) -> _Plan:
     """What a push sends, found without the network."""
+    if card is not None and (license or base_model):
+        raise ConfigError(
+            f"Found {'--license' if license else '--base-model'} beside --card; expected one or the other, because a "
+            "card of yours is sent as it is. Write license and base_model into the metadata at its top, and leave the "
+            "option out."
+        )
     nlp = load_pipeline(pipeline)
     _check_adapters(pipeline)
-    paths = {path.relative_to(pipeline).as_posix(): path for path in sorted(pipeline.rglob("*")) if path.is_file()}
-    files = {name: path for name, path in paths.items() if name != _CARD and ".git" not in name.split("/")}
+    files = _files(pipeline)
     local = tuple(_local_paths(nlp))
     if card is not None:
         return _Plan(files, _read(card), own_card=True, local_paths=local)
     bases = [base_model] if base_model else _base_models(nlp)
     text = render_card(nlp, repo, license=_license(nlp, license), base_models=bases)
     return _Plan(files, text, own_card=False, local_paths=local)
+
+
+def _files(pipeline: Path) -> dict[str, Path]:
+    """Path in the repository -> file. Hidden files, such as .env or .git/config, are not of the pipeline."""
+    inside = {path.relative_to(pipeline): path for path in sorted(pipeline.rglob("*")) if path.is_file()}
+    files = {
+        name.as_posix(): path
+        for name, path in inside.items()
+        if name.as_posix() != _CARD and not any(part.startswith(".") for part in name.parts)
+    }
+    for path in files.values():
+        if not path.resolve().is_relative_to(pipeline.resolve()):
+            raise ConfigError(
+                f"{path}: found a link to {path.resolve()}, outside of the pipeline; expected only files of the "
+                f"pipeline. Remove the link, or push a copy with the files themselves: cp -rL {pipeline} COPY."
+            )
+    return files
 
 
 def _license(nlp: Language, given: str | None) -> str:
@@ -137,10 +161,18 @@ def _read(card: Path) -> str:
 
 def _base_models(nlp: Language) -> Sequence[str]:
     """The names of the encoders that may be hub names: folders and packages of this machine are none."""
-    models = (settings.get("model", {}) for settings in nlp.config["components"].values())
-    names = [str(model["name"]) for model in models if "spacy-bertft" in str(model.get("@architectures"))]
+    names = [name for _, name in _encoder_names(nlp)]
     hub = [name for name in names if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and find_folder(name) is None]
     return list(dict.fromkeys(hub))
+
+
+def _encoder_names(nlp: Language) -> Iterator[tuple[str, str]]:
+    """The settings that name pretrained encoders, also those inside other models, and the names."""
+    strings = dict(_strings(nlp.config["components"], "components"))
+    for name, value in strings.items():
+        block, _, key = name.rpartition(".")
+        if setting := _NAMED_IN.get((key, value)):
+            yield f"{block}.{setting}", strings[f"{block}.{setting}"]
 
 
 def _check_adapters(pipeline: Path) -> None:
@@ -155,9 +187,23 @@ def _check_adapters(pipeline: Path) -> None:
 
 
 def _local_paths(nlp: Language) -> Iterator[str]:
-    for name, value in nlp.config.get("paths", {}).items():
-        if isinstance(value, str) and Path(value).is_absolute():
-            yield f"paths.{name} = {value}"
+    """The absolute paths in the config, and the encoders that are folders here, each with its setting."""
+    encoders = dict(_encoder_names(nlp))
+    for name, value in _strings(nlp.config):
+        path = Path(value)
+        # "/" alone is more likely a separator.
+        if (path.is_absolute() and path != Path(path.anchor)) or (name in encoders and path.is_dir()):
+            yield f"{name} = {value}"
+
+
+def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All strings in a config, with their dotted names."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, one in items:
+            yield from _strings(one, f"{name}.{key}".removeprefix("."))
 
 
 def _repository(api: HfApi, repo: str, public: bool) -> ModelInfo:
@@ -189,6 +235,9 @@ def _is_of_people(api: HfApi, repo: str) -> bool:
 
 
 def _stale(there: Sequence[str], files: dict[str, Path]) -> tuple[str, ...]:
-    """Files of an earlier push that would lie among the new ones, such as weights in another format."""
+    """Files of an earlier push that would lie among the new ones, such as weights in another format.
+
+    The folder of a component that the pipeline no longer has stays: it might be of people, and its name doesn't tell.
+    """
     folders = {name.partition("/")[0] for name in files if "/" in name}
     return tuple(name for name in there if name.partition("/")[0] in folders and name not in files)

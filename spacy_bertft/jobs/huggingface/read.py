@@ -101,7 +101,7 @@ def import_checkpoint(
     overwrite: bool = False,
 ) -> Imported:
     """Write the pipeline of `from_huggingface` to the folder `output`. overwrite: replace a pipeline there."""
-    with staged_pipeline(Path(name), output, overwrite=overwrite) as folder:
+    with staged_pipeline(find_folder(name), output, overwrite=overwrite) as folder:
         found = read(name, task=task, lang=lang, pairs=pairs, scheme=scheme, outside=outside, revision=revision)
         with writing(output):
             found.nlp.to_disk(folder)

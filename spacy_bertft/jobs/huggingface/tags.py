@@ -32,7 +32,8 @@ def read_tags(names: Sequence[str], *, outside: str = OUTSIDE, scheme: Scheme | 
     names: the classifier's labels, in the order of its logits.
     outside: the label of tokens outside of entities.
     scheme: None: the one that fits the labels. Labels with B and I are of "bio" (IOB2), unless a label has only I: then
-        B marks an entity after another one, as in "iob1". If all have both, "iob1" must be given.
+        B marks an entity after another one, as in "iob1". If all have both, "iob1" must be given. Without any B or I,
+        as in E-mail, and with "io", they are plain labels.
 
     Raises a ConfigError for labels that none of our schemes can hold.
     """
@@ -43,7 +44,7 @@ def read_tags(names: Sequence[str], *, outside: str = OUTSIDE, scheme: Scheme | 
             "it (--outside); if the labels are without names, write the names into id2label in config.json."
         )
     inside = [name for name in names if name != outside]
-    parts = _parts(inside)
+    parts = _parts(inside, scheme)
     found = _scheme(parts, scheme, names)
     places = {tag: names.index(name) for tag, name in zip(parts, inside, strict=True)}
     labels = tuple(dict.fromkeys(label for _, label in parts))
@@ -53,10 +54,10 @@ def read_tags(names: Sequence[str], *, outside: str = OUTSIDE, scheme: Scheme | 
     return TagLabels(found, labels, tuple(order))
 
 
-def _parts(names: Sequence[str]) -> list[tuple[str, str]]:
+def _parts(names: Sequence[str], scheme: Scheme | None) -> list[tuple[str, str]]:
     """The part of an entity, in our letters, and the entity label that each name stands for."""
     matches = [match for match in map(_PREFIXED.fullmatch, names) if match]
-    if not matches:  # plain labels: a token of an entity, wherever in it
+    if _are_plain(names, {match[1] for match in matches}, scheme):  # a token of an entity, wherever in it
         if names and all(map(_SUFFIXED.fullmatch, names)):
             raise ConfigError(
                 f"The labels of the token classifier are tags with the part of the entity at the end ({_some(names)}). "
@@ -80,6 +81,14 @@ def _parts(names: Sequence[str]) -> list[tuple[str, str]]:
             "part of an entity. Correct id2label in its config.json."
         )
     return parts
+
+
+def _are_plain(names: Sequence[str], letters: set[str], scheme: Scheme | None) -> bool:
+    """Whether names are entity labels, not tags. letters: with which they begin as tags do."""
+    no_entity_goes_on = not letters & {"B", "I"}
+    if scheme == "io":  # tags of another scheme are refused, not taken as labels
+        return no_entity_goes_on or not all(map(_PREFIXED.fullmatch, names))
+    return not letters or (scheme is None and no_entity_goes_on)
 
 
 def _scheme(parts: Sequence[tuple[str, str]], wanted: Scheme | None, names: Sequence[str]) -> Scheme:

@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import spacy
+from checkpoints import make_checkpoint
 from fake_hub import READER, Repository, fake_hub
 from pipelines import ANNOTATED, annotations, initialized, trained
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.hub import from_hub, push
 from spacy_bertft.jobs.hub.card import CARD_MARK
+from spacy_bertft.jobs.huggingface.read import import_checkpoint
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -173,10 +175,73 @@ def test_an_adapter_on_a_local_encoder_is_refused(tiny_bert, tmp_path, save, ref
         assert push(tmp_path / "lora", NAME, license="mit", dry_run=True).sizes
 
 
-def test_paths_of_this_machine_are_named(copy, tmp_path):
+def test_paths_of_this_machine_are_named(copy, tiny_bert, tmp_path):
     text = (copy / "config.cfg").read_text(encoding="utf-8")
     (copy / "config.cfg").write_text(text.replace("train = null", f"train = {json.dumps(str(tmp_path))}"), "utf-8")
-    assert push(copy, NAME, dry_run=True).local_paths == (f"paths.train = {tmp_path}",)
+    assert set(push(copy, NAME, dry_run=True).local_paths) == {
+        f"paths.train = {tmp_path}",
+        f"components.encoder.model.name = {tiny_bert}",
+    }
+
+
+def test_an_encoder_in_a_folder_here_is_named_even_without_an_absolute_path(copy, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bert, "encoders/of-anna")
+    text = (copy / "config.cfg").read_text(encoding="utf-8")
+    (copy / "config.cfg").write_text(text.replace(str(tiny_bert), "encoders/of-anna"), encoding="utf-8")
+    assert push(copy, NAME, dry_run=True).local_paths == ("components.encoder.model.name = encoders/of-anna",)
+
+
+def test_hidden_files_are_not_sent(copy):
+    before = push(copy, NAME, dry_run=True).sizes
+    (copy / ".env").write_text("SECRET=1", encoding="utf-8")
+    (copy / "ner/.ipynb_checkpoints").mkdir()
+    (copy / "ner/.ipynb_checkpoints/cfg").write_text("{}", encoding="utf-8")
+    assert push(copy, NAME, dry_run=True).sizes == before
+
+
+def test_links_to_files_elsewhere_are_refused(copy, tmp_path):
+    (tmp_path / "private.txt").write_text("secret", encoding="utf-8")
+    (copy / "ner/notes.txt").symlink_to(tmp_path / "private.txt")
+    with pytest.raises(ConfigError, match=r"notes\.txt: found a link to .*private\.txt, outside of the pipeline"):
+        push(copy, NAME, dry_run=True)
+
+
+def test_links_inside_the_pipeline_are_sent_as_files(copy):
+    (copy / "ner/same").symlink_to(copy / "ner/cfg")
+    assert push(copy, NAME, dry_run=True).sizes["ner/same"] == (copy / "ner/cfg").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [({"license": "mit"}, "--license"), ({"base_model": "bert-base-cased"}, "--base-model")]
+)
+def test_a_card_of_ones_own_says_everything_itself(pipeline, tmp_path, option, said):
+    (tmp_path / "card.md").write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"^Found {said} beside --card"):
+        push(pipeline, NAME, card=tmp_path / "card.md", dry_run=True, **option)
+
+
+def test_encoders_inside_other_models_are_found(tiny_bert, tmp_path):
+    encoder = {"@architectures": "spacy-bertft.Encoder.v1", "name": str(tiny_bert)}
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": {"@architectures": "spacy-bertft.Tok2Vec.v1", "encoder": encoder}})
+    nlp.initialize()
+    nlp.to_disk(tmp_path / "pipeline")
+    found = push(tmp_path / "pipeline", NAME, license="mit", dry_run=True).local_paths
+    assert found == (f"components.tok2vec.model.encoder.name = {tiny_bert}",)
+
+
+def test_a_model_for_masked_words_is_its_own_base_model(tmp_path):
+    folder = make_checkpoint(tmp_path / "checkpoint", "bert-uncased", "fill-mask")
+    import_checkpoint(str(folder), tmp_path / "pipeline")
+    report = push(tmp_path / "pipeline", NAME, license="mit", dry_run=True)
+    assert "base_model" not in report.card
+    assert report.local_paths == (f"components.mlm.model = {folder}",)
+    text = (tmp_path / "pipeline/config.cfg").read_text(encoding="utf-8")
+    (tmp_path / "pipeline/config.cfg").write_text(text.replace(str(folder), "anna/some-bert"), encoding="utf-8")
+    card = push(tmp_path / "pipeline", NAME, license="mit", dry_run=True).card
+    assert "\nbase_model: anna/some-bert\n" in card
+    assert "\npipeline_tag: fill-mask\n" in card
 
 
 def test_the_name_of_an_encoder_that_is_a_folder_is_no_base_model(pipeline, copy, tiny_bert):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -351,6 +352,19 @@ def test_nothing_is_written_if_it_is_refused(tmp_path):
     with pytest.raises(EncoderError):
         import_checkpoint(str(folder), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
+
+
+def test_a_hub_name_is_no_folder_that_the_output_could_lie_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match="could not be loaded from the Hugging Face hub"):
+        import_checkpoint("anna/some-ner", Path("anna"))
+
+
+def test_the_output_can_t_lie_in_the_checkpoint(tmp_path):
+    folder = checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="or one lies in the other"):
+        import_checkpoint(str(folder), folder / "out")
 
 
 def test_a_pipeline_is_replaced_only_if_asked(tmp_path):

@@ -26,6 +26,8 @@ CASES = {
     "BIOES, not all": ("O S-PER B-LOC E-LOC", "biluo", {"B-PER": None, "I-LOC": None, "L-LOC": "E-LOC"}),
     "IO": ("I-PER O I-LOC", "io", {"I-PER": "I-PER"}),
     "plain": ("PER LOC O", "io", {"I-PER": "PER", "I-LOC": "LOC"}),
+    "plain, one like a tag": ("O E-mail Phone", "io", {"I-E-mail": "E-mail", "I-Phone": "Phone"}),
+    "plain, all like tags": ("O E-mail S-Bahn", "io", {"I-E-mail": "E-mail", "I-S-Bahn": "S-Bahn"}),
 }
 
 
@@ -52,6 +54,12 @@ def test_a_scheme_that_the_labels_can_t_tell_is_given():
     assert read_tags(names).scheme == "bio"
     assert read_tags(names, scheme="iob1").scheme == "iob1"
     assert read_tags(names, scheme="biluo").order == (0, 1, 2, None, None)
+
+
+def test_labels_like_tags_are_plain_if_the_scheme_says_so():
+    assert read_tags(["O", "B-vitamin", "E-mail", "Phone"], scheme="io").labels == ("B-vitamin", "E-mail", "Phone")
+    assert read_tags(["O", "I-PER", "I-LOC"], scheme="io").labels == ("PER", "LOC")
+    assert read_tags(["O", "E-PER", "S-PER"], scheme="biluo").labels == ("PER",)
 
 
 def test_the_label_outside_of_entities_can_have_another_name():
