@@ -18,7 +18,7 @@ PEER = ("spacy-transformers==1.4.0", "transformers==4.52.4")
 # Tools that read spaCy pipelines.
 TOOLS = ("presidio-analyzer==2.2.366", "haystack-ai==3.4.1", "spacy-haystack==1.0.0", "dkpro-cassis==0.12.0")
 # What goes with a version of transformers.
-OF_TRANSFORMERS = ("transformers", "tokenizers", "huggingface-hub")
+OF_TRANSFORMERS = ("transformers", "tokenizers", "huggingface-hub", "datasets", "dill", "multiprocess", "fsspec")
 # What the copy of the tree for `project` leaves out: what git ignores, above all results of workflows that ran here.
 NOT_COPIED = (
     *(".git", ".nox", ".venv*", ".*_cache", ".hypothesis", "build", "dist"),
