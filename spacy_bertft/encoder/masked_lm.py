@@ -149,6 +149,10 @@ class MaskedModel(nn.Module):
                 (folder / name).write_bytes(content)
         with compat.quiet_transformers():
             self.model.save_pretrained(folder)
+        # transformers 4 also saves what it noted on loading, such as the folder.
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = {key: value for key, value in saved.items() if not key.startswith("_")}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def mask_id(encoder: Encoder) -> int:

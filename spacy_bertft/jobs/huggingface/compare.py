@@ -38,7 +38,9 @@ def their_logits(model: PreTrainedModel, splitter: Splitter, texts: Sequence[str
     for text in texts:
         specials = splitter.specials
         ids = np.concatenate([specials.prefix, splitter.tokenize([text]).ids, specials.suffix])
-        output: Any = model(input_ids=torch.from_numpy(ids)[None])
+        rows = torch.from_numpy(ids)[None]
+        # ModernBERT's mean in transformers 4 needs the mask.
+        output: Any = model(input_ids=rows, attention_mask=torch.ones_like(rows))
         logits = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], dim=2)
         found.append(logits[0].float())
     return found

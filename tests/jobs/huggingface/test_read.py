@@ -213,6 +213,7 @@ def test_nothing_is_warned_of(tmp_path):
         from_huggingface(str(make_checkpoint(tmp_path / "c", "bert-uncased", "textcat")))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of transformers 4
 @pytest.mark.parametrize("task", ["ner", "textcat", "qa"])
 def test_the_first_deberta_has_the_same_heads(tmp_path, task):
     """Its tokenizers are byte-level, as ModernBERT's."""
