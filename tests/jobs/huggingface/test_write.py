@@ -38,7 +38,7 @@ def files_of(folder):
 
 
 def assert_same_checkpoint(one, two):
-    """transformers 4 writes special tokens in another way once they were loaded, and RoBERTa's lm_head loses its bias."""
+    """transformers 4 writes special tokens in another way once they were loaded, and some heads for words lose a bias."""
     if TRANSFORMERS_5:
         assert files_of(one) == files_of(two)
         return
@@ -46,7 +46,8 @@ def assert_same_checkpoint(one, two):
     assert configs[0] == {key: value for key, value in configs[1].items() if not key.startswith("_")}
     mine, theirs = (load_file(folder / "model.safetensors") for folder in (one, two))
     assert mine.keys() == theirs.keys()
-    assert [name for name, tensor in mine.items() if not torch.equal(tensor, theirs[name])] in ([], ["lm_head.bias"])
+    other = {name for name, tensor in mine.items() if not torch.equal(tensor, theirs[name])}
+    assert other <= {"lm_head.bias", "predictions.bias"}
 
 
 @pytest.mark.parametrize("task", TASKS)
