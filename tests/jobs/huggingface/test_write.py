@@ -38,7 +38,7 @@ def files_of(folder):
 
 
 def assert_same_checkpoint(one, two):
-    """transformers 4 writes special tokens in another way once they were loaded, and some heads for words lose a bias."""
+    """transformers 4 writes loaded special tokens in another way, and some of its heads for words lose a bias."""
     if TRANSFORMERS_5:
         assert files_of(one) == files_of(two)
         return
