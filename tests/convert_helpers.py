@@ -39,3 +39,11 @@ def iobs(doc: Doc) -> list[str]:
 
 def ents(doc: Doc) -> list[tuple[str, str]]:
     return [(ent.text, ent.label_) for ent in doc.ents]
+
+
+def assert_says(error: Exception, where: str, found: str, fix: str) -> None:
+    """An error of an input file says where, what was found and how to fix it."""
+    message = str(error)
+    assert f"{where}: found " in message
+    assert found in message.split("; expected ")[0]
+    assert fix in message.split("; fix: ")[1]

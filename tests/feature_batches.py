@@ -45,7 +45,7 @@ def batch(of_docs, seed=0):
         token_counts=ints([len(doc[2]) for doc in of_docs]),
         cls_rows=ints(places[sum(n_subwords) : sum(n_subwords) + sum(n_windows)]),
         window_counts=ints(n_windows),
-        # Each window's first special subword, and one behind its subwords.
+        # Each window's first special subword, and one after its subwords.
         special_rows=ints(places[sum(n_subwords) : sum(n_subwords) + 2 * sum(n_windows)]).reshape(2, -1).T.reshape(-1),
         special_counts=ints(n_windows) * 2,
     )

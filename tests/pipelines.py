@@ -14,6 +14,7 @@ from spacy.language import Language
 from spacy.training import Example
 from torch import nn
 
+from spacy_bertft import pair_doc
 from spacy_bertft.jobs.evaluate import read_examples
 from spacy_bertft.learning.shim import shim_of
 
@@ -64,6 +65,25 @@ def blank_pair(encoder: Path | str, heads: dict[str, str], **config: Any) -> Lan
     nlp.add_pipe("bertft_encoder", name="encoder", config={"model": model})
     for name, factory in heads.items():
         nlp.add_pipe(factory, name=name, config=config)
+    return nlp
+
+
+def two_segments(encoder: Path | str, head: str) -> Language:
+    """A pipeline for a question and its answer, or a pair. head: its factory."""
+    nlp = blank(encoder, {"head": head})
+    doc = pair_doc(nlp, "Where is it?", "It is here.")
+    doc.cats = {"same": 1.0, "different": 0.0}
+    doc.spans["answers"] = [doc[7:8]]
+    nlp.initialize(lambda: [Example(pair_doc(nlp, "Where is it?", "It is here."), doc)])
+    return nlp
+
+
+def rated(encoder: Path | str) -> Language:
+    """A pipeline that gives texts a number."""
+    nlp = blank(encoder, {"rating": "bertft_regression"})
+    gold = nlp.make_doc("Works.")
+    gold._.value = 4.5
+    nlp.initialize(lambda: [Example(nlp.make_doc("Works."), gold)])
     return nlp
 
 

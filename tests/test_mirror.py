@@ -39,6 +39,7 @@ ELSEWHERE = {
     "jobs/pretraining/resume.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/starting_model.py": "jobs/pretraining/test_adapt.py",
     "jobs/pretraining/training_loop.py": "jobs/pretraining/test_adapt.py",
+    "jobs/templates.py": "jobs/recipes/test_render.py",  # what the templates are made into
     "jobs/recipes/tasks.py": "test_configs.py",  # each task's config
     "jobs/checkpoints.py": "jobs/training/test_train.py",  # what is left of runs that were stopped
     "jobs/training/batches.py": "jobs/training/test_train.py",

@@ -7,12 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from pipelines import blank, trained
+from pipelines import rated, trained, two_segments
 from spacy.cli._util import parse_config_overrides
-from spacy.training import Example
 from spacy.util import load_config
-
-from spacy_bertft import pair_doc
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -21,23 +18,6 @@ BLOCKS = {
     re.sub(r"\W+", " ", re.split(r"^##? ", README[: found.start()], flags=re.MULTILINE)[-1].split("\n", 1)[0]): found[1]
     for found in re.finditer(r"```python\n(.*?)```", README, re.DOTALL)
 }
-
-
-def two_segments(encoder, head):
-    nlp = blank(encoder, {"head": head})
-    doc = pair_doc(nlp, "Where is it?", "It is here.")
-    doc.cats = {"same": 1.0, "different": 0.0}
-    doc.spans["answers"] = [doc[7:8]]
-    nlp.initialize(lambda: [Example(pair_doc(nlp, "Where is it?", "It is here."), doc)])
-    return nlp
-
-
-def rated(encoder):
-    nlp = blank(encoder, {"rating": "bertft_regression"})
-    gold = nlp.make_doc("Works.")
-    gold._.value = 4.5
-    nlp.initialize(lambda: [Example(nlp.make_doc("Works."), gold)])
-    return nlp
 
 
 PIPELINES = {

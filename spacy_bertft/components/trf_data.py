@@ -29,11 +29,11 @@ _NAME, _HIDDEN, _POOLED = "trf_data", "last_hidden_state", "pooler_output"
 _data: WeakKeyDictionary[Doc, Any] = WeakKeyDictionary()
 
 
-def _get(doc: Doc) -> Any:
+def _data_of(doc: Doc) -> Any:
     return _data.get(doc)
 
 
-def _set(doc: Doc, data: Any) -> None:
+def _set_data(doc: Doc, data: Any) -> None:
     _data[doc] = data
 
 
@@ -116,7 +116,7 @@ class TrfDataPipe(Pipe):
         self._pooler: tuple[Encoder, tuple[Tensor, Tensor] | None] | None = None
         if not Doc.has_extension(_NAME):
             # Functions of this module, since spawned workers of nlp.pipe get pickled extensions.
-            Doc.set_extension(_NAME, getter=_get, setter=_set)
+            Doc.set_extension(_NAME, getter=_data_of, setter=_set_data)
 
     def link(self, encoder: EncoderPipe) -> None:
         """Set the encoder to read."""

@@ -58,13 +58,13 @@ def special_rows(windows: Windows, first_rows: Ints, specials: Specials) -> tupl
 
     first_rows: (W,) first row of each window.
     """
-    behind = first_rows + window_lengths(windows, specials)  # (W,)
+    after = first_rows + window_lengths(windows, specials)  # (W,)
     columns = [first_rows[:, None] + np.arange(len(specials.prefix))]
     if windows.paired is not None:
         second = first_rows + _places(windows, specials)[-1][1]  # (W,) where the second segment begins
         middle = second[:, None] - np.arange(len(specials.middle), 0, -1)
         columns.append(np.where(windows.paired[:, None], middle, -1))
-    columns.append(behind[:, None] - np.arange(len(specials.suffix), 0, -1))
+    columns.append(after[:, None] - np.arange(len(specials.suffix), 0, -1))
     rows = np.concatenate(columns, axis=1)
     per_window = (rows >= 0).sum(axis=1)  # (W,)
     text_of = np.repeat(np.arange(len(windows.counts)), windows.counts)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spacy_bertft.errors import DataError, data_error
+from spacy_bertft.jobs.convert import json_items
 from spacy_bertft.jobs.convert.options import Options, is_pair
 from spacy_bertft.jobs.convert.records import brief
+from spacy_bertft.jobs.convert.tally import Tally
 
 _SPAN_KEYS = ("spans", "entities")
 _TAG_KEYS = ("ner_tags", "tags", "ner", "labels")
@@ -60,6 +62,11 @@ class Layout:
         except DataError:  # the reader reports it when it gets there
             pass
         return False
+
+
+def layout_of(path: Path, options: Options) -> Layout:
+    """The layout of a file of JSON records."""
+    return Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
 
 
 def _has_spans(items: list[Any]) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from spacy.language import Language
 
 from spacy_bertft import __version__
 from spacy_bertft.components.metric_kinds import kind_of, titled
 from spacy_bertft.jobs.evaluate import shown_scores
+from spacy_bertft.jobs.templates import templates
 
 # The line by which a later push knows a card that a push wrote. Cards of people don't have it, and are kept.
 CARD_MARK = "<!-- Written by bertft push. A later push writes it again; delete this line to keep your changes. -->"
@@ -64,14 +64,7 @@ def render_card(nlp: Language, repo: str, *, license: str, base_models: Sequence
         for name, value in nlp.meta.get("performance", {}).items()
         if name not in {f"{component}_loss" for component in factories}
     }
-    environment = Environment(
-        loader=PackageLoader("spacy_bertft.jobs.hub", "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        autoescape=False,  # it makes no HTML
-    )
+    environment = templates("spacy_bertft.jobs.hub")
     environment.filters["cell"] = _cell
     doc = _input(factories.values())
     labels = nlp.meta["labels"]

@@ -98,7 +98,7 @@ def _send(plan: _Plan, repo: str, public: bool, message: str) -> PushReport:
     operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in deleted]
     operations += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in contents.items()]
     commit = api.create_commit(repo, operations, commit_message=message).oid
-    sizes = {name: plan.sizes[name] for name in contents}
+    sizes = {name: size for name, size in plan.sizes.items() if name in contents}
     url = f"{api.endpoint}/{repo}"
     return PushReport(repo, not info.private, sizes, plan.card, keep_card, deleted, plan.local_paths, url, commit)
 

@@ -11,6 +11,8 @@ from spacy_bertft.errors import ConfigError
 
 # The endings of transformers' classes that have a head of ours.
 Kind = Literal["TokenClassification", "SequenceClassification", "QuestionAnswering"]
+# The values of transformers' `classifier_pooling`, and ours.
+POOLINGS: Mapping[str, str] = {"cls": "cls", "mean": "mean_all"}
 # transformers' names of the activations that our heads have.
 _ACTIVATIONS: Mapping[str, Activation] = {
     "tanh": "tanh",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.jobs.huggingface.families import Family, HeadNames, Kind, family_of
+from spacy_bertft.jobs.huggingface.families import POOLINGS, Family, HeadNames, Kind, family_of
 from spacy_bertft.jobs.huggingface.tags import OUTSIDE, read_tags
 from spacy_bertft.tasks import qa, regression
 from spacy_bertft.tasks.entity_spans import Scheme
@@ -133,13 +133,12 @@ def read_plan(
 
 def _pooling(names: HeadNames, config: Mapping[str, Any]) -> str:
     found = "cls" if names.pooling_setting is None else config.get(names.pooling_setting, "cls")
-    ours = {"cls": "cls", "mean": "mean_all"}
-    if found not in ours:
+    if found not in POOLINGS:
         raise ConfigError(
             f"The head of the checkpoint pools by {found!r} ({names.pooling_setting} in its config.json). Expected "
-            f"one of {', '.join(ours)}. This checkpoint can't be imported with its head."
+            f"one of {', '.join(POOLINGS)}. This checkpoint can't be imported with its head."
         )
-    return ours[found]
+    return POOLINGS[found]
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE, staged_pipeline
 from spacy_bertft.jobs.evaluate import check_pipeline, load_pipeline
 from spacy_bertft.jobs.huggingface.compare import largest_difference, our_logits, sample, their_logits
-from spacy_bertft.jobs.huggingface.families import Family, HeadNames, family_of
+from spacy_bertft.jobs.huggingface.families import POOLINGS, Family, HeadNames, family_of
 from spacy_bertft.jobs.huggingface.head_weights import to_theirs
 from spacy_bertft.jobs.huggingface.plan import TASK_HEADS, Task, choose_task
 from spacy_bertft.jobs.huggingface.their_labels import TheirLabels, category_labels, number_labels, tag_labels
@@ -34,7 +34,7 @@ from spacy_bertft.tasks.ner import EntityTask
 from spacy_bertft.tasks.textcat import CategoryTask
 
 _FACTORIES = ", ".join(head.factory for head in TASK_HEADS.values())
-_POOLINGS = {"cls": "cls", "mean_all": "mean"}  # ours, and theirs
+_POOLINGS = {ours: theirs for theirs, ours in POOLINGS.items()}
 
 
 @dataclass(frozen=True)

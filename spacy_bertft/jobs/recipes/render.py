@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts
 from spacy_bertft.jobs.recipes.tasks import RecipeTask
+from spacy_bertft.jobs.templates import templates
 
 _TEMPLATE = "config.cfg.jinja"
 _COMMENT_WIDTH = 118
@@ -90,14 +91,7 @@ def render(
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("spacy_bertft.jobs.recipes", "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        autoescape=False,  # it makes no HTML
-    )
+    environment = templates("spacy_bertft.jobs.recipes")
     environment.filters["value"] = value_text
     environment.filters["comment"] = _comment
     return environment

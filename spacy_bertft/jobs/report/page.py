@@ -11,21 +11,14 @@ from typing import Any
 from spacy_bertft.components.metric_kinds import titled
 from spacy_bertft.jobs.report.measures import Score
 from spacy_bertft.jobs.report.statistics import Interval
+from spacy_bertft.jobs.templates import templates
 
 _MISSING = "–"
 
 
 def render(content: Mapping[str, Any]) -> str:
     """The page as HTML. content: what the template reads; strings of it are escaped, charts and error texts are not."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("spacy_bertft.jobs.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("spacy_bertft.jobs.report", html=True)
     environment.filters.update(
         shown=_shown, points=_points, span=_span, number=_number, titled=titled, left=_left, marked=_marked
     )

@@ -19,7 +19,7 @@ TEXT = "a😊é b"  # 1 + 2 + 1 + 1 + 1 UTF-16 units, 1 + 4 + 2 + 1 + 1 bytes
         ("utf16", (1, 3), (1, 2)),
         ("utf16", (3, 6), (2, 5)),
         ("utf16", (2, 3), None),  # inside a character
-        ("utf16", (5, 7), None),  # behind the end
+        ("utf16", (5, 7), None),  # after the end
         ("bytes", (1, 5), (1, 2)),
         ("bytes", (5, 9), (2, 5)),
         ("bytes", (6, 9), None),

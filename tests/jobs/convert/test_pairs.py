@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from convert_helpers import jsonl
+from convert_helpers import assert_says, jsonl
 
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import ConfigError, DataError
@@ -131,10 +131,7 @@ BAD = {
 def test_errors_say_where_what_and_how_to_fix(made, name, content, line, found, fix):
     with pytest.raises(DataError) as caught:
         made(name, content)
-    message = str(caught.value)
-    assert f"{name}:{line}: found " in message
-    assert found in message.split("; expected ")[0]
-    assert fix in message.split("; fix: ")[1]
+    assert_says(caught.value, f"{name}:{line}", found, fix)
 
 
 @pytest.mark.parametrize(

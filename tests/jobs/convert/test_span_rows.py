@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from convert_helpers import ents, iobs
+from convert_helpers import assert_says, ents, iobs
 
 from spacy_bertft.errors import DataError
 
@@ -54,7 +54,4 @@ BAD = {
 def test_errors_say_where_what_and_how_to_fix(made, content, line, found, fix):
     with pytest.raises(DataError) as caught:
         made("a.csv", content)
-    message = str(caught.value)
-    assert f"a.csv:{line}: found " in message
-    assert found in message.split("; expected ")[0]
-    assert fix in message.split("; fix: ")[1]
+    assert_says(caught.value, f"a.csv:{line}", found, fix)

@@ -6,10 +6,8 @@ import pytest
 import spacy
 import yaml
 from huggingface_hub import ModelCard
-from pipelines import blank, examples, initialized
-from spacy.training import Example
+from pipelines import blank, examples, initialized, rated, two_segments
 
-from spacy_bertft import pair_doc
 from spacy_bertft.jobs.hub.card import CARD_MARK, render_card
 
 pytestmark = pytest.mark.touches_transformers
@@ -96,24 +94,6 @@ def test_a_pipeline_that_was_never_scored_has_no_scores(tiny_bert):
     assert "## Scores" not in text
 
 
-def two_segments(encoder, head):
-    nlp = blank(encoder, {"head": head})
-    doc = pair_doc(nlp, "Where is it?", "It is here.")
-    doc.cats = {"same": 1.0, "different": 0.0}
-    doc.spans["answers"] = [doc[7:8]]
-    nlp.initialize(lambda: [Example(pair_doc(nlp, "Where is it?", "It is here."), doc)])
-    return nlp
-
-
-def rated(encoder):
-    nlp = blank(encoder, {"rating": "bertft_regression"})
-    gold = nlp.make_doc("Works.")
-    gold._.value = 4.5
-    nlp.initialize(lambda: [Example(nlp.make_doc("Works."), gold)])
-    nlp.meta["performance"] = {"value_mae": 0.5, "value_pearson": 0.25}
-    return nlp
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -135,7 +115,9 @@ def test_its_code_runs(make, tiny_bert, monkeypatch, capsys):
 
 
 def test_errors_are_shown_in_their_own_unit(tiny_bert):
-    metadata, text = parts(render_card(rated(tiny_bert), NAME, license="mit", base_models=[]))
+    nlp = rated(tiny_bert)
+    nlp.meta["performance"] = {"value_mae": 0.5, "value_pearson": 0.25}
+    metadata, text = parts(render_card(nlp, NAME, license="mit", base_models=[]))
     assert "| value_mae (error, lower is better) | 0.50 |" in text
     assert "| value_pearson | 25.00 |" in text
     (result,) = metadata["model-index"][0]["results"]

@@ -28,8 +28,7 @@ _OWN = {"id", "doc_id", "meta", "metadata", "username", "annotator", "annotation
 
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield a Record for each text. Relations are counted as dropped."""
-    layout = foreign.Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
-    rows = Rows(layout, options, tally)
+    rows = Rows(foreign.layout_of(path, options), options, tally)
     for where, data in json_items.records(path, options, tally):
         _check_types(data, where)
         tally.drop("relations", where, len(data.get("relations") or ()))

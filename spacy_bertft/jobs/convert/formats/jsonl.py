@@ -25,8 +25,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
 
     Prodigy's answers that are not accepted are counted, and yield no Record.
     """
-    layout = foreign.Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
-    rows = Rows(layout, options, tally)
+    rows = Rows(foreign.layout_of(path, options), options, tally)
     tasks = Tasks(rows, options, tally)
     for where, data in json_items.records(path, options, tally):
         if is_task(data, options):

@@ -97,8 +97,7 @@ class Tasks:
 
 def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
     """Yield the records of a file of tasks. Raises DataError for an object that is no task."""
-    layout = foreign.Layout(lambda: (data for _, data in json_items.records(path, options, Tally())), options)
-    rows = Rows(layout, options, tally)
+    rows = Rows(foreign.layout_of(path, options), options, tally)
     tasks = Tasks(rows, options, tally)
     for where, data in json_items.records(path, options, tally):
         if not is_task(data, options):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from convert_helpers import ents, iobs
+from convert_helpers import assert_says, ents, iobs
 
 from spacy_bertft.errors import ConfigError, DataError
 
@@ -109,10 +109,7 @@ BAD = {
 def test_errors_say_where_what_and_how_to_fix(made, content, line, found, fix):
     with pytest.raises(DataError) as caught:
         made("a.iob", content)
-    message = str(caught.value)
-    assert f"a.iob:{line}: found " in message
-    assert found in message.split("; expected ")[0]
-    assert fix in message.split("; fix: ")[1]
+    assert_says(caught.value, f"a.iob:{line}", found, fix)
 
 
 def test_columns_that_are_not_there(made):

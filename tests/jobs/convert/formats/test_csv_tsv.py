@@ -4,6 +4,7 @@ import csv
 import io
 
 import pytest
+from convert_helpers import assert_says
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -74,10 +75,7 @@ BAD = {
 def test_errors_say_where_what_and_how_to_fix(made, name, content, line, found, fix):
     with pytest.raises(DataError) as caught:
         made(name, content)
-    message = str(caught.value)
-    assert f"{name}:{line}: found " in message
-    assert found in message.split("; expected ")[0]
-    assert fix in message.split("; fix: ")[1]
+    assert_says(caught.value, f"{name}:{line}", found, fix)
 
 
 def test_a_header_alone_is_no_data(made):

@@ -58,7 +58,7 @@ def test_ids_instead_of_labels_are_refused(made):
         made("all.jsonl", jsonl(record))
 
 
-def test_offsets_behind_the_end_that_count_utf16_units(made):
+def test_offsets_after_the_end_that_count_utf16_units(made):
     record = {**OWN, "text": "😊 Ada", "label": [[3, 6, "PER"]]}
     with pytest.raises(
         DataError, match=r"all\.jsonl:1: found an entity from 3 to 6; .*UTF-16 units; .*--offsets utf16"

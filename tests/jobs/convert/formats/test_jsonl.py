@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from convert_helpers import ents, iobs, jsonl
+from convert_helpers import assert_says, ents, iobs, jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -173,10 +173,7 @@ BAD = {
 def test_errors_say_where_what_and_how_to_fix(made, line, found, fix):
     with pytest.raises(DataError) as caught:
         made("bad.jsonl", '{"text": "fine"}\n' + line + "\n")
-    message = str(caught.value)
-    assert "bad.jsonl:2: found " in message
-    assert found in message.split("; expected ")[0]
-    assert fix in message.split("; fix: ")[1]
+    assert_says(caught.value, "bad.jsonl:2", found, fix)
 
 
 @pytest.mark.parametrize("spans", [[[0, 7, "A"], [4, 11, "B"]], [[0, 3, "A"], [0, 3, "B"]], [[0, 4, "A"], [1, 2, "B"]]])

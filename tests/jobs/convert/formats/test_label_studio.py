@@ -193,7 +193,7 @@ def test_free_text_in_json_min_is_no_category(tasks):
     assert tasks(minimal(tone="good", note="ok"), label_key="tone").doc.cats == {"good": 1.0}
 
 
-def test_the_text_of_json_min_may_stand_behind_an_id_of_its_own(tasks):
+def test_the_text_of_json_min_may_follow_an_id_of_its_own(tasks):
     item = minimal(tone={"choices": ["good"]})
     assert tasks({"id": 3, **item}).doc.text == TEXT
 

@@ -68,7 +68,7 @@ def test_errors(made, content, where, found):
     assert "; fix: " in after
 
 
-def test_text_behind_the_last_token_is_an_error(made):
+def test_text_after_the_last_token_is_an_error(made):
     assert made("a.json", corpus(paragraph(("Ada", "O"), raw="Ada \n"))).doc.text == "Ada"
     with pytest.raises(DataError, match=r"paragraphs\[0\]: found 'ran' in 'raw' after the last token; .*fix: delete"):
         made("a.json", corpus(paragraph(("Ada", "O"), raw="Ada ran")))
