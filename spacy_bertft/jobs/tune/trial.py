@@ -115,15 +115,15 @@ def _died(code: int) -> str:
 def _alive(folder: Path) -> Iterator[None]:
     """Mark a trial as running, for other processes that share the search."""
     mark, over = folder / _MARK, threading.Event()
-    mark.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
 
     def beat() -> None:
         while not over.wait(_BEAT):
             with suppress(OSError):
-                mark.touch()
+                os.utime(mark)  # unlike touch, never makes the mark anew after the end
 
-    threading.Thread(target=beat, daemon=True).start()
-    try:
+    try:  # from here on: Ctrl-C may come while the thread starts
+        mark.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
+        threading.Thread(target=beat, daemon=True).start()
         yield
     finally:
         over.set()
