@@ -40,11 +40,12 @@ def main(
     test_texts: TestTexts = 1000,
     seeds: Seeds = 1,
     settings: Annotated[str, typer.Option(help='Settings to compare, such as "--training.dropout 0".')] = "",
+    only: Annotated[list[str] | None, typer.Option(help='Points of the grid, such as "init"; all if left out.')] = None,
     output: Annotated[Path, typer.Option(help="A JSON line for each run.")] = Path("recipes.jsonl"),
 ) -> None:
     """Run what is missing, then print a table of all."""
     changes = parse_config_overrides(shlex.split(settings))
-    points = ("init", settings) if settings else tuple(GRID)
+    points = ("init", settings) if settings else tuple(only or GRID)
     for seed in range(seeds):
         for name in data:
             with tempfile.TemporaryDirectory() as temporary:
