@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacy_bertft.errors import EncoderError, how_to_install
+from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import pad
 from spacy_bertft.types import Packed
 
@@ -33,8 +34,8 @@ class OnnxEngine:
         """padding: the id of the padding subword, if there is one. The graph ignores padding, whatever its id."""
         self.graph = graph
         self.padding = padding or 0
-        self._session: Any = None
-        self._process = 0
+        self._started: tuple[int, Any] | None = None  # a process, and its session
+        self._starting = Lock()
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
@@ -45,18 +46,27 @@ class OnnxEngine:
 
     def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run the graph and return the named outputs; inputs that the graph lacks are left out."""
-        if self._session is None or self._process != os.getpid():
-            # A forked worker doesn't have the session's threads: it creates a new session, and never deletes the
-            # inherited one, which would wait for those threads.
-            if self._session is not None:
-                _inherited.append(self._session)
-            self._session, self._process = _session(self.graph), os.getpid()
-        known = [one.name for one in self._session.get_inputs()]
-        found: list[NDArray[np.float32]] = self._session.run(outputs, {name: inputs[name] for name in known})
+        session = self._session()
+        known = [one.name for one in session.get_inputs()]
+        found: list[NDArray[np.float32]] = session.run(outputs, {name: inputs[name] for name in known})
         return found
 
+    def _session(self) -> Any:
+        """The session of this process. Threads may run it at the same time."""
+        started, process = self._started, os.getpid()
+        if started is not None and started[0] == process:
+            return started[1]
+        with self._starting:
+            if self._started is None or self._started[0] != process:
+                # A forked worker doesn't have the session's threads: it creates a new session, and never deletes the
+                # inherited one, which would wait for those threads.
+                if self._started is not None:
+                    _inherited.append(self._started[1])
+                self._started = process, _new_session(self.graph)
+            return self._started[1]
 
-def _session(graph: NDArray[np.uint8]) -> Any:
+
+def _new_session(graph: NDArray[np.uint8]) -> Any:
     try:
         import onnxruntime
     except ImportError:
