@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
@@ -24,7 +23,7 @@ from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.rehearsal import RehearsedEncoder
 from spacy_bertft.components.run import check_name, plan_run
-from spacy_bertft.components.streams import Trimmer, annotated, reduced
+from spacy_bertft.components.streams import DocwisePipe, Trimmer, annotated, reduced
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
 from spacy_bertft.encoder.encoder import Encoder
@@ -43,7 +42,7 @@ ENCODER_FOLDER = "encoder"
 STREAM_CHARACTERS = 400_000
 
 
-class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore[misc]
+class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
     In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder

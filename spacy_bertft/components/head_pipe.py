@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
@@ -20,7 +19,7 @@ from spacy_bertft.components.pairs import need_segments
 from spacy_bertft.components.rehearsal import RehearsedHead
 from spacy_bertft.components.run import plan_run
 from spacy_bertft.components.source import check_tokens
-from spacy_bertft.components.streams import annotated, reduced
+from spacy_bertft.components.streams import DocwisePipe, annotated, reduced
 from spacy_bertft.components.task import Head, HeadOutput, Started, Task
 from spacy_bertft.components.training_data import all_examples, find_labels
 from spacy_bertft.components.upstream import Upstream
@@ -37,7 +36,7 @@ _STREAM_TOKENS = 100_000
 _FROZEN_FACTOR = 50.0
 
 
-class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
+class HeadPipe(RehearsedHead, DocwisePipe):
     """A task head that reads and trains the encoder before it in the pipeline."""
 
     def __init__(

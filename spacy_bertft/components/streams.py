@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spacy.pipeline.pipe import Pipe
+from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 
 from spacy_bertft import compat
@@ -30,15 +31,13 @@ class Trimmer:
             compat.give_back_memory()
 
 
-def annotated(
-    pipe: Pipe, docs: Sequence[Doc], annotate: Callable[[Sequence[Doc]], None] | None = None
-) -> Iterator[Doc]:
+def annotated(pipe: Any, docs: Sequence[Doc], annotate: Callable[[Sequence[Doc]], None] | None = None) -> Iterator[Doc]:
     """Annotate a batch of Docs. The component's error handler gets those that raise an error, one at a time.
 
     TrainablePipe.pipe would hand over the whole batch, which is lost then. Here a batch that fails is halved until the
     Docs that make it fail are alone. So `annotate` must not change a Doc that it has annotated already.
 
-    annotate: None: the component's `predict` and `set_annotations`.
+    pipe: the component. annotate: None: its `predict` and `set_annotations`.
     """
     try:
         if annotate is None:
@@ -56,6 +55,14 @@ def annotated(
     middle = len(docs) // 2
     yield from annotated(pipe, docs[:middle], annotate)
     yield from annotated(pipe, docs[middle:], annotate)
+
+
+class DocwisePipe(TrainablePipe):  # type: ignore[misc]
+    """A trainable component whose error handler gets only Docs that raise an error themselves."""
+
+    def __call__(self, doc: Doc) -> Doc | None:
+        """Annotate one Doc. None if the error handler does not raise its error."""
+        return next(annotated(self, [doc]), None)
 
 
 def reduced(pipe: Pipe, rebuild: Callable[..., Pipe], *arguments: Any) -> tuple[Any, ...]:

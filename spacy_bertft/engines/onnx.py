@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -21,7 +23,22 @@ IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
 
 
-_inherited: list[Any] = []
+# The sessions of this process.
+_sessions: WeakSet[Any] = WeakSet()
+
+
+def _keep_inherited() -> None:
+    """Never delete the sessions that a forked process inherits, not even at its end.
+
+    That would wait forever for their threads, which were not forked.
+    """
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 class OnnxEngine:
@@ -57,12 +74,10 @@ class OnnxEngine:
         if started is not None and started[0] == process:
             return started[1]
         with self._starting:
+            # A forked process doesn't have the threads of the session that it inherits, and creates a new one.
             if self._started is None or self._started[0] != process:
-                # A forked worker doesn't have the session's threads: it creates a new session, and never deletes the
-                # inherited one, which would wait for those threads.
-                if self._started is not None:
-                    _inherited.append(self._started[1])
                 self._started = process, _new_session(self.graph)
+                _sessions.add(self._started[1])
             return self._started[1]
 
 

@@ -55,7 +55,8 @@ class TorchShim(Shim):
         self.tally = Tally()  # for the loggers of a run
         self._reported: int | None = None
         self._settings = _DEFAULTS  # of the last step
-        self._moving, self._moved = Lock(), None  # the module that has been moved, as a whole
+        self._moving = Lock()
+        self._moved: nn.Module | None = None  # as a whole
 
     @property
     def module(self) -> nn.Module | None:
@@ -217,7 +218,8 @@ class TorchShim(Shim):
 
     def move(self, device: torch.device) -> None:
         """Move the weights. Threads that come while another one moves them wait until all of them are there."""
-        module = self._model
+        module = self.module
+        assert module is not None
         if self._moved is not module or next(module.parameters()).device != device:
             with self._moving:
                 if next(module.parameters()).device != device:

@@ -126,6 +126,16 @@ def test_without_a_handler_the_error_is_raised_where_the_bad_doc_is(tiny_bert):
     assert not [doc for doc in feature_store._published if doc.text in expected]
 
 
+def test_a_single_doc_that_fails_leaves_no_features(tiny_bert):
+    nlp, _ = with_component(tiny_bert, "merge_tokens", after="encoder")
+    told = Told()
+    nlp.set_error_handler(told)
+    with pytest.raises(ValueError, match="E005"):  # as of spaCy's own components
+        nlp(BAD)
+    (((_, (bad,), _),)) = told.calls
+    assert feature_store.find(bad, None) is None
+
+
 def test_when_all_fail_the_handler_gets_each_once(tiny_bert):
     nlp = blank(tiny_bert)  # without weights
     told = Told()
