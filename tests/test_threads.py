@@ -118,14 +118,14 @@ def of_streams(nlp, texts):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_warm_threads_get_what_one_thread_gets(saved, kind):
-    """3,000 calls of each kind of engine, and streams at the same time."""
+    """2,400 calls of each kind of engine, and streams at the same time."""
     nlp, texts = load(saved, kind)
     single = {text: everything(nlp(text)) for text in texts}
     stream = of_streams(nlp, texts)
 
     def work(number):
         draw = random.Random(number)
-        for _ in range(300):
+        for _ in range(400):
             text = draw.choice(texts)
             assert everything(nlp(text)) == single[text]
 
@@ -136,7 +136,7 @@ def test_warm_threads_get_what_one_thread_gets(saved, kind):
         else:
             work(number)
 
-    together(read, 2 * THREADS)
+    together(read)
 
 
 @pytest.mark.slow
@@ -217,16 +217,32 @@ def test_a_head_is_used_when_all_of_it_has_been_moved(tiny_bert, monkeypatch):
     assert together(move) == [1] * THREADS
 
 
+class Slow:
+    """A file that other threads may come to when one has found its place."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def seek(self, *place):
+        found = self.file.seek(*place)
+        time.sleep(0.001)
+        return found
+
+
 def test_the_cache_on_disk_is_read_and_written_by_one_thread_at_a_time(tiny_bert):
     nlp = initialized(tiny_bert, {"ner": "bertft_ner"})
     pipe = nlp.get_pipe("encoder")
     expected = {text: everything(nlp(text)) for text in SHORT}
     pipe._cache = FeatureCache(64, "disk")
+    pipe._cache._file = Slow(pipe._cache._file)
     assert pipe._cache.fits(pipe.encoder)
 
     def read(number):
-        own = [*SHORT[number * 5 :], *SHORT[: number * 5]]
-        return [everything(nlp(text)) == expected[text] for _ in range(3) for text in own]
+        own = [*SHORT[number * 3 :][:20], *SHORT[: number * 3][:20]]
+        return [everything(nlp(text)) == expected[text] for _ in range(2) for text in own]
 
     assert all(map(all, together(read)))
 
