@@ -82,7 +82,7 @@ class OnnxEngine:
 
 
 def _new_session(graph: NDArray[np.uint8]) -> Any:
-    # Read at the import. ONNX Runtime 1.31 would send usage data, by threads that a forked process waits for as it ends.
+    # Read at the import. ONNX Runtime 1.31 sends usage data, by threads that a forked process would wait for.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
