@@ -15,8 +15,11 @@ ROOT = Path(__file__).parent
 # The lowest transformers that pyproject.toml allows, and that of spacy-transformers.
 LOWEST = "transformers==4.49.0"
 PEER = ("spacy-transformers==1.4.0", "transformers==4.52.4")
-# Tools that read spaCy pipelines.
-TOOLS = ("presidio-analyzer==2.2.366", "haystack-ai==3.4.1", "spacy-haystack==1.0.0", "dkpro-cassis==0.12.0")
+# Tools that read spaCy pipelines, and what a service needs.
+TOOLS = (
+    *("presidio-analyzer==2.2.366", "haystack-ai==3.4.1", "spacy-haystack==1.0.0", "dkpro-cassis==0.12.0"),
+    *("fastapi==0.165.0", "uvicorn==0.54.0", "httpx"),
+)
 # What goes with a version of transformers.
 OF_TRANSFORMERS = ("transformers", "tokenizers", "huggingface-hub", "datasets", "dill", "multiprocess", "fsspec")
 # What the copy of the tree for `project` leaves out: what git ignores, above all results of workflows that ran here.
@@ -88,7 +91,7 @@ def peer(session: nox.Session) -> None:
 
 @nox.session
 def tools(session: nox.Session) -> None:
-    """The tests with tools that read spaCy pipelines: Presidio, Haystack, INCEpTION's documents."""
+    """The tests with tools that read spaCy pipelines: Presidio, Haystack, INCEpTION's documents, FastAPI."""
     # Presidio wants an older preshed, Haystack a newer certifi.
     session.install("-c", constraints_without(session, "preshed", "certifi"), "-e", ".[test]", *TOOLS)
     session.run("python", "-m", "pytest", "tests/tools", *session.posargs)

@@ -71,6 +71,22 @@ def stream(
 
 
 @app.command()
+def threads(
+    pipeline: Pipeline,
+    texts: Annotated[int, typer.Option(help="Short texts.")] = 100_000,
+    count: Annotated[int, typer.Option("--threads", help="Threads that share the pipeline.")] = 8,
+    data: Data = None,
+    out: Out = RESULTS,
+    work: Work = WORK,
+) -> None:
+    """Resident memory along calls of nlp(text) from several threads, as in a service."""
+    found = _fresh("threads", {**_job(pipeline, data, work, n=texts), "threads": count})
+    rows = [[f"{done:,}", f"{size:,.0f}"] for done, size in found["sizes"]]
+    typer.echo(table(["texts done", "resident, MiB"], rows))
+    _save(out / "memory-threads.json", {"pipeline": Path(pipeline).name, "texts": texts, "threads": count, **found})
+
+
+@app.command()
 def long(
     pipeline: Pipeline,
     characters: Annotated[int, typer.Option(help="Length of the text.")] = 1_000_000,

@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def stream(job: Job) -> Found:
     for done, _ in enumerate(nlp.pipe(_texts(job)), start=1):
         if done % max(1, job["n"] // STEPS) == 0:
             sizes.append((done, resident()))
+    return {"sizes": sizes, "seconds": time.perf_counter() - start}
+
+
+def threads(job: Job) -> Found:
+    """Memory after each tenth of the calls of nlp(text) from several threads."""
+    nlp = _load(job)
+    sizes = [(0, resident())]
+    start, step = time.perf_counter(), max(1, job["n"] // STEPS)
+    texts = _texts(job)
+    with ThreadPoolExecutor(job["threads"]) as pool:
+        for done in range(0, job["n"], step):
+            for _ in pool.map(lambda text: len(nlp(text)), islice(texts, step)):
+                pass
+            sizes.append((min(done + step, job["n"]), resident()))
     return {"sizes": sizes, "seconds": time.perf_counter() - start}
 
 
@@ -166,7 +181,15 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-FUNCTIONS = {"keep": keep, "bare": bare, "stream": stream, "long": long, "among": among, "processes": processes}
+FUNCTIONS = {
+    "keep": keep,
+    "bare": bare,
+    "stream": stream,
+    "threads": threads,
+    "long": long,
+    "among": among,
+    "processes": processes,
+}
 
 if __name__ == "__main__":
     print(json.dumps(FUNCTIONS[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 
 from spacy.tokens import Doc
 from torch import Tensor
@@ -29,6 +31,7 @@ class Boundary:
     backprop: Callable[[Tensor], None]  # backpropagates the leaf's gradient through the encoder
     docs: tuple[Doc, ...]
     rehearsal: Rehearsal | None = None  # None: it is of an update
+    thread: int = field(default_factory=get_ident)  # that trains
 
     @classmethod
     def open(
@@ -66,5 +69,11 @@ class Boundary:
     def close(self) -> None:
         """Withdraw the features, and backpropagate the heads' gradient through the encoder."""
         feature_store.withdraw(self.docs, self.leaf)
+        if self.leaf.requires_grad and not self.answered and self.thread != get_ident():
+            warnings.warn(
+                "A thread used the encoder while another one was training it: that update does not reach the encoder. "
+                "Expected one thread at a time. Train a copy of the pipeline, or let the others wait.",
+                stacklevel=2,
+            )
         if self.leaf.grad is not None:
             self.backprop(self.leaf.grad)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from torch import Tensor
 
-from spacy_bertft import compat, files
+from spacy_bertft import files
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.boundary import Boundary
 from spacy_bertft.components.doc_tensors import set_tensors
@@ -24,6 +23,7 @@ from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.rehearsal import RehearsedEncoder
 from spacy_bertft.components.run import check_name, plan_run
+from spacy_bertft.components.streams import DocwisePipe, Trimmer, annotated, reduced
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
 from spacy_bertft.encoder.encoder import Encoder
@@ -33,18 +33,16 @@ from spacy_bertft.learning.optimizer import StepSettings
 from spacy_bertft.learning.shim import shim_of
 from spacy_bertft.learning.state import TensorsByName
 from spacy_bertft.learning.tuning import FullTuning, Tuning
+from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
 ENCODER_FOLDER = "encoder"
 # Characters per batch of a stream: without a limit, the features of long texts would fill the memory.
 STREAM_CHARACTERS = 400_000
-# Docs of a stream after which free memory is returned to the system: batches of varying sizes fragment the heap, which
-# would grow by the size of the encoder's arrays again and again in a stream of many thousand texts.
-TRIM_EVERY = 4096
 
 
-class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore[misc]
+class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
     In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder
@@ -77,7 +75,8 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
         self._boundary: Boundary | None = None
         self._cache: FeatureCache | None = None
         self._owed: StepSettings | None = None  # of a deferred step
-        self._guard_threads, self._since_trim = ThreadGuard(), 0
+        self._settling = Lock()
+        self._guard_threads, self._trim = ThreadGuard(), Trimmer()
 
     # --- the encoder inside
 
@@ -133,6 +132,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
 
     def _encode(self, docs: Sequence[Doc]) -> Features:
         self._guard_threads()
+        self._trim(len(docs))
         encoder = self._encoder()
         if self._cache is None or not self._cache.fits(encoder):
             return encoder.predict(texts_of(docs))
@@ -174,11 +174,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Encode a stream of Docs, in batches of at most `batch_size` Docs."""
         for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=n_characters):
-            yield from super().pipe(docs, batch_size=batch_size)
-            self._since_trim += len(docs)
-            if self._since_trim >= TRIM_EVERY:
-                compat.give_back_memory()
-                self._since_trim = 0
+            yield from annotated(self, docs)
 
     # --- training
 
@@ -217,12 +213,16 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
 
     def settle(self) -> None:
         """Backpropagate the heads' gradient through the encoder, then take the deferred step, if any."""
-        boundary, self._boundary = self._boundary, None
-        if boundary is not None:
-            boundary.close()
-        owed, self._owed = self._owed, None
-        if owed is not None:
-            shim_of(self.model).step(owed)
+        if self._boundary is None and self._owed is None:
+            return
+        with self._settling:  # threads that predict after training wait for the one that settles first
+            try:
+                if self._boundary is not None:
+                    self._boundary.close()
+                if self._owed is not None:
+                    shim_of(self.model).step(self._owed)
+            finally:
+                self._boundary = self._owed = None
 
     def finish_update(self, sgd: Optimizer) -> None:
         """Step now if a head has backpropagated, else when the encoder settles."""
@@ -288,7 +288,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
             "tuning": shim_of(self.model).tuning,
         }
         attrs = {key: self.model.attrs[key] for key in ("name", "revision", "settings")}
-        return _rebuild, (self.vocab, self.name, settings, attrs, self.to_bytes(), self._guard_threads)
+        return reduced(self, _rebuild, self.vocab, self.name, settings, attrs, self.to_bytes(), self._guard_threads)
 
 
 def _rebuild(

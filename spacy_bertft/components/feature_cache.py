@@ -21,6 +21,7 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather, split
 from spacy_bertft.engines.choose import version_of
 from spacy_bertft.learning.tuning import FrozenTuning, Tuning
+from spacy_bertft.locks import Lock
 from spacy_bertft.types import Features
 
 _MIB = 2**20
@@ -39,6 +40,7 @@ class FeatureCache:
         self._device = torch.device("cpu")  # of the features that are asked for
         self._limit_mb = limit_mb
         self._file: IO[bytes] | None = tempfile.TemporaryFile() if place == "disk" else None  # noqa: SIM115
+        self._access = Lock()  # to the file's position and the space left: threads may predict once a run has ended
         self._state: tuple[int, Encoder, object] | None = None  # set at the first use
         self._kept: dict[bytes, Features | tuple[Features, int, tuple[int, int]]] = {}
 
@@ -80,6 +82,10 @@ class FeatureCache:
         return replace(found, hidden=found.hidden.to(self._device))
 
     def _keep(self, key: bytes, features: Features) -> None:
+        with self._access:
+            self._add(key, features)
+
+    def _add(self, key: bytes, features: Features) -> None:
         size = features.hidden.nbytes
         if key in self._kept or not self._left:
             return
@@ -110,9 +116,10 @@ class FeatureCache:
 
     def _read(self, place: int, shape: tuple[int, int]) -> Tensor:
         assert self._file is not None
-        self._file.flush()
-        self._file.seek(place)
-        content = self._file.read(4 * shape[0] * shape[1])
+        with self._access:
+            self._file.flush()
+            self._file.seek(place)
+            content = self._file.read(4 * shape[0] * shape[1])
         return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(shape).copy())
 
 

@@ -55,6 +55,16 @@ def mark_read(doc: Doc, reader: int) -> None:
         _published.pop(doc, None)
 
 
+def drop(docs: Iterable[Doc]) -> None:
+    """Drop the features of Docs that leave the pipeline, except those that are kept."""
+    for doc in docs:
+        entries = _published.get(doc, {})
+        for encoder in [name for name, entry in entries.items() if not entry.kept]:
+            del entries[encoder]
+        if not entries:
+            _published.pop(doc, None)
+
+
 def withdraw(docs: Iterable[Doc], hidden: Tensor) -> None:
     """Remove the published features of Docs that have these hidden rows."""
     for doc in docs:

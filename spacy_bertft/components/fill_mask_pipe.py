@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from spacy.training import Example
 from spacy_bertft import files
 from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
 from spacy_bertft.components.extensions import register
+from spacy_bertft.components.streams import annotated
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.fill_mask import FillMask
 from spacy_bertft.encoder.loading import check_files
@@ -60,16 +61,10 @@ class FillMaskPipe(Pipe):
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Fill the masks of a stream of Docs, in batches of at most `batch_size` Docs."""
-        handle_error = self.get_error_handler()
         for docs in chunk(stream, size=batch_size, budget=STREAM_CHARACTERS, cost=lambda doc: len(doc.text)):
-            try:
-                self._fill(docs)
-            except Exception as error:
-                handle_error(self.name, self, docs, error)
-            else:
-                yield from docs
+            yield from annotated(self, docs, self._fill)
 
-    def _fill(self, docs: list[Doc]) -> None:
+    def _fill(self, docs: Sequence[Doc]) -> None:
         self._guard_threads()
         for doc, masks in zip(docs, self.fill_mask.fill([doc.text for doc in docs], top=self.top), strict=True):
             found = [(doc.char_span(mask.start, mask.end, alignment_mode="expand"), mask.candidates) for mask in masks]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
@@ -20,6 +19,7 @@ from spacy_bertft.components.pairs import need_segments
 from spacy_bertft.components.rehearsal import RehearsedHead
 from spacy_bertft.components.run import plan_run
 from spacy_bertft.components.source import check_tokens
+from spacy_bertft.components.streams import DocwisePipe, annotated, reduced
 from spacy_bertft.components.task import Head, HeadOutput, Started, Task
 from spacy_bertft.components.training_data import all_examples, find_labels
 from spacy_bertft.components.upstream import Upstream
@@ -36,7 +36,7 @@ _STREAM_TOKENS = 100_000
 _FROZEN_FACTOR = 50.0
 
 
-class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
+class HeadPipe(RehearsedHead, DocwisePipe):
     """A task head that reads and trains the encoder before it in the pipeline."""
 
     def __init__(
@@ -123,9 +123,8 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
 
     def _checked(self, docs: Sequence[Doc], features: Features) -> Features:
         check_tokens(self.name, docs, features)
-        module = self._module()
-        if next(module.parameters()).device != features.hidden.device:
-            shim_of(self.model).module = module.to(features.hidden.device)
+        self._module()
+        shim_of(self.model).move(features.hidden.device)
         return features
 
     def _check_segments(self, docs: Sequence[Doc]) -> None:
@@ -154,7 +153,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs, in batches of at most `batch_size` Docs."""
         for docs in chunk(stream, size=batch_size, budget=_STREAM_TOKENS, cost=len):
-            yield from super().pipe(docs, batch_size=batch_size)
+            yield from annotated(self, docs)
 
     # --- training
 
@@ -288,7 +287,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
             "loss": self.loss,
             "cfg": self.cfg,
         }
-        return _rebuild, (self.vocab, self.task, self.name, settings, self.to_bytes(), self.reads.encoder)
+        return reduced(self, _rebuild, self.vocab, self.task, self.name, settings, self.to_bytes(), self.reads.encoder)
 
 
 def _rebuild(

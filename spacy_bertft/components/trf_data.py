@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.source import EncoderSource
+from spacy_bertft.components.streams import annotated, reduced
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import split
 from spacy_bertft.types import Features, Ints
@@ -115,8 +116,9 @@ class TrfDataPipe(Pipe):
         self._source = EncoderSource(self, upstream)
         self._pooler: tuple[Encoder, tuple[Tensor, Tensor] | None] | None = None
         if not Doc.has_extension(_NAME):
-            # Functions of this module, since spawned workers of nlp.pipe get pickled extensions.
-            Doc.set_extension(_NAME, getter=_data_of, setter=_set_data)
+            # Functions of this module, since spawned workers of nlp.pipe get pickled extensions. By force, since
+            # another thread may set the same ones just now.
+            Doc.set_extension(_NAME, getter=_data_of, setter=_set_data, force=True)
 
     def link(self, encoder: EncoderPipe) -> None:
         """Set the encoder to read."""
@@ -129,16 +131,10 @@ class TrfDataPipe(Pipe):
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Set the data of a stream of Docs."""
-        handle_error = self.get_error_handler()
         for doc in stream:
-            try:
-                self._set([doc])
-            except Exception as error:
-                handle_error(self.name, self, [doc], error)
-            else:
-                yield doc
+            yield from annotated(self, [doc], self._set)
 
-    def _set(self, docs: list[Doc]) -> None:
+    def _set(self, docs: Sequence[Doc]) -> None:
         features = self._source.read(docs, 0)
         encoder = self._source.linked().encoder
         for doc, of_doc in zip(docs, split(features), strict=True):
@@ -153,7 +149,7 @@ class TrfDataPipe(Pipe):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For spawned worker processes: the encoder registers its readers again.
-        return _rebuild, (self.name, self.upstream, self._source.encoder)
+        return reduced(self, _rebuild, self.name, self.upstream, self._source.encoder)
 
 
 def _rebuild(name: str, upstream: str | None, encoder: EncoderPipe | None) -> TrfDataPipe:

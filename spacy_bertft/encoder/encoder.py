@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from spacy_bertft.engines.family_weights import read_shape
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.recompute import KEPT_SUBWORDS, RecomputingEngine
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import bucket, pack, window_lengths
 from spacy_bertft.text.subwords import Splitter, Texts, shortened
 from spacy_bertft.text.windows import cut, cut_pairs
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.overlap = (self.window - self.n_special) // 8 if settings.overlap is None else settings.overlap
         # Raises an error now, not at the first text, if window and overlap don't fit each other.
         cut(np.zeros(1, dtype=np.int64), size=self.window - self.n_special, overlap=self.overlap)
-        self._building = RLock()  # of the model and of engines: threads that share a pipeline may all start at once
+        self._building = Lock()  # of the model and of engines: threads that share a pipeline may all start at once
         self._engines = Engines(precision=settings.precision, padded=settings.batching == "padded")
         device = resolve_device(settings.device) if self.trainable else torch.device("cpu")
         if device.type != "cpu" or self.loaded is not None:
@@ -171,10 +171,11 @@ class Encoder(nn.Module):
 
     def at_rest(self) -> Checkpoint:
         """Its current files and whole weights."""
-        if self.loaded is None:
-            return self.checkpoint.whole()
-        files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
-        return replace(self.checkpoint, files=files, weights=whole_weights(self.loaded), adapter=None)
+        with self._building:  # which moves the weights from the checkpoint to the model
+            if self.loaded is None:
+                return self.checkpoint.whole()
+            files = {**self.checkpoint.files, "config.json": self.loaded.config.to_json_string().encode()}
+            return replace(self.checkpoint, files=files, weights=whole_weights(self.loaded), adapter=None)
 
     def to_save(self) -> Checkpoint:
         """What a pipeline saves: its current files, and weights or an adapter."""
@@ -212,16 +213,15 @@ class Encoder(nn.Module):
         return self.model if self.trainable else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies build new engines: weights in oneDNN's layout, ONNX Runtime sessions and locks can't be copied.
-        return {**self.__dict__, "_engines": self._engines.fresh(), "_building": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_building": RLock()})  # type: ignore[no-untyped-call]
+        # Copies build new engines: weights in oneDNN's layout and ONNX Runtime sessions can't be copied.
+        return {**self.__dict__, "_engines": self._engines.fresh()}
 
     # --- forward
 
     def predict(self, texts: Texts) -> Features:
         """Encode whole texts of any length, without dropout and without gradients."""
+        # Each thread walks through all modules: the flag of this one says nothing about those inside while another
+        # thread is on its way through them.
         self.eval()
         with torch.no_grad():
             return self.forward(texts)

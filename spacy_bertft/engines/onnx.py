@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacy_bertft.errors import EncoderError, how_to_install
+from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import pad
 from spacy_bertft.types import Packed
 
@@ -20,7 +23,22 @@ IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 HIDDEN, ROWS = "last_hidden_state", "packed_hidden_state"  # (windows, longest, D) and (N, D) float32
 
 
-_inherited: list[Any] = []
+# The sessions of this process.
+_sessions: WeakSet[Any] = WeakSet()
+
+
+def _keep_inherited() -> None:
+    """Never delete the sessions that a forked process inherits, not even at its end.
+
+    That would wait forever for their threads, which were not forked.
+    """
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 class OnnxEngine:
@@ -33,8 +51,8 @@ class OnnxEngine:
         """padding: the id of the padding subword, if there is one. The graph ignores padding, whatever its id."""
         self.graph = graph
         self.padding = padding or 0
-        self._session: Any = None
-        self._process = 0
+        self._started: tuple[int, Any] | None = None  # a process, and its session
+        self._starting = Lock()
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
@@ -45,18 +63,27 @@ class OnnxEngine:
 
     def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run the graph and return the named outputs; inputs that the graph lacks are left out."""
-        if self._session is None or self._process != os.getpid():
-            # A forked worker doesn't have the session's threads: it creates a new session, and never deletes the
-            # inherited one, which would wait for those threads.
-            if self._session is not None:
-                _inherited.append(self._session)
-            self._session, self._process = _session(self.graph), os.getpid()
-        known = [one.name for one in self._session.get_inputs()]
-        found: list[NDArray[np.float32]] = self._session.run(outputs, {name: inputs[name] for name in known})
+        session = self._session()
+        known = [one.name for one in session.get_inputs()]
+        found: list[NDArray[np.float32]] = session.run(outputs, {name: inputs[name] for name in known})
         return found
 
+    def _session(self) -> Any:
+        """The session of this process. Threads may run it at the same time."""
+        started, process = self._started, os.getpid()
+        if started is not None and started[0] == process:
+            return started[1]
+        with self._starting:
+            # A forked process doesn't have the threads of the session that it inherits, and creates a new one.
+            if self._started is None or self._started[0] != process:
+                self._started = process, _new_session(self.graph)
+                _sessions.add(self._started[1])
+            return self._started[1]
 
-def _session(graph: NDArray[np.uint8]) -> Any:
+
+def _new_session(graph: NDArray[np.uint8]) -> Any:
+    # Read at the import. ONNX Runtime 1.31 sends usage data, by threads that a forked process would wait for.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

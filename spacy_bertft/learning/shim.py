@@ -20,6 +20,7 @@ from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
 from spacy_bertft.learning.tally import Tally
 from spacy_bertft.learning.tuning import FullTuning, Tuning
+from spacy_bertft.locks import Lock
 
 # What spaCy's default optimizer has beside its learning rate and betas.
 _DEFAULTS = StepSettings(learn_rate=0.0, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, clip=1.0)
@@ -54,6 +55,8 @@ class TorchShim(Shim):
         self.tally = Tally()  # for the loggers of a run
         self._reported: int | None = None
         self._settings = _DEFAULTS  # of the last step
+        self._moving = Lock()
+        self._moved: nn.Module | None = None  # as a whole
 
     @property
     def module(self) -> nn.Module | None:
@@ -212,6 +215,16 @@ class TorchShim(Shim):
             self.before_change()
             self.optimizer = self._new_optimizer(self.module)
             load_module_state(state, self.module, self.optimizer)
+
+    def move(self, device: torch.device) -> None:
+        """Move the weights. Threads that come while another one moves them wait until all of them are there."""
+        module = self.module
+        assert module is not None
+        if self._moved is not module or next(module.parameters()).device != device:
+            with self._moving:
+                if next(module.parameters()).device != device:
+                    self.module = module.to(device)
+                self._moved = module
 
     def to_device(self, device_type: str, device_id: int) -> None:
         """Move the weights; thinc calls a CUDA device "gpu"."""

@@ -148,3 +148,14 @@ def test_nothing_is_left_of_docs_that_all_have_read(docs):
     for doc in docs:
         mark_read(doc, NER)
     assert not any(doc in feature_store._published for doc in docs)
+
+
+def test_docs_that_leave_the_pipeline_lose_what_is_not_kept(docs):
+    publish("one", docs, features(), readers=[NER, TEXTCAT], keep=False)
+    publish("two", docs[:1], features(), readers=[NER], keep=True)
+    feature_store.drop(docs[:2])
+    assert find(docs[0], "one") is None
+    assert find(docs[0], "two") is not None
+    assert find(docs[1], None) is None
+    assert docs[1] not in feature_store._published
+    assert find(docs[2], "one") is not None

@@ -1,11 +1,17 @@
-"""Threads of processes that others have started."""
+"""Worker processes: their threads, what they share with others, and their end."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+from pipelines import trained
+
+from spacy_bertft.export import export
+
+pytestmark = pytest.mark.touches_transformers
 
 START = """
 import multiprocessing, os, pickle, sys
@@ -63,3 +69,104 @@ def test_a_copy_in_another_main_process_keeps_its_threads(tmp_path):
     read.write_text(f"{START}    print(count(pickle.loads(sys.stdin.buffer.read())))\n", encoding="utf-8")
     done = subprocess.run([sys.executable, str(read)], input=copied, capture_output=True, timeout=120, check=True)
     assert int(done.stdout) == 2
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+import spacy
+from spacy.language import Language
+import spacy_bertft.components.workers
+
+@Language.component("dies")
+def dies(doc):
+    if doc.text == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if doc.text == "raise":
+        raise ValueError("raised")
+    return doc
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    nlp = spacy.blank("xx")
+    nlp.add_pipe("dies")
+    # more than the pipes hold
+    texts = ["a " * 300] * 50 + [sys.argv[2]] + ["b " * 3000] * 400
+    try:
+        for doc in nlp.pipe(texts, n_process=2, batch_size=int(sys.argv[3])):
+            pass
+    except (EOFError, ValueError) as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("text", "size", "error"),
+    [
+        ("die", 50, "EOFError"),
+        ("die", 1000, "EOFError"),  # the other worker gets no texts at all
+        ("raise", 50, "ValueError"),  # and the other worker has more Docs to send than the pipe takes
+    ],
+)
+def test_a_worker_that_ends_early_is_not_waited_for(tmp_path, method, text, size, error):
+    """spaCy alone waits forever with forked workers."""
+    script = tmp_path / "script.py"
+    script.write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", str(script), method, text, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [error]
+
+
+FORKS = """
+import os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
+import spacy, torch
+
+torch.set_num_threads(2)  # whose second thread no fork has
+nlp = spacy.load(sys.argv[1])
+texts = [f"Anna lives in Berlin with {number} friends" for number in range(40)]
+
+def said(docs):
+    return [([(ent.text, ent.label_) for ent in doc.ents], max(doc.cats, key=doc.cats.get)) for doc in docs]
+
+def alone():
+    return said(map(nlp, texts))
+
+def stream():
+    return said(nlp.pipe(texts))
+
+def in_threads():
+    with ThreadPoolExecutor(8) as pool:
+        return said(pool.map(nlp, texts))
+
+expected = stream()
+for work in (lambda: expected, alone, stream, in_threads):
+    child = os.fork()
+    if not child:
+        sys.exit(0 if work() == expected else 1)  # as gunicorn's workers end
+    end = time.monotonic() + 60
+    done = 0
+    while not done and time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if not done:
+        os.kill(child, signal.SIGKILL)
+    print("hangs" if not done else os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_fork_goes_on_with_a_pipeline_that_has_predicted(tiny_bert, tmp_path, backend):
+    """gunicorn --preload with a pipeline that has been tried, and with workers of several threads."""
+    nlp = trained(tiny_bert)
+    nlp.to_disk(tmp_path / "torch")
+    if backend == "onnxruntime":
+        export(tmp_path / "torch", tmp_path / "onnxruntime")
+    script = tmp_path / "script.py"
+    script.write_text(FORKS, encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path / backend)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
+    assert done.stdout.split() == ["0"] * 4
