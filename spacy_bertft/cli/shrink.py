@@ -22,7 +22,7 @@ _Corpus = Annotated[
     list[Path] | None,
     typer.Argument(help="Texts whose subwords stay: .spacy, raw text, or what convert reads. None: all stay."),
 ]
-_Output = Annotated[Path, typer.Option("--output", help="Folder to write the smaller one to.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the smaller one to.")]
 _Layers = Annotated[
     str | None,
     typer.Option("--layers", help="Layers to keep: their numbers from 0 (0,2,5), or how many, evenly spaced (3)."),

@@ -42,12 +42,8 @@ def named_ids(config: Mapping[str, Any]) -> dict[str, int]:
 def with_subwords(checkpoint: Checkpoint, vocabulary: Vocabulary, kept: set[str]) -> Checkpoint:
     """The checkpoint with these subwords only: rows of the embeddings, tokenizer and settings."""
     size = int(checkpoint.config[_WORDS])
-    old = sorted(vocabulary.ids[subword] for subword in kept)
-    if old[-1] >= size:
-        raise EncoderError(
-            f"The encoder's tokenizer has a subword with the id {old[-1]}, but there are {size} rows of embeddings. "
-            "Expected a row for each. Add rows with transformers' resize_token_embeddings, or choose another encoder."
-        )
+    # A tokenizer may have more subwords than there are rows. They come last, and stay without one.
+    old = [number for number in sorted(vocabulary.ids[subword] for subword in kept) if number < size]
     numbers = numbered(kept, vocabulary.ids)
     new = {vocabulary.ids[subword]: number for subword, number in numbers.items()}
     files = {
@@ -132,7 +128,9 @@ def untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by name, each tensor once: a head that shares the embeddings is tied to them again when it is loaded."""
     seen: set[tuple[int, tuple[int, ...]]] = set()
     found: dict[str, Tensor] = {}
-    for name, one in weights.items():
+    # The embeddings first: in some families the head comes before them.
+    for name in sorted(weights, key=lambda name: not name.endswith(_EMBEDDINGS)):
+        one = weights[name]
         key = (one.data_ptr(), tuple(one.shape))
         if key not in seen or not one.numel():
             found[name] = one.detach()

@@ -49,14 +49,14 @@ class _Cut:
 
 def shrink(
     source: str | Path,
-    out: Path,
+    out: str | Path,
     *,
-    corpus: Sequence[Path] = (),
+    corpus: Sequence[str | Path] = (),
     layers: int | Sequence[int] | None = None,
     min_count: int = 1,
     max_size: int | None = None,
     characters: bool = True,
-    dev: Path | None = None,
+    dev: str | Path | None = None,
     text_key: str = "text",
     revision: str = "main",
     overwrite: bool = False,
@@ -84,22 +84,22 @@ def shrink(
     wanted = layers if layers is None or isinstance(layers, int) else tuple(layers)
     plan = Plan(min_count=min_count, max_size=max_size, characters=characters, layers=wanted)
     _check_task(corpus, plan)
-    job = _Job(out, plan, corpus, dev, text_key, note)
+    job = _Job(Path(out), plan, [Path(path) for path in corpus], None if dev is None else Path(dev), text_key, note)
     if (Path(source) / PIPELINE).is_file():
-        with staged_pipeline(Path(source), out, overwrite=overwrite) as folder:
+        with staged_pipeline(Path(source), job.out, overwrite=overwrite) as folder:
             report = job.pipeline(Path(source), folder)
             gc.collect()  # closes memory-mapped files: before that, Windows can't move their folder
         return report
     check_model(str(source))
     with staged_pipeline(
-        find_folder(str(source)), out, overwrite=overwrite, what="an encoder", marker=CONFIG
+        find_folder(str(source)), job.out, overwrite=overwrite, what="an encoder", marker=CONFIG
     ) as folder:
         report = job.encoder(str(source), folder, revision)
         gc.collect()
     return report
 
 
-def _check_task(corpus: Sequence[Path], plan: Plan) -> None:
+def _check_task(corpus: Sequence[object], plan: Plan) -> None:
     if not corpus and plan.layers is None:
         raise ConfigError(
             "There is nothing to shrink: found no corpus and no layers. Expected a corpus, whose subwords stay, or "
