@@ -29,6 +29,9 @@ _Layers = Annotated[
 ]
 _MinCount = Annotated[int, typer.Option("--min-count", help="Occurrences in the corpus that a subword needs.")]
 _MaxSize = Annotated[int | None, typer.Option("--max-size", help="Largest number of subwords; the commonest stay.")]
+_MinSize = Annotated[
+    int, typer.Option("--min-size", help="Fill up to this number with subwords that are common elsewhere.")
+]
 _Characters = Annotated[
     bool, typer.Option("--characters/--no-characters", help="Keep single characters, to spell unseen words with.")
 ]
@@ -48,6 +51,7 @@ def shrink_command(
     layers: _Layers = None,
     min_count: _MinCount = 1,
     max_size: _MaxSize = None,
+    min_size: _MinSize = 0,
     characters: _Characters = True,
     dev: _Dev = None,
     text_key: _TextKey = "text",
@@ -67,6 +71,7 @@ def shrink_command(
             layers=_parse_layers(layers),
             min_count=min_count,
             max_size=max_size,
+            min_size=min_size,
             characters=characters,
             dev=dev,
             text_key=text_key,

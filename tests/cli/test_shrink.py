@@ -31,7 +31,16 @@ def data(tmp_path_factory):
 
 def test_help_names_the_options():
     text = run("--help").output
-    for option in ("--output", "--layers", "--min-count", "--max-size", "--no-characters", "--dev", "--overwrite"):
+    for option in (
+        "--output",
+        "--layers",
+        "--min-count",
+        "--max-size",
+        "--min-size",
+        "--no-characters",
+        "--dev",
+        "--overwrite",
+    ):
         assert option in text
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.shrink.vocabulary import Vocabulary
 from spacy_bertft.types import Ints
+
+_UNUSED = "[unused"  # BERT's spare rows, which were not trained
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Plan:
 
     min_count: int = 1  # occurrences in the corpus that a subword needs
     max_size: int | None = None  # subwords in all, special ones included; None: no limit
+    min_size: int = 0  # subwords in all: if the corpus uses fewer, those that are common elsewhere fill up
     characters: bool = True  # also keep single characters, so that unseen words can be spelled
     layers: int | tuple[int, ...] | None = None  # how many, evenly spaced, or which, from 0; None: all
 
@@ -26,6 +29,9 @@ class Plan:
             )
         if self.max_size is not None and self.max_size < 1:
             raise ConfigError(f"max_size is {self.max_size}. Expected a number of subwords, 1 or more.")
+        if self.min_size < 0 or (self.max_size is not None and self.min_size > self.max_size):
+            most = "" if self.max_size is None else f" and at most max_size, {self.max_size}"
+            raise ConfigError(f"min_size is {self.min_size}. Expected a number of subwords, 0 or more{most}.")
 
 
 def choose_subwords(vocabulary: Vocabulary, counts: Ints, plan: Plan, *, also: Sequence[int] = ()) -> set[str]:
@@ -44,15 +50,22 @@ def choose_subwords(vocabulary: Vocabulary, counts: Ints, plan: Plan, *, also: S
             f"{', single characters' if plan.characters else ''} and what the tokenizer rests on. Expected at least "
             f"{len(kept)}. Set a larger one{', or leave the characters out' if plan.characters else ''}."
         )
-    # The commonest first; of those that are equally common, the lower id, which is the earlier learned in most
-    # tokenizers.
-    for number in sorted(counts.nonzero()[0].tolist(), key=lambda number: (-counts[number], number)):
-        if counts[number] < plan.min_count:
-            break
-        needed = vocabulary.parts(subwords[number]) - kept
-        if plan.max_size is None or len(kept) + len(needed) <= plan.max_size:
-            kept |= needed
+    # The commonest first; of those that are equally common, the one with the lower id.
+    used = sorted(counts.nonzero()[0].tolist(), key=lambda number: (-counts[number], number))
+    _add(kept, vocabulary, (subwords[number] for number in used if counts[number] >= plan.min_count), plan.max_size)
+    if len(kept) < plan.min_size:
+        # Tokenizers number subwords in the order in which they were learned, or of their scores: the common ones first.
+        rest = (subwords[number] for number in sorted(subwords) if not subwords[number].startswith(_UNUSED))
+        _add(kept, vocabulary, rest, plan.min_size)
     return kept
+
+
+def _add(kept: set[str], vocabulary: Vocabulary, more: Iterable[str], most: int | None) -> None:
+    """Add subwords with what they need, except those for which there is no room. most: in all."""
+    for subword in more:
+        needed = vocabulary.parts(subword) - kept
+        if most is None or len(kept) + len(needed) <= most:
+            kept |= needed
 
 
 def choose_layers(n_layers: int, plan: Plan) -> tuple[int, ...]:

@@ -38,4 +38,4 @@ class ShrinkReport:
     @property
     def train_again(self) -> bool:
         """Whether layers were dropped: the rest was not trained to work without them."""
-        return any(one.kept_layers is not None for one in self.encoders)
+        return any(one.layers is not None and one.layers.after < one.layers.before for one in self.encoders)

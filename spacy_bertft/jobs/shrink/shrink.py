@@ -55,6 +55,7 @@ def shrink(
     layers: int | Sequence[int] | None = None,
     min_count: int = 1,
     max_size: int | None = None,
+    min_size: int = 0,
     characters: bool = True,
     dev: str | Path | None = None,
     text_key: str = "text",
@@ -74,6 +75,7 @@ def shrink(
     layers: the numbers of the layers to keep, from 0, or how many to keep, evenly spaced.
     min_count: occurrences in the corpus that a subword needs to stay.
     max_size: largest number of subwords, special ones included; the commonest stay.
+    min_size: number of subwords up to which those fill up that the corpus doesn't use, but that are common elsewhere.
     characters: also keep single characters, so that unseen words are spelled and not unknown.
     dev: held-out texts, to count those that split in another way; of a pipeline annotated ones, to compare scores on.
     text_key: JSON key or column that holds the text.
@@ -82,7 +84,7 @@ def shrink(
     note: called with a line about each stage.
     """
     wanted = layers if layers is None or isinstance(layers, int) else tuple(layers)
-    plan = Plan(min_count=min_count, max_size=max_size, characters=characters, layers=wanted)
+    plan = Plan(min_count=min_count, max_size=max_size, min_size=min_size, characters=characters, layers=wanted)
     _check_task(corpus, plan)
     job = _Job(Path(out), plan, [Path(path) for path in corpus], None if dev is None else Path(dev), text_key, note)
     if (Path(source) / PIPELINE).is_file():
@@ -107,8 +109,8 @@ def _check_task(corpus: Sequence[object], plan: Plan) -> None:
         )
     if not corpus and plan != Plan(layers=plan.layers):
         raise ConfigError(
-            "min_count, max_size or characters is set, but there is no corpus. Expected texts to count subwords in. "
-            "Name some, or leave these settings out."
+            "min_count, max_size, min_size or characters is set, but there is no corpus. Expected texts to count "
+            "subwords in. Name some, or leave these settings out."
         )
 
 

@@ -47,14 +47,16 @@ def of_masked(model: MaskedModel) -> Checkpoint:
 
 def load_whole(name: str, *, revision: str = "main") -> tuple[Encoder, Checkpoint]:
     """Load an encoder by its name in a config, and its checkpoint with the head that it was saved with, if any."""
-    with warnings.catch_warnings():
-        # The warning that the head is not used: it is kept here.
-        warnings.filterwarnings("ignore", message=r"(?s).* is a fine-tuned ")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         encoder = load(name, EncoderSettings(device="cpu"), revision=revision)
     if not encoder.trainable:
         raise ConfigError(f"The encoder {name!r} is a graph for ONNX Runtime. Expected its weights. Name those.")
     bare = encoder.at_rest()
     model = _with_head(name, bare, revision)
+    for one in caught:
+        if model is None or " is a fine-tuned " not in str(one.message):  # which says that the head is not used
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return encoder, bare if model is None else _with_weights(bare, model)
 
 

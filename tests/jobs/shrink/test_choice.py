@@ -30,6 +30,10 @@ def vocabulary():
         ([9, 0, 0, 1, 3, 0, 2], Plan(max_size=5), {"##aa", "aaaa"}),
         ([9, 0, 0, 2, 0, 2, 2], Plan(max_size=5), {"aa", "aaa"}),  # of equal counts, the lower ids
         ([0, 0, 0, 0, 0, 0, 0], Plan(max_size=3), set()),
+        ([0, 0, 0, 0, 0, 0, 1], Plan(min_size=5), {"aaaa", "aa"}),  # filled up with the lower ids
+        ([0, 0, 0, 0, 0, 0, 1], Plan(min_size=4), {"aaaa"}),
+        ([0, 0, 0, 0, 2, 2, 1], Plan(min_size=4, max_size=4), {"##aa"}),
+        ([0, 0, 0, 0, 0, 0, 0], Plan(min_size=99), {*SUBWORDS}),
     ],
 )
 def test_the_commonest_subwords_stay(vocabulary, counts, plan, more):
@@ -57,9 +61,24 @@ def test_a_size_below_what_must_stay_is_refused(vocabulary):
         choose_subwords(vocabulary, counts, Plan(max_size=2, characters=False), also=[1, 2])
 
 
-@pytest.mark.parametrize(("plan", "said"), [({"min_count": 0}, "min_count is 0"), ({"max_size": 0}, "max_size is 0")])
+def test_rows_that_were_not_trained_fill_nothing():
+    ids = {subword: number for number, subword in enumerate(["[UNK]", "[unused1]", "a", "##a", "aa"])}
+    vocabulary = read_vocabulary(Tokenizer(models.WordPiece(ids, unk_token="[UNK]")).to_str().encode())
+    found = choose_subwords(vocabulary, np.zeros(5, dtype=np.int64), Plan(min_size=5))
+    assert found == {"[UNK]", "a", "##a", "aa"}
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"min_count": 0}, r"min_count is 0\. Expected"),
+        ({"max_size": 0}, r"max_size is 0\. Expected"),
+        ({"min_size": -1}, r"min_size is -1\. Expected a number of subwords, 0 or more\."),
+        ({"min_size": 5, "max_size": 4}, r"min_size is 5\. Expected .* 0 or more and at most max_size, 4\."),
+    ],
+)
 def test_counts_below_1_are_refused(plan, said):
-    with pytest.raises(ConfigError, match=rf"{said}\. Expected"):
+    with pytest.raises(ConfigError, match=said):
         Plan(**plan)
 
 

@@ -11,6 +11,7 @@ import spacy
 import torch
 from encoders import CPU, KNOWN, LONG, MIXED, encoder_of, rewrite, rows_of, texts_of
 from pipelines import ANNOTATED, TEXTS, annotated_file, annotations, blank, examples, initialized, trained
+from safetensors.torch import load_file
 from spacy.tokens import DocBin
 from tiny import CORPUS, FAMILIES, make_encoder
 from transformers import AutoModelForTokenClassification
@@ -135,6 +136,13 @@ def test_layers_can_be_dropped_without_a_corpus(family, tiny_encoder, tmp_path):
     assert found.splitter.tokenize(HELD_OUT).ids.tolist() == old.splitter.tokenize(HELD_OUT).ids.tolist()
 
 
+def test_with_all_layers_nothing_has_to_be_trained_again(tiny_bert, tmp_path):
+    report = shrink(str(tiny_bert), tmp_path / "out", layers=2)
+    assert report.encoders[0].kept_layers == (0, 1)
+    assert not report.train_again
+    assert_same_rows(encoder_of(tiny_bert), encoder_of(tmp_path / "out"))
+
+
 def test_subwords_and_layers_together(tiny_bert, used, tmp_path):
     (one,) = shrink(str(tiny_bert), tmp_path / "out", corpus=[used], layers=[1], dev=used).encoders
     found = encoder_of(tmp_path / "out")
@@ -195,12 +203,23 @@ def test_heads_for_masked_words_are_cut_as_well(family, used, tmp_path):
     torch.testing.assert_close(new.logits(rows), old.logits(rows)[:, kept])
 
 
-def test_other_heads_are_kept(tmp_path, used):
+def test_other_heads_are_kept(tmp_path, used, recwarn):
     folder = make_encoder(tmp_path / "tags", "bert-uncased", head="AutoModelForTokenClassification")
     shrink(str(folder), tmp_path / "out", corpus=[used])
+    assert not [one for one in recwarn if "fine-tuned" in str(one.message)]
     old, new = (AutoModelForTokenClassification.from_pretrained(one) for one in (folder, tmp_path / "out"))
     assert torch.equal(new.classifier.weight, old.classifier.weight)
     assert new.config.id2label == old.config.id2label
+
+
+def test_a_head_that_can_t_be_kept_is_told_of(tmp_path, used):
+    folder = make_encoder(tmp_path / "tags", "bert-uncased", head="AutoModelForTokenClassification")
+    rewrite(folder / "config.json", architectures=["NobodysForTokenClassification"])
+    with pytest.warns(UserWarning, match="is a fine-tuned NobodysForTokenClassification"):
+        shrink(str(folder), tmp_path / "out", corpus=[used])
+    assert set(load_file(tmp_path / "out/model.safetensors")) == set(
+        encoder_of(tmp_path / "out").at_rest().weights_to_save()
+    )
 
 
 # --- pipelines
@@ -245,6 +264,11 @@ def test_a_pipeline_can_be_trained_further(report, pipeline, tmp_path):
     assert np.isfinite(losses["ner"])
     nlp.to_disk(tmp_path / "again")
     assert spacy.load(tmp_path / "again").get_pipe("encoder").encoder.shape.words == report.encoders[0].subwords.after
+
+
+def test_a_pipeline_can_be_exported_afterwards(report, tmp_path):
+    exported = export(report.out, tmp_path / "onnx")
+    assert exported.hidden.largest < 1e-4
 
 
 def test_the_report_has_scores_sizes_and_changed_texts(report, pipeline):

@@ -119,6 +119,15 @@ def test_the_subwords_of_a_smaller_plan_split_alike_too(written):
     assert_exact(old, new, kept)
 
 
+def test_filled_up_vocabularies_split_alike_too(written):
+    _, used, old, _ = cut_of(written)
+    plan = Plan(min_size=(len(used) + old.get_vocab_size()) // 2)
+    _, kept, _, new = cut_of(written, plan=plan)
+    assert used < kept
+    assert len(used) < len(kept) <= plan.min_size
+    assert_exact(old, new, kept)
+
+
 # --- WordPiece
 
 
