@@ -67,7 +67,7 @@ def test_layers_of_an_encoder(tiny_bert, tmp_path, given, kept):
     result = run(tiny_bert, "--output", tmp_path / "out", "--layers", given)
     assert result.exit_code == 0, result.output
     assert f"layers kept, from 0: {kept}\n" in result.stdout
-    assert "layers were dropped: train the result again" in result.stderr
+    assert ("layers were dropped: train the result again" in result.stderr) is (kept != "0, 1")
     assert "nothing was compared: give held-out texts with --dev" in result.stderr
     assert (tmp_path / "out/config.json").is_file()
 

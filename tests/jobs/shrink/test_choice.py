@@ -64,7 +64,7 @@ def test_a_size_below_what_must_stay_is_refused(vocabulary):
 def test_rows_that_were_not_trained_fill_nothing():
     ids = {subword: number for number, subword in enumerate(["[UNK]", "[unused1]", "a", "##a", "aa"])}
     vocabulary = read_vocabulary(Tokenizer(models.WordPiece(ids, unk_token="[UNK]")).to_str().encode())
-    found = choose_subwords(vocabulary, np.zeros(5, dtype=np.int64), Plan(min_size=5))
+    found = choose_subwords(vocabulary, np.zeros(5, dtype=np.int64), Plan(min_size=5, characters=False))
     assert found == {"[UNK]", "a", "##a", "aa"}
 
 
