@@ -16,7 +16,7 @@ ROOT = Path(spacy_bertft.__file__).parent
 # From the ground up: a folder imports from itself and from those before it. "" is what lies in none.
 FLOORS = ("", "text", "engines", "encoder", "learning", "components", "tasks", "jobs", "cli")
 # To all floors, for those who import the package.
-DOORS = {"__init__.py", "__main__.py", "convert.py", "export.py", "hub.py", "presidio.py"}
+DOORS = {"__init__.py", "__main__.py", "convert.py", "export.py", "hub.py", "presidio.py", "shrink.py"}
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if str(path.relative_to(ROOT)) not in DOORS)
 MAY_IMPORT_TRANSFORMERS = {"", "engines", "encoder", "jobs"}
 

@@ -49,6 +49,9 @@ ELSEWHERE = {
     "jobs/training/identity.py": "jobs/training/test_train.py",
     "jobs/training/loop.py": "jobs/training/test_train.py",
     "jobs/training/pipeline_state.py": "jobs/training/test_train.py",
+    "jobs/shrink/pipeline.py": "jobs/shrink/test_shrink.py",  # the parts of one function
+    "jobs/shrink/report.py": "jobs/shrink/test_shrink.py",
+    "jobs/shrink/whole.py": "jobs/shrink/test_shrink.py",
     "jobs/report/answers_and_numbers.py": "jobs/report/test_make.py",  # each kind of head is judged in a pipeline
     "jobs/report/comparison.py": "jobs/report/test_make.py",
     "jobs/report/data.py": "jobs/report/test_make.py",

@@ -19,7 +19,7 @@ import spacy_bertft
 
 PACKAGE = Path(spacy_bertft.__file__).parent
 PROJECT = PACKAGE.parent
-PUBLIC = ("spacy_bertft", "spacy_bertft.convert", "spacy_bertft.export", "spacy_bertft.hub")
+PUBLIC = ("spacy_bertft", "spacy_bertft.convert", "spacy_bertft.export", "spacy_bertft.hub", "spacy_bertft.shrink")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 
 

@@ -22,6 +22,7 @@ from spacy_bertft.cli.init import init_command
 from spacy_bertft.cli.migrate import migrate_command
 from spacy_bertft.cli.push import push_command
 from spacy_bertft.cli.report import report_command
+from spacy_bertft.cli.shrink import shrink_command
 from spacy_bertft.cli.train import train_command
 from spacy_bertft.cli.tune import tune_command
 
@@ -44,6 +45,7 @@ app.command("import")(import_command)
 app.command("migrate")(migrate_command)
 app.command("push")(push_command)
 app.command("report")(report_command)
+app.command("shrink")(shrink_command)
 app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(tune_command)
 
 

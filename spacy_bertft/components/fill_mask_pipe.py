@@ -22,7 +22,7 @@ from spacy_bertft.encoder.settings import Device, EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.batches import chunk
 
-_MODEL_FOLDER = "model"
+MODEL_FOLDER = "model"
 
 
 class FillMaskPipe(Pipe):
@@ -80,11 +80,11 @@ class FillMaskPipe(Pipe):
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write the model as a Hugging Face folder, path/model."""
-        self.fill_mask.model.save(Path(path) / _MODEL_FOLDER)
+        self.fill_mask.model.save(Path(path) / MODEL_FOLDER)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> FillMaskPipe:
         """Load the model from path/model; nothing is looked up anywhere else."""
-        folder = Path(path) / _MODEL_FOLDER
+        folder = Path(path) / MODEL_FOLDER
         check_files(folder)  # without its tokenizer's files, transformers would make another one up
         self._fill_mask = FillMask.load(str(folder), self.settings)
         return self

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spacy_bertft.encoder.weights_check import listed, not_finite
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.files import replace_files, saving
+from spacy_bertft.files import replace_file, replace_files, saving
 
 _CFG, _WEIGHTS = "cfg", "model.safetensors"
 # Extra keys of a saved cfg: the id of the encoder's save that the head belongs to, and the checksum of its weights.
@@ -59,6 +59,12 @@ def read_head(folder: Path) -> tuple[dict[str, Any], bytes]:
             f'{_AGAIN} If you changed the weights on purpose, set "{_CHECKSUM}" in {_CFG} to null.'
         )
     return cfg, weights
+
+
+def replace_save_id(folder: Path, save_id: str | None) -> None:
+    """Note in a saved head that it belongs to another save of its encoder, one that was changed on disk."""
+    cfg = _read_cfg(folder / _CFG)
+    replace_file(folder / _CFG, lambda part: srsly.write_json(part, {**cfg, SAVE_ID: save_id}))
 
 
 def _read_cfg(path: Path) -> dict[str, Any]:

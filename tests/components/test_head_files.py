@@ -7,7 +7,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from spacy_bertft.components.head_files import checked, load_weights, pack_head, read_head, unpack_head, write_head
+from spacy_bertft.components.head_files import (
+    checked,
+    load_weights,
+    pack_head,
+    read_head,
+    replace_save_id,
+    unpack_head,
+    write_head,
+)
 from spacy_bertft.errors import ConfigError
 
 CFG = {"labels": ["Straße", "東京"], "width": 3, "targets_per_doc": 2.5, "statistics": {"mean": -0.5}, "other": None}
@@ -22,6 +30,13 @@ def test_a_folder_gives_back_what_was_written(tmp_path):
     write_head(folder, CFG, weights, head="ner")
     assert read_head(folder) == (CFG, weights)
     assert sorted(path.name for path in folder.iterdir()) == ["cfg", "model.safetensors"]
+
+
+def test_the_id_of_the_encoder_s_save_is_replaced_alone(tmp_path):
+    weights = weights_of(nn.Linear(3, 2))
+    write_head(tmp_path, {**CFG, "save_id": "old"}, weights, head="ner")
+    replace_save_id(tmp_path, "new")
+    assert read_head(tmp_path) == ({**CFG, "save_id": "new"}, weights)
 
 
 def test_what_is_there_is_replaced(tmp_path):

@@ -59,8 +59,16 @@ def format_of(path: Path, options: Options) -> Format:
         check_input(path)
     if options.format != "auto":
         return FORMATS[options.format]
-    found = next((one for one in _ALL if one.fits(sample)), None)
-    return found or _by_ending(sample)
+    return _fitting(sample) or _by_ending(sample)
+
+
+def recognised(path: Path, options: Options) -> bool:
+    """Whether a file or folder has the content of one of the formats, or names a data set. Raw text has not."""
+    return is_data_set(path, options) or _fitting(Sample(path, options)) is not None
+
+
+def _fitting(sample: Sample) -> Format | None:
+    return next((one for one in _ALL if one.fits(sample)), None)
 
 
 def is_data_set(path: Path, options: Options) -> bool:
