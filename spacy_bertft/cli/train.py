@@ -86,6 +86,9 @@ def train_command(
 
     if verbose:
         logger.setLevel(logging.DEBUG)
+    if config_path is not None and str(config_path).startswith("--"):  # without a config: the first setting
+        context.args.insert(0, str(config_path))
+        config_path = None
     overrides = _overrides(context.args)
     how = {"train": train, "dev": dev, "encoder": encoder, "revision": revision, "lang": lang, **settings}
     _check_source(context, config_path, task, [*how, "aim"])

@@ -247,7 +247,7 @@ def from_texts(export, encoder, *words, task="ner+textcat"):
 
 def test_one_command_makes_a_pipeline_of_an_export(export, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = bertft(*from_texts(export, tiny_bert, "--training.max_epochs", 2))
+    result = bertft(*from_texts(export, tiny_bert, "--training.max_steps", 4))
     assert result.exit_code == 0, result.output
     assert re.search(r"export\.json +Label Studio +18 +", result.output)
     assert "training/corpus/dev.spacy: 4 texts" in result.output

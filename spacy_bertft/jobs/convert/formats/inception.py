@@ -137,9 +137,18 @@ def _members(content: bytes, where: str, tally: Tally, depth: int = 1) -> Iterat
 
 def _opened(content: bytes, where: str) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(BytesIO(content))
+        archive = zipfile.ZipFile(BytesIO(content))
     except (zipfile.BadZipFile, OSError) as error:
         raise _unreadable(where, error) from error
+    # The end of a ZIP that was cut off may hold a whole one: the last document that was written to it.
+    if min((one.header_offset for one in archive.infolist()), default=0):
+        raise data_error(
+            where,
+            found="a ZIP that begins in the middle of the file",
+            expected="one at its beginning",
+            fix="the file may be cut off: export or download it again",
+        )
+    return archive
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
