@@ -33,8 +33,17 @@ def check_input(path: Path) -> None:
             expected="a file that can be read twice",
             fix="save the data to a file first",
         )
-    if path.stat().st_size <= _BLANK and not path.read_bytes().removeprefix(codecs.BOM_UTF8).strip():
+    if _is_blank(path):
         raise no_records(path)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file holds nothing but white space, as far as it is worth looking."""
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size <= _BLANK and not file.read().removeprefix(codecs.BOM_UTF8).strip()
+    except OSError:  # the reader reports it
+        return False
 
 
 def check_plain(folder: Path, pattern: str = "*") -> None:

@@ -257,7 +257,7 @@ def test_one_command_makes_a_pipeline_of_an_export(export, tiny_bert, tmp_path, 
     found = " ".join(refused(*from_texts(export, tiny_bert)).split())
     assert found.startswith("training/config.cfg: found the config of an earlier run; ")
     assert "(bertft train training/config.cfg --output training)" in found
-    again = bertft(*from_texts(export, tiny_bert, "--resume"))
+    again = bertft(*from_texts(export, tiny_bert, "--resume", "--training.max_steps", 4))
     assert again.exit_code == 0, again.output
     assert "The run in training is finished" in again.output
     assert bertft("training/config.cfg", "-o", "training", "--training.max_epochs", 1).exit_code == 0

@@ -61,13 +61,13 @@ def format_of(path: Path, options: Options) -> Format:
         check_input(path)
     found = next((one for one in _ALL if one.fits(sample)), None)
     if options.format != "auto":
-        return _forced(FORMATS[options.format], found, sample)
+        return _forced(FORMATS[options.format], found)
     return found or _by_ending(sample)
 
 
-def _forced(chosen: Format, found: Format | None, sample: Sample) -> Format:
+def _forced(chosen: Format, found: Format | None) -> Format:
     """The format that the options name. Its errors say if the content looks like another one, `found`."""
-    if found is None or chosen.fits(sample):
+    if found is None or found is chosen:
         return chosen
 
     def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:

@@ -152,6 +152,14 @@ def test_members_that_claim_to_hold_gigabytes_are_not_unpacked(tmp_path, convert
         converted(path, format="inception")
 
 
+def test_a_zip_that_was_cut_off_after_one_of_its_documents(project, converted):
+    path = project({f"annotation/{name}.txt/ada.zip": ADA for name in "abc"})
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"annotation/c.txt")])
+    with pytest.raises(DataError, match=r"project\.zip: found a ZIP that begins in the middle .*fix: .*cut off"):
+        converted(path, format="inception")
+
+
 def test_members_that_are_encrypted(tmp_path, converted):
     path = nested(tmp_path, b"<xmi:XMI/>", 1)
     content = bytearray(path.read_bytes())
