@@ -63,7 +63,7 @@ def plan_together(inputs: Sequence[Path], folder: Path, options: Options) -> lis
         if len(parts) > 1:
             raise ConfigError(
                 f"{source}: found {', '.join(str(part) for part, _ in parts)}; expected one set of texts to divide; "
-                "fix: name one of them, or leave the share of development texts out and take another for them"
+                f"fix: name one of them, such as {parts[0][0]}; another may hold the development texts (--dev)"
             )
         jobs += [Job(part, folder, format) for part, format in parts]
     return jobs
