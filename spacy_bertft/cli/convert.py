@@ -31,6 +31,14 @@ _Output = Annotated[
 ]
 _Lang = Annotated[str, typer.Option("--lang", help="spaCy's code for the language of the texts; xx is any language.")]
 _To = Annotated[TargetName, typer.Option("--to", help="What to write: .spacy files, or files for another tool.")]
+_DevShare = Annotated[
+    float | None,
+    typer.Option(
+        "--dev-share",
+        help="Put this share of all texts, such as 0.2, into dev.spacy for development, and the others into "
+        "train.spacy.",
+    ),
+]
 
 
 def _option(name: str, hint: Any) -> Any:
@@ -45,6 +53,7 @@ def convert_command(
     output: _Output,
     lang: _Lang = "en",
     to: _To = "spacy",
+    dev_share: _DevShare = None,
     **settings: Any,
 ) -> None:
     """Convert annotated texts to the .spacy files that training reads, and back.
@@ -55,8 +64,8 @@ def convert_command(
     from spacy_bertft.convert import convert
 
     with clean_errors():
-        report = convert(inputs, output, lang=lang, to=to, progress=_progress_bar(), **settings)
-    _show_report(report)
+        report = convert(inputs, output, lang=lang, to=to, dev_share=dev_share, progress=_progress_bar(), **settings)
+    show_report(report)
 
 
 def _progress_bar() -> Progress:
@@ -66,7 +75,8 @@ def _progress_bar() -> Progress:
     return partial(tqdm, unit=" texts", delay=_BAR_AFTER_SECONDS, disable=None, leave=False, file=sys.stderr)
 
 
-def _show_report(report: Report) -> None:
+def show_report(report: Report) -> None:
+    """Show what was read, written and left out."""
     rows = [
         (
             str(file.source),
@@ -92,6 +102,8 @@ def _show_report(report: Report) -> None:
     if total.valued:
         show("")
         show(table(("values", "texts", "lowest", "mean", "highest"), _value_rows(report)))
+    for path, texts in report.parts.items():
+        show(f"✔ {path}: {texts:,} texts")
     _show_notes(total)
     _show_warnings(total)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.convert import show_report
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.signatures import with_settings
 
@@ -28,28 +29,29 @@ _NAMES = {
 }
 
 
-class _Aim(str, Enum):
+class Aim(str, Enum):
     """The choices of --aim."""
 
     accuracy = "accuracy"
     speed = "speed"
 
 
-_Task = Annotated[
-    str,
-    typer.Argument(
-        help="ner, textcat (one category per text), multilabel (any number), ner+textcat, ner+multilabel, intents, "
-        "pair, qa, regression, spancat or textcat+textcat (two sets of categories)."
-    ),
-]
+TASKS = (
+    "ner, textcat (one category per text), multilabel (any number), ner+textcat, ner+multilabel, intents, pair, qa, "
+    "regression, spancat or textcat+textcat (two sets of categories)."
+)
+_Task = Annotated[str, typer.Argument(help=TASKS)]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="The config to write.")]
-_Train = Annotated[Path | None, typer.Option(help="Training texts: .spacy, or a file that `bertft convert` reads.")]
-_Dev = Annotated[Path | None, typer.Option(help="Development texts, which choose the best model.")]
-_Encoder = Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")]
-_Revision = Annotated[str, typer.Option(help="Branch, tag or commit, for a hub name.")]
-_Lang = Annotated[str, typer.Option(help="spaCy's code for the language of the texts; xx is any language.")]
-_AimOption = Annotated[
-    _Aim,
+Train = Annotated[Path | None, typer.Option(help="Training texts: .spacy, or a file that `bertft convert` reads.")]
+Dev = Annotated[
+    Path | None,
+    typer.Option(help="Development texts, which choose the best model. By default, a fifth of the training texts."),
+]
+EncoderName = Annotated[str, typer.Option(help="Hub name, folder, or package/folder of an installed package.")]
+Revision = Annotated[str, typer.Option(help="Branch, tag or commit, for a hub name.")]
+Lang = Annotated[str, typer.Option(help="spaCy's code for the language of the texts; xx is any language.")]
+AimOption = Annotated[
+    Aim,
     typer.Option(help="speed: a shorter training, and smaller windows for long texts; scores are lower."),
 ]
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
@@ -64,12 +66,12 @@ def _option(name: str, hint: Any) -> Any:
 @with_settings(Options, _option)
 def init_command(
     task: _Task,
-    train: _Train = None,
-    dev: _Dev = None,
-    encoder: _Encoder = "bert-base-cased",
-    revision: _Revision = "main",
-    lang: _Lang = "en",
-    aim: _AimOption = _Aim.accuracy,
+    train: Train = None,
+    dev: Dev = None,
+    encoder: EncoderName = "bert-base-cased",
+    revision: Revision = "main",
+    lang: Lang = "en",
+    aim: AimOption = Aim.accuracy,
     output: _Output = Path("config.cfg"),
     force: _Force = False,
     **settings: Any,
@@ -92,12 +94,16 @@ def init_command(
         )
     paths = " --paths.train train.spacy --paths.dev dev.spacy"
     if plan is not None:
-        _show_plan(plan)
+        show_plan(plan)
         paths = ""
     show(f"✔ Wrote {output}. Train with it:\n\n    bertft train {output} --output training{paths}\n")
 
 
-def _show_plan(plan: Plan) -> None:
+def show_plan(plan: Plan) -> None:
+    """Show what was found and chosen, and why."""
+    if plan.divided is not None:
+        show_report(plan.divided)
+        show("")
     facts = plan.encoder
     limit = f"windows of up to {facts.limit} subwords" if facts.limit else "windows of any length"
     show(f"{'train':8}  {_described(plan.train)}")

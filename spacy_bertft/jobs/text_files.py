@@ -10,6 +10,7 @@ from typing import Any
 
 from spacy_bertft.errors import DataError, data_error
 
+_BLANK = 1 << 16  # bytes; larger files are not checked for white space only
 JSON_LINES_FIX = "write each record on its own line (JSON Lines)"
 
 
@@ -18,11 +19,12 @@ def check_input(path: Path) -> None:
     if not path.exists():
         raise data_error(str(path), found="no such file", expected="an input file", fix="check the path")
     if path.is_dir():
+        empty = not any(path.iterdir())
         raise data_error(
             str(path),
-            found="a folder",
+            found="an empty folder" if empty else "a folder",
             expected="a file",
-            fix=f"name the files in it, e.g. {path}/train.jsonl",
+            fix="check the path" if empty else f"name the files in it, e.g. {path}/train.jsonl",
         )
     if not path.is_file():
         raise data_error(
@@ -31,8 +33,17 @@ def check_input(path: Path) -> None:
             expected="a file that can be read twice",
             fix="save the data to a file first",
         )
-    if path.stat().st_size == 0:
+    if _is_blank(path):
         raise no_records(path)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file holds nothing but white space, as far as it is worth looking."""
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size <= _BLANK and not file.read().removeprefix(codecs.BOM_UTF8).strip()
+    except OSError:  # the reader reports it
+        return False
 
 
 def check_plain(folder: Path, pattern: str = "*") -> None:

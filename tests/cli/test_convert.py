@@ -59,6 +59,19 @@ def test_each_files_labels_stand_in_its_column(good, tmp_path):
     assert ["b", "0", "2"] in rows
 
 
+def test_development_texts_are_set_aside(good, tmp_path):
+    good.write_text("".join(GOOD.replace("Ada", name) for name in ("Ada", "Bob", "Eva", "Tim")), "utf-8")
+    result = run("convert", good, "--output", tmp_path / "out", "--dev-share", 0.25)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [str(good), "JSON", "Lines", "4", "4", "4", "0", str(tmp_path / "out")] in rows
+    for name, texts in (("train", 3), ("dev", 1)):
+        assert f"✔ {tmp_path / 'out' / name}.spacy: {texts} texts" in result.stdout
+    result = run("convert", good, "--output", tmp_path / "out", "--dev-share", 25)
+    assert result.exit_code == 1
+    assert "✘ dev_share: found 25; expected a number between 0 and 1; fix: give 0.2" in result.stderr
+
+
 def test_an_error_is_one_message_and_code_1(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(GOOD + '{"text": 3}\n', "utf-8")

@@ -44,6 +44,17 @@ def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
     assert f"bertft train {output} --output training\n" in result.stdout
 
 
+def test_it_says_how_the_texts_were_divided(data, tiny_bert, tmp_path):
+    result = run("textcat", "--train", data, "--encoder", tiny_bert, "--output", tmp_path / "a.cfg")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        rf"{re.escape(str(data))} +JSON Lines +20 +0 +0 +0 +{re.escape(str(tmp_path / 'corpus'))}", result.stdout
+    )
+    for name, texts in (("train", 16), ("dev", 4)):
+        assert f"✔ {tmp_path / 'corpus' / name}.spacy: {texts} texts" in result.stdout
+        assert re.search(rf"^{name} +{texts} texts; ", result.stdout, re.MULTILINE)
+
+
 def test_without_data_it_writes_the_general_config(tmp_path):
     result = run("ner", "--output", tmp_path / "a.cfg", "--encoder", "roberta-base", "--lang", "de")
     assert result.exit_code == 0, result.output
@@ -57,7 +68,8 @@ def test_without_data_it_writes_the_general_config(tmp_path):
     ("arguments", "message"),
     [
         (["nre"], "expected one of ner, textcat, multilabel"),
-        (["ner", "--train", "nothing.jsonl"], "give both --train and --dev"),
+        (["ner", "--dev", "nothing.jsonl"], "give --train too"),
+        (["ner", "--train", "nothing.jsonl"], "were not found"),
         (["ner", "--train", "nothing.jsonl", "--dev", "nothing.jsonl"], "were not found"),
     ],
 )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import spacy
 import torch
+from pipelines import ANNOTATED
 from runs import run_config
 from spacy.cli._util import app as spacy_app
+from spacy.util import load_config
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
+from spacy_bertft.convert import convert
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.training import prepare as job
 
@@ -217,3 +222,95 @@ def test_several_processes(config, tmp_path):
     assert "The encoder 'no/encoder' is not a folder here" in failed.stderr
     assert "continue with --resume" in failed.stdout
     assert "Traceback" not in failed.stderr
+
+
+@pytest.fixture
+def export(tmp_path):
+    """An export of Label Studio."""
+    path = tmp_path / "export.json"
+    convert([jsonl(tmp_path / "texts.jsonl", ANNOTATED * 3)], path, to="label-studio")
+    return path
+
+
+def jsonl(path, annotated):
+    lines = (
+        {"text": f"{text} {number}", "spans": [list(span) for span in spans], "label": label}
+        for number, (text, spans, label) in enumerate(annotated)
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def from_texts(export, encoder, *words, task="ner+textcat"):
+    return ("--task", task, "--train", export, "--encoder", encoder, *words)
+
+
+def test_one_command_makes_a_pipeline_of_an_export(export, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = bertft(*from_texts(export, tiny_bert, "--training.max_steps", 4))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"export\.json +Label Studio +18 +", result.output)
+    assert "training/corpus/dev.spacy: 4 texts" in result.output
+    assert "spacy.load('training/model-best')" in result.output
+    assert spacy.load("training/model-best").pipe_names == ["encoder", "ner", "textcat"]
+    assert load_config("training/config.cfg")["paths"]["dev"] == "training/corpus/dev.spacy"
+    found = " ".join(refused(*from_texts(export, tiny_bert)).split())
+    assert found.startswith("training/config.cfg: found the config of an earlier run; ")
+    assert "(bertft train training/config.cfg --output training)" in found
+    again = bertft(*from_texts(export, tiny_bert, "--resume", "--training.max_steps", 4))
+    assert again.exit_code == 0, again.output
+    assert "The run in training is finished" in again.output
+    assert bertft("training/config.cfg", "-o", "training", "--training.max_epochs", 1).exit_code == 0
+
+
+def test_its_files_may_have_other_keys_and_development_texts_of_their_own(tiny_bert, tmp_path):
+    paths = [tmp_path / "train.csv", tmp_path / "dev.csv"]
+    for path in paths:
+        path.write_text("body,topic\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(8)), encoding="utf-8")
+    words = ["--dev", paths[1], "--text-key", "body", "--label-key", "topic", "-o", tmp_path / "out"]
+    result = bertft(*from_texts(paths[0], tiny_bert, *words, "--training.max_epochs=1", task="textcat"))
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "out/corpus").exists()
+    assert spacy.load(tmp_path / "out/model-best").get_pipe("textcat").labels == ("a", "b")
+
+
+def test_several_processes_train_from_texts_too(export, tiny_bert, tmp_path):
+    words = from_texts(export, tiny_bert, "-o", tmp_path / "out", "--processes", 2, "--training.max_epochs", 1)
+    command = [sys.executable, "-m", "spacy_bertft", "train", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Best score") == 1
+    assert (tmp_path / "out/model-best").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "found neither a config nor --task; expected a config, or a task and annotated texts"),
+        (["--task", "ner"], "found --task without --train"),
+        (["CONFIG", "--task", "ner", "--train", "a.json"], "found --task ner and the config"),
+        (["CONFIG", "--train", "a.json"], "found --train without --task; .* --paths.train"),
+        (["CONFIG", "--text-key", "body"], "found --text-key without --task"),
+        (["--train", "a.json"], "found --train without --task"),
+    ],
+)
+def test_it_needs_a_config_or_a_task_with_texts(config, words, said):
+    result = bertft(*(config if word == "CONFIG" else word for word in words))
+    assert result.exit_code == 2
+    assert re.search(said, " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "nre"}, "task: found 'nre'; expected one of ner"),
+        ({"task": "qa"}, "choose the task that fits these texts: ner"),
+        ({"encoder": "no/encoder"}, "The encoder 'no/encoder' is not a folder here"),
+        ({"export": "no.json"}, "The data 'no.json' were not found"),
+    ],
+)
+def test_what_is_wrong_with_texts_is_one_message_and_leaves_nothing(export, tiny_bert, tmp_path, changes, said):
+    given = {"export": export, "encoder": tiny_bert, **changes}
+    words = from_texts(given.pop("export"), given.pop("encoder"), "-o", tmp_path / "out", **given)
+    assert said in refused(*words)
+    assert not (tmp_path / "out").exists()

@@ -16,8 +16,9 @@ from spacy_bertft.files import staged_files
 from spacy_bertft.jobs.convert.annotated import Annotated, annotated
 from spacy_bertft.jobs.convert.docs import annotate, blank, split
 from spacy_bertft.jobs.convert.format import Format
+from spacy_bertft.jobs.convert.held_out import DEV, TRAIN, held_out
 from spacy_bertft.jobs.convert.options import Options, TargetName
-from spacy_bertft.jobs.convert.plan import Job, plan
+from spacy_bertft.jobs.convert.plan import Job, plan, plan_together
 from spacy_bertft.jobs.convert.registry import FORMATS
 from spacy_bertft.jobs.convert.survey import Progress, Survey, no_progress, survey
 from spacy_bertft.jobs.convert.tally import Counts, FileReport, Report, Tally
@@ -43,6 +44,7 @@ def convert(
     *,
     lang: str = "en",
     to: TargetName = "spacy",
+    dev_share: float | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Report:
@@ -53,25 +55,52 @@ def convert(
     in memory until it is written, which is how DocBin works: split very large inputs. If anything fails, no
     file is written.
 
-    inputs    files or folders of the formats in docs/data.md, UTF-8; names of data sets on the hub with
-              format="datasets"; with `to`, also .spacy files
-    output    a folder, for one `<stem>.spacy` per input; for a single input also a path that
-              ends in .spacy
-    lang      language code of the spaCy tokenizer (not used for files that have tokens)
-    to        what to write; other files than .spacy replace nothing
-    progress  wraps the records while they are read and written, e.g. `tqdm.tqdm`
-    settings  how the files are read, e.g. text_key="body": the fields of `Options`
+    inputs     files or folders of the formats in docs/data.md, UTF-8; names of data sets on the hub with
+               format="datasets"; with `to` or `dev_share`, also .spacy files
+    output     a folder, for one `<stem>.spacy` per input; for a single input also a path that
+               ends in .spacy
+    lang       language code of the spaCy tokenizer (not used for files that have tokens)
+    to         what to write; other files than .spacy replace nothing
+    dev_share  put the texts of all inputs together, and so large a share of them into dev.spacy, the others into
+               train.spacy; None: keep inputs apart
+    progress   wraps the records while they are read and written, e.g. `tqdm.tqdm`
+    settings   how the files are read, e.g. text_key="body": the fields of `Options`
     """
     options = Options(**settings)
     wrap = progress or no_progress
     writer = _writer(to)
-    jobs = plan(inputs, output, options, writer)
-    found = survey([(job.source, job.format.read) for job in jobs if job.format is not None], options, wrap)
+    if dev_share is not None and writer is not None:
+        raise ConfigError(
+            f"dev_share: found {dev_share:g} with to={to!r}; expected it for .spacy files only; fix: leave one out"
+        )
+    together = dev_share is not None
+    jobs = plan_together(inputs, output, options) if together else plan(inputs, output, options, writer)
+    found = survey([(job.source, job.format.records) for job in jobs if job.format is not None], options, wrap)
     conversion = _Conversion(options, blank(lang), found, wrap, writer)
+    if dev_share is not None:
+        return _write_parts(jobs, output, dev_share, conversion)
     targets = [job.target for job in jobs]
     with _writing(targets), staged_files(targets) as names:
         counts = [_write(job, name, conversion) for job, name in zip(jobs, names, strict=True)]
     return Report(tuple(_report(job, count) for job, count in zip(jobs, counts, strict=True)))
+
+
+def _write_parts(jobs: Sequence[Job], folder: Path, share: float, conversion: _Conversion) -> Report:
+    """Write the texts of all inputs, divided into training and development texts."""
+    docs: list[Doc] = []
+    files = []
+    for job in jobs:
+        tally = Tally(strict=conversion.options.strict)
+        found = [doc for doc, _ in _docs(job, conversion, tally)]
+        tally.docs = len(found)
+        docs += found
+        files.append(_report(job, tally.freeze()))
+    parts = held_out(docs, share, ", ".join(str(job.source) for job in jobs))
+    targets = [folder / TRAIN, folder / DEV]
+    with _writing(targets), staged_files(targets) as names:
+        for name, part in zip(names, parts, strict=True):
+            DocBin(store_user_data=any(job.format is None for job in jobs), docs=part).to_disk(name)
+    return Report(tuple(files), dict(zip(targets, map(len, parts), strict=True)))
 
 
 def _writer(to: str) -> Format | None:
@@ -138,7 +167,7 @@ def _docs(job: Job, conversion: _Conversion, tally: Tally) -> Iterator[tuple[Doc
         yield from _stored(job.source, conversion.nlp, tally)
         return
     expected = conversion.found.records[job.source]
-    records = job.format.read(job.source, conversion.options, tally)
+    records = job.format.records(job.source, conversion.options, tally)
     for record in conversion.wrap(records, desc=f"write {job.target.name}", total=expected):
         tally.records += 1
         doc = annotate(split(record, conversion.nlp), record, conversion.found.labels, conversion.options, tally)
@@ -167,4 +196,6 @@ def _stored(path: Path, nlp: Language, tally: Tally) -> Iterator[tuple[Doc, str]
         raise no_records(path)
     for number, doc in enumerate(docs, 1):
         tally.records += 1
+        tally.entities.update(ent.label_ for ent in doc.ents)
+        tally.categories.update({category: score >= 0.5 for category, score in doc.cats.items()})
         yield doc, f"{path}: text {number}"

@@ -68,8 +68,8 @@ def examples_of(nlp: Language, path: Path, options: Options, tally: Tally | None
     tally = tally or Tally()
     tally.strict = options.strict
     format = format_of(path, options)
-    labels = survey([(path, format.read)], options, no_progress).labels
-    for record in format.read(path, options, Tally()):
+    labels = survey([(path, format.records)], options, no_progress).labels
+    for record in format.records(path, options, Tally()):
         predicted = split(record, nlp)
         yield Example(predicted, annotate(predicted.copy(), record, labels, options, tally))
 

@@ -13,7 +13,7 @@ from typing import Any
 from spacy_bertft.jobs.convert.annotated import Annotated, Kind
 from spacy_bertft.jobs.convert.json_items import from_pair
 from spacy_bertft.jobs.convert.options import FormatName, Options
-from spacy_bertft.jobs.convert.records import Record
+from spacy_bertft.jobs.convert.records import Record, categorised
 from spacy_bertft.jobs.convert.tally import Tally
 
 _HEAD = 1 << 16  # bytes
@@ -93,7 +93,7 @@ class Format:
     name      its name as an option
     title     what it is called in tables
     fits      whether a sample is of this format
-    read      yields the records of an input
+    read      yields the records of an input; `records` is what to call
     endings   of file names, for files whose content doesn't tell
     parts     the parts of an input that become files of their own, such as the splits of a data set
     write     writes annotated texts to a path and counts what is lost, None if this format is only read
@@ -110,3 +110,7 @@ class Format:
     write: WriteFile | None = None
     ending: str = ""
     holds: frozenset[Kind] = frozenset()
+
+    def records(self, path: Path, options: Options, tally: Tally) -> Iterator[Record]:
+        """Yield the records of an input, with their categories as the options say."""
+        return (categorised(record, options) for record in self.read(path, options, tally))

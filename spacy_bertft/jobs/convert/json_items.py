@@ -74,7 +74,8 @@ def _values(path: Path, tally: Tally) -> Iterator[tuple[str, Any]]:
             tally.skipped += 1
         else:
             where = f"{path}:{number}"
-            yield where, parse_json(line, where, expected="one JSON object", fix=JSON_LINES_FIX)
+            fix = JSON_LINES_FIX if line.endswith("\n") else f"{_CUT_OFF_FIX}; else {JSON_LINES_FIX}"
+            yield where, parse_json(line, where, expected="one JSON object", fix=fix)
 
 
 def _is_array(path: Path) -> bool:

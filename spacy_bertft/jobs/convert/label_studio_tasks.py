@@ -46,6 +46,13 @@ def tasks(path: Path, options: Options, tally: Tally) -> Iterator[Task | None]:
     for where, item in items:
         if not isinstance(item, dict):
             raise data_error(where, found=brief(item), expected="a task", fix="export from Label Studio as JSON")
+        if not _is_full(item) and item.keys().isdisjoint(_MIN_OWN):
+            raise data_error(
+                where,
+                found=f"an object without data or annotations, only the keys {brief(list(item))}",
+                expected="a task of Label Studio",
+                fix="set format (--format) to what it is, or leave it out, to have it found",
+            )
     of_choices = _keys_of_choices([item for _, item in items if not _is_full(item)], options)
     for where, item in items:
         task = _from_full(item, where, tally) if _is_full(item) else _from_min(item, where, of_choices, options)

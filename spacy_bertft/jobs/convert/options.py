@@ -29,6 +29,7 @@ FormatName = Literal[
 ]
 TargetName = Literal["spacy", "jsonl", "label-studio", "doccano", "prodigy", "brat", "conll"]
 Unit = Literal["characters", "utf16", "bytes"]
+Categories = Literal["auto", "exclusive", "independent"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Options:
     second_key: Annotated[str, "JSON key or column that holds the second text of a pair."] = "second"
     tokens_key: Annotated[str, "JSON key or column that holds a list of tokens, instead of a text."] = "tokens"
     tags_key: Annotated[str, "JSON key or column that holds the tokens' entity tags."] = "ner_tags"
+    categories: Annotated[
+        Categories, "Whether each text has one category at most (exclusive), or any number; auto: as the file has them."
+    ] = "auto"
     label_separator: Annotated[str, "Separator of several categories in a CSV or TSV column."] = "|"
     quotes: Annotated[bool, "CSV and TSV: whether double quotes enclose a field."] = True
     token_column: Annotated[int, "CoNLL: column of the token, from 1; -1 is the last."] = 1
@@ -72,7 +76,7 @@ class Options:
             if not getattr(self, name):
                 raise ConfigError(f"{name}: found an empty string; expected a name; fix: leave it out or fill it")
         self._check_different(keys)
-        for name, hint in (("format", FormatName), ("offsets", Unit)):
+        for name, hint in (("format", FormatName), ("offsets", Unit), ("categories", Categories)):
             if getattr(self, name) not in get_args(hint):
                 raise ConfigError(
                     f"{name}: found {getattr(self, name)!r}; expected one of {', '.join(get_args(hint))}; "

@@ -9,6 +9,7 @@ from pathlib import Path
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.convert.format import Format
 from spacy_bertft.jobs.convert.formats.datasets import split_of
+from spacy_bertft.jobs.convert.held_out import DEV, TRAIN
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.registry import format_of
 from spacy_bertft.jobs.text_files import check_input
@@ -27,9 +28,8 @@ class Job:
 
 def plan(inputs: Sequence[Path], output: Path, options: Options, writer: Format | None) -> list[Job]:
     """The jobs for all inputs. writer: the format to write, None for .spacy files."""
-    if not inputs:
-        raise ConfigError("inputs: found none; expected one file or more; fix: name the files to convert")
-    parts = [part for source in inputs for part in _parts(source, options, writer)]
+    _check_any(inputs)
+    parts = [part for source in inputs for part in _parts(source, options, to_spacy=writer is None)]
     ending = _DOC_BIN if writer is None else writer.ending
     jobs: dict[Path, Job] = {}
     for source, format in parts:
@@ -48,10 +48,37 @@ def plan(inputs: Sequence[Path], output: Path, options: Options, writer: Format 
     return list(jobs.values())
 
 
-def _parts(source: Path, options: Options, writer: Format | None) -> list[tuple[Path, Format | None]]:
+def plan_together(inputs: Sequence[Path], folder: Path, options: Options) -> list[Job]:
+    """The jobs for all inputs, whose texts are put together: the target of each is the folder of both parts."""
+    _check_any(inputs)
+    if folder.suffix == _DOC_BIN or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(
+            f"{folder}: found the name of a file; expected a folder, which gets {TRAIN} and {DEV}; fix: name a folder"
+        )
+    jobs = []
+    for source in inputs:
+        if source.resolve() in (folder.resolve() / TRAIN, folder.resolve() / DEV):
+            raise ConfigError(f"{source}: found an input that would be replaced; fix: name another output")
+        parts = _parts(source, options, to_spacy=False)
+        if len(parts) > 1:
+            raise ConfigError(
+                f"{source}: found {', '.join(str(part) for part, _ in parts)}; expected one set of texts to divide; "
+                f"fix: name one of them, such as {parts[0][0]}; another may hold the development texts (--dev)"
+            )
+        jobs += [Job(part, folder, format) for part, format in parts]
+    return jobs
+
+
+def _check_any(inputs: Sequence[Path]) -> None:
+    if not inputs:
+        raise ConfigError("inputs: found none; expected one file or more; fix: name the files to convert")
+
+
+def _parts(source: Path, options: Options, *, to_spacy: bool) -> list[tuple[Path, Format | None]]:
+    """Each part of an input with its format. to_spacy: whether .spacy files are written as they would be read."""
     if source.suffix == _DOC_BIN and options.format == "auto":
         check_input(source)
-        if writer is None:
+        if to_spacy:
             raise ConfigError(
                 f"{source}: found a .spacy file; expected a file to convert to this format; fix: train on it as it "
                 "is, or name another format to write (--to)"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from spacy_bertft.errors import data_error
+from spacy_bertft.errors import DataError, data_error
+from spacy_bertft.jobs.convert.offsets import NAMES, OTHERS, in_characters
+from spacy_bertft.jobs.convert.options import Unit
 from spacy_bertft.jobs.convert.records import Answer, Record, brief, encodable
 from spacy_bertft.jobs.convert.tally import Tally
 
@@ -12,11 +14,11 @@ QUESTION_KEYS = frozenset({"question", "context"})
 _PARALLEL = {"text", "answer_start"}
 
 
-def question_record(question: dict[str, Any], context: object, where: str, tally: Tally) -> Record:
-    """The Record of a question: its text, the context and the answers."""
+def question_record(question: dict[str, Any], context: object, where: str, tally: Tally, unit: Unit) -> Record:
+    """The Record of a question: its text, the context and the answers. unit: what the answers' offsets count."""
     first = text_of(question.get("question"), "question", where).strip()
     second = text_of(context, "context", where)
-    return Record(where, text=first, second=second, answers=_answers(question, second, where, tally))
+    return Record(where, text=first, second=second, answers=_answers(question, second, where, tally, unit))
 
 
 def text_of(text: object, key: str, where: str) -> str:
@@ -31,7 +33,7 @@ def text_of(text: object, key: str, where: str) -> str:
     return encodable(text, where, key)
 
 
-def _answers(question: dict[str, Any], context: str, where: str, tally: Tally) -> tuple[Answer, ...] | None:
+def _answers(question: dict[str, Any], context: str, where: str, tally: Tally, unit: Unit) -> tuple[Answer, ...] | None:
     impossible = question.get("is_impossible")
     if impossible is not None and not isinstance(impossible, bool):
         raise data_error(
@@ -40,7 +42,7 @@ def _answers(question: dict[str, Any], context: str, where: str, tally: Tally) -
     if question.get("answers") is None:
         return () if impossible else None
     items = _items(question["answers"], where)
-    answers = tuple(_answer(item, context, f"{where}, answers[{i}]", tally) for i, item in enumerate(items))
+    answers = tuple(_answer(item, context, f"{where}, answers[{i}]", tally, unit) for i, item in enumerate(items))
     if impossible is not None and impossible == bool(answers):
         found = f"the answer {brief(answers[0].text)}" if answers else "no answers"
         raise data_error(
@@ -69,7 +71,7 @@ def _items(answers: object, where: str) -> list[dict[str, Any]]:
     )
 
 
-def _answer(item: dict[str, Any], context: str, where: str, tally: Tally) -> Answer:
+def _answer(item: dict[str, Any], context: str, where: str, tally: Tally, unit: Unit) -> Answer:
     text, start = item.get("text"), item.get("answer_start")
     if not isinstance(text, str) or not text.strip() or type(start) is not int:
         raise data_error(
@@ -78,16 +80,34 @@ def _answer(item: dict[str, Any], context: str, where: str, tally: Tally) -> Ans
             expected='{"text": "…", "answer_start": 0}',
             fix="give the answer's text and its first character in the context",
         )
-    there = context[start : start + len(text)] if start >= 0 else ""
-    if there != text:
-        elsewhere = context.find(text)
-        hint = f"; the text begins at {elsewhere}" if elsewhere >= 0 else "; the text is nowhere in the context"
-        raise data_error(
-            where,
-            found=f"the answer {brief(text)}, but {brief(there)} at answer_start {start}{hint}",
-            expected="an answer_start where the context holds the answer's text",
-            fix="count in characters (not bytes or UTF-16 units), from 0",
-        )
+    found = in_characters(context, start, start, unit)
+    first = found[0] if found else None
+    if first is None or not context.startswith(text, first):
+        raise _elsewhere(text, start, context, where, unit)
     bare = text.strip()
     tally.trimmed += bare != text
-    return Answer(start + text.index(bare), bare)
+    return Answer(first + text.index(bare), bare)
+
+
+def _elsewhere(text: str, start: int, context: str, where: str, unit: Unit) -> DataError:
+    """The error for an answer that is not where its offset says; it says what else the offset may count."""
+    counted = next(
+        (
+            other
+            for other in OTHERS
+            if (found := in_characters(context, start, start, other)) and context.startswith(text, found[0])
+        ),
+        None,
+    )
+    place = context.find(text)
+    hint = f"; the text begins at {place}" if place >= 0 else "; the text is nowhere in the context"
+    fits = counted is not None and unit == "characters"
+    return data_error(
+        where,
+        found=f"the answer {brief(text)}, but {brief(context[max(start, 0) :][: len(text)])} at answer_start {start}"
+        + (f"; the offset fits if it counts {NAMES[counted]}" if fits and counted else hint),
+        expected="an answer_start where the context holds the answer's text",
+        fix=f"set offsets to {counted} (--offsets {counted})"
+        if fits
+        else "count in characters (not bytes or UTF-16 units), from 0",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -141,6 +141,25 @@ def entities(value: object, text: str, where: str, key: str, tally: Tally, optio
         )
     found = {_entity(item, text, where, key, tally, options): None for item in value}
     return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
+
+
+def categorised(record: Record, options: Options) -> Record:
+    """The record with its categories as one exclusive category or as any number, if the options say which they are.
+
+    Raises DataError for a second category where they exclude each other.
+    """
+    if options.categories == "independent" and record.label is not None:
+        return replace(record, label=None, labels=(record.label,))
+    if options.categories != "exclusive" or record.labels is None:
+        return record
+    if len(record.labels) > 1:
+        raise data_error(
+            record.where,
+            found=f"the categories {', '.join(map(repr, record.labels))}",
+            expected="one at most, since categories are exclusive",
+            fix="correct the annotation, or set categories to independent (--categories independent)",
+        )
+    return replace(record, label=next(iter(record.labels), None), labels=None)
 
 
 def check_disjoint(record: Record) -> None:

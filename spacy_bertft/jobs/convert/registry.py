@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from spacy_bertft.errors import ConfigError, DataError, data_error
@@ -24,7 +25,8 @@ from spacy_bertft.jobs.convert.formats import (
     squad,
 )
 from spacy_bertft.jobs.convert.options import FormatName, Options
-from spacy_bertft.jobs.convert.records import brief
+from spacy_bertft.jobs.convert.records import Record, brief
+from spacy_bertft.jobs.convert.tally import Tally
 from spacy_bertft.jobs.text_files import check_input
 
 # In the order in which they are tried: a format comes after those that it would take as its own.
@@ -57,9 +59,10 @@ def format_of(path: Path, options: Options) -> Format:
     sample = Sample(path, options)
     if not sample.names:
         check_input(path)
+    found = _fitting(sample)
     if options.format != "auto":
-        return FORMATS[options.format]
-    return _fitting(sample) or _by_ending(sample)
+        return _forced(FORMATS[options.format], found)
+    return found or _by_ending(sample)
 
 
 def recognised(path: Path, options: Options) -> bool:
@@ -69,6 +72,23 @@ def recognised(path: Path, options: Options) -> bool:
 
 def _fitting(sample: Sample) -> Format | None:
     return next((one for one in _ALL if one.fits(sample)), None)
+
+
+def _forced(chosen: Format, found: Format | None) -> Format:
+    """The format that the options name. Its errors say if the content looks like another one, `found`."""
+    if found is None or found is chosen:
+        return chosen
+
+    def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
+        try:
+            yield from chosen.read(path, options, tally)
+        except DataError as error:
+            raise DataError(
+                f"{error}; or set format (--format) to {found.name}, since the file looks like {found.title}, or leave "
+                "it out"
+            ) from None
+
+    return replace(chosen, read=read)
 
 
 def is_data_set(path: Path, options: Options) -> bool:

@@ -42,7 +42,7 @@ class Rows:
 
     def _question(self, data: dict[str, Any], where: str) -> Record:
         self._tally.ignored.update(key for key in data if key not in {*QUESTION_KEYS, "id", "answers", "title"})
-        return question_record(data, data["context"], where, self._tally)
+        return question_record(data, data["context"], where, self._tally, self._options.offsets)
 
     def _of_tokens(self, data: dict[str, Any], where: str) -> Record:
         options = self._options

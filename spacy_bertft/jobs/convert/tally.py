@@ -84,9 +84,13 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Report:
-    """One `FileReport` for each input, in the order of the inputs."""
+    """One `FileReport` for each input, in the order of the inputs.
+
+    parts: the texts in each file written, where these hold texts of all inputs.
+    """
 
     files: tuple[FileReport, ...]
+    parts: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def total(self) -> Counts:

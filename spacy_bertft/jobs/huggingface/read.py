@@ -83,8 +83,9 @@ def from_huggingface(
     """
     found = read(name, task=task, lang=lang, pairs=pairs, scheme=scheme, outside=outside, revision=revision).nlp
     for _, pipe in found.components:
-        if isinstance(pipe, EncoderPipe):  # it was loaded to be compared; now as its settings say
-            pipe.from_bytes(pipe.to_bytes())
+        if isinstance(pipe, EncoderPipe):  # it was made to be compared; now as its settings say
+            one = pipe.encoder
+            pipe.set_encoder(Encoder(one.checkpoint, pipe.model.attrs["settings"], model=one.loaded))
     return found
 
 

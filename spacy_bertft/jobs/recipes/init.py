@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.jobs.convert.corpus import is_stored
 from spacy_bertft.jobs.convert.docs import blank
 from spacy_bertft.jobs.convert.options import Options
+from spacy_bertft.jobs.convert.tally import Report
 from spacy_bertft.jobs.evaluate import check_data, stream_examples
 from spacy_bertft.jobs.recipes.checks import check_annotation, warnings_of
 from spacy_bertft.jobs.recipes.choices import Aim, Choices, EncoderFacts, choose, fitted
+from spacy_bertft.jobs.recipes.parts import Parts, divided
 from spacy_bertft.jobs.recipes.render import render
 from spacy_bertft.jobs.recipes.summary import Summary, summarise
 from spacy_bertft.jobs.recipes.tasks import RecipeTask, task_of
@@ -28,8 +30,13 @@ from spacy_bertft.signatures import with_settings
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `init` found and chose for given data. warnings: what the user should know of the data, in sentences."""
+    """What `init` found and chose for given data.
 
+    divided   what was read and written, if the development texts were taken from the training texts
+    warnings  what the user should know of the data, in sentences
+    """
+
+    divided: Report | None
     train: Summary
     dev: Summary
     encoder: EncoderFacts
@@ -55,27 +62,28 @@ def init(
 
     task        one of jobs/recipes/tasks.py
     output      the config to write
-    train, dev  annotated texts: .spacy, or a file that `bertft convert` reads; without them, the config is a general
-                one for an encoder of base size, and the paths are given on the command line
+    train, dev  annotated texts: .spacy, or a file that `bertft convert` reads; without both, the config is a general
+                one for an encoder of base size, and the paths are given on the command line. Without `dev`, a fifth
+                of the texts is set aside: they become corpus/train.spacy and corpus/dev.spacy beside the config
     encoder     hub name, folder, or package/folder
     aim         "accuracy", or "speed": a shorter training, batches of similar length, smaller windows for long texts
-    force       replace an existing file
+    force       replace existing files
     settings    how the files are read, e.g. text_key="body": the fields of `Options`
     """
     recipe = task_of(task)
     _check_output(output, force)
-    if train is not None and dev is not None:
+    if train is not None:
         data = _Data(train, dev, lang, Options(**settings))
-        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim)
-    elif train is None and dev is None:
+        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim, force=force)
+    elif dev is None:
         facts = EncoderFacts(encoder, revision)
         # In the general config of "intents", there are texts of no known intent.
         chosen = Choices(unknown="none" if task == "intents" else None)
         text, plan = render(recipe, file=str(output), lang=lang, encoder=facts, chosen=chosen), None
     else:
         raise ConfigError(
-            f"{'train' if train is None else 'dev'}: found none; expected both training and development texts, or "
-            "neither for a general config; fix: give both --train and --dev"
+            "train: found none, but development texts; expected both, or neither for a general config; fix: give "
+            "--train too"
         )
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -97,20 +105,24 @@ def _check_output(output: Path, force: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Where the data are, and how they are read."""
+    """Where the data are, and how they are read. dev: None: among the training texts."""
 
     train: Path
-    dev: Path
+    dev: Path | None
     lang: str
     options: Options
 
-    def of_other_formats(self) -> bool:
-        """Whether spaCy's own corpus reader can't read them."""
-        return self.options != Options() or not all(map(is_stored, (self.train, self.dev)))
-
 
 def _for_data(
-    recipe: RecipeTask, task: str, output: Path, data: _Data, encoder: str, revision: str, aim: Aim
+    recipe: RecipeTask,
+    task: str,
+    output: Path,
+    data: _Data,
+    encoder: str,
+    revision: str,
+    aim: Aim,
+    *,
+    force: bool,
 ) -> tuple[str, Plan]:
     """The config for given data, and what was chosen."""
     if any(head.labels for head in recipe.heads):
@@ -119,29 +131,40 @@ def _for_data(
             "fix: leave --train and --dev out, and put the labels of each set into the config"
         )
     for path in (data.train, data.dev):
-        check_data(path, data.options)
+        if path is not None:
+            check_data(path, data.options)
     loaded = _load(encoder, revision)
     facts = _facts(encoder, revision, loaded)
-    nlp = blank(data.lang)
-    nlp.tokenizer = PairTokenizer(nlp.vocab, nlp.tokenizer)
-    train, dev = (
-        summarise(stream_examples(nlp, path, data.options), loaded.splitter) for path in (data.train, data.dev)
-    )
-    check_annotation(task, recipe, data.train, data.dev, train, dev)
-    chosen = choose(recipe, train, dev, facts, aim)
-    recipe = fitted(recipe, train, chosen)
+    where: AbstractContextManager[Parts]
+    if data.dev is None:
+        where = divided(data.train, output.parent / "corpus", lang=data.lang, options=data.options, force=force)
+    else:
+        where = nullcontext(Parts(data.train, data.dev, data.options))
+    with where as parts:
+        train, dev = _summaries(parts, data.lang, loaded)
+        check_annotation(task, recipe, data.train, data.dev or data.train, train, dev)
+        chosen = choose(recipe, train, dev, facts, aim)
+        recipe = fitted(recipe, train, chosen)
     text = render(
         recipe,
         file=str(output),
         lang=data.lang,
-        train=str(data.train),
-        dev=str(data.dev),
+        train=str(parts.train),
+        dev=str(parts.dev),
         encoder=facts,
         chosen=chosen,
-        options=data.options if data.of_other_formats() else None,
+        options=parts.options if parts.of_other_formats() else None,
         in_pairs=bool(train.pairs),
     )
-    return text, Plan(train, dev, facts, chosen, warnings_of(recipe, train, dev))
+    return text, Plan(parts.report, train, dev, facts, chosen, warnings_of(recipe, train, dev))
+
+
+def _summaries(parts: Parts, lang: str, encoder: Encoder) -> tuple[Summary, Summary]:
+    """What the training and the development texts hold."""
+    nlp = blank(lang)
+    nlp.tokenizer = PairTokenizer(nlp.vocab, nlp.tokenizer)
+    train, dev = (summarise(stream_examples(nlp, path, parts.options), encoder.splitter) for path in parts.readable)
+    return train, dev
 
 
 def _load(name: str, revision: str) -> Encoder:

@@ -140,7 +140,7 @@ def test_inputs_that_are_none(tmp_path):
         convert([], tmp_path)
     with pytest.raises(DataError, match=r"a\.jsonl: found no such file.*fix: "):
         convert([tmp_path / "a.jsonl"], tmp_path)
-    with pytest.raises(DataError, match=r"found a folder; expected a file; fix: .*train\.jsonl"):
+    with pytest.raises(DataError, match=r"found an empty folder; expected a file; fix: check"):
         convert([tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match=r"found no records .*empty"):
         convert([put(tmp_path / "e.jsonl", "")], tmp_path)

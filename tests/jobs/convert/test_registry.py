@@ -76,6 +76,11 @@ def test_the_names_of_formats_are_those_of_the_options():
 
 BROKEN = {
     "empty": ("a.json", b"", "no records", "check how"),
+    "blank": ("a.json", b"\xef\xbb\xbf \n\t\n", "no records", "check how"),
+    "blank conllu": ("a.conllu", b"\n\n", "no records", "check how"),
+    "blank csv": ("a.csv", b" \r\n", "no records", "check how"),
+    "cut off line": ("a.jsonl", b'{"text": "Ada"}\n{"text": "B', "invalid JSON", "the file may be cut off"),
+    "cut off row": ("a.csv", b"text,label\na,b\na", "1 columns, ['a']", "may be cut off"),
     "array": ("a.json", json.dumps([TASK])[:-9].encode(), "invalid JSON", "cut off"),
     "first record": ("a.json", b'[{"text": "Ada', "invalid JSON", "cut off"),
     "line": ("a.jsonl", b'{"text": "Ada"}\n{"text": "B', "invalid JSON", "on its own line"),
@@ -116,6 +121,29 @@ def test_broken_files_are_named(made, name, content, found, fix):
 def test_a_file_of_another_tool_is_named_where_the_format_is_forced(made, forced, content):
     with pytest.raises((DataError, ConfigError), match=r"file\.\w+.*: found .*; expected .*; fix: "):
         made("file.txt", content, format=forced)
+
+
+@pytest.mark.parametrize("forced", sorted(FORMATS.keys() - {"inception", "parquet", "datasets"}))
+@pytest.mark.parametrize("found", ["label-studio", "squad", "spacy-json", "conllu", "csv", "conll"])
+def test_a_format_that_does_not_fit_the_content_is_said_to_be_the_wrong_one(made, forced, found):
+    """Of the formats that could be taken for each other, the one that was asked for is read."""
+    content = CONTENTS[found][0]
+    if forced == found or (forced, found) == ("conll", "conllu"):  # whose columns it reads as they are
+        return
+    with pytest.raises((DataError, ConfigError)) as caught:
+        made("file.txt", content, format=forced)
+    assert f"--format) to {found}" in str(caught.value)
+
+
+def test_tasks_of_prodigy_are_no_texts_of_doccano(made):
+    """Ignored answers would become annotation."""
+    with pytest.raises(DataError, match=r"a\.jsonl:1: found a task of Prodigy; .*--format\) to prodigy"):
+        made("a.jsonl", jsonl({**PRODIGY, "answer": "ignore", "spans": []}), format="doccano")
+
+
+def test_an_empty_folder_is_called_empty(tmp_path):
+    with pytest.raises(DataError, match=r": found an empty folder; expected a file; fix: check the path"):
+        format_of(tmp_path, Options())
 
 
 @pytest.mark.parametrize("forced", ["inception", "parquet", "datasets"])

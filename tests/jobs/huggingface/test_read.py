@@ -19,6 +19,7 @@ from tiny import FAMILIES, make_encoder
 
 from spacy_bertft import from_huggingface, pair_doc, question_doc
 from spacy_bertft.compat import quiet_transformers
+from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
 from spacy_bertft.jobs.huggingface.read import import_checkpoint
 from spacy_bertft.tasks.entity_spans import Tagging
@@ -198,7 +199,8 @@ def test_it_has_the_labels_and_learns_on(tmp_path):
     assert [(ent.text, ent.label_) for ent in nlp(TEXT).ents] == [("Anna", "PER"), ("Berlin", "LOC")]
 
 
-def test_from_python_it_runs_as_its_settings_say(tmp_path):
+def test_from_python_it_runs_as_its_settings_say_and_is_written_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "write", lambda self, folder, **more: pytest.fail(f"written to {folder}"))
     nlp = from_huggingface(str(make_checkpoint(tmp_path / "c", "bert-uncased", "textcat")), lang="de")
     encoder = nlp.get_pipe("encoder").encoder
     assert encoder.settings.precision == "auto"

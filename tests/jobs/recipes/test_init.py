@@ -139,6 +139,24 @@ def test_the_export_of_a_tool_is_trained_on_as_it_is(tiny_bert, tmp_path):
     assert set(spacy.load(tmp_path / "out" / "model-last").get_pipe("spancat").labels) == {"LOC", "PER"}
 
 
+@pytest.mark.parametrize("task", ["ner", "textcat", "pair", "qa", "regression", "spancat"])
+def test_without_development_texts_some_are_set_aside(task, tiny_bert, tmp_path):
+    train, _ = data_for(task, tmp_path)
+    output = tmp_path / "run/config.cfg"
+    plan = init(task, output, train=train, encoder=str(tiny_bert))
+    config = load_config(output)
+    parts = [tmp_path / "run/corpus" / name for name in ("train.spacy", "dev.spacy")]
+    assert [config["paths"][name] for name in ("train", "dev")] == [str(path) for path in parts]
+    assert plan is not None
+    assert plan.divided is not None
+    counts = {"qa": [10, 2]}.get(task, [18, 6])  # each of the 24 texts is there twice, and stays together
+    assert (list(plan.divided.parts.values()), [len(plan.train), len(plan.dev)]) == (counts, counts)
+    spacy_train(output, tmp_path / "out", overrides={"training.max_steps": 1})
+    with pytest.raises(ConfigError, match="found a file; expected the name of a new config"):
+        init(task, output, train=train, encoder=str(tiny_bert))
+    init(task, output, train=train, encoder=str(tiny_bert), force=True)
+
+
 def test_intents_without_slots_and_with_them(tiny_bert, tmp_path):
     train, dev = data_for("intents", tmp_path)
     init("intents", tmp_path / "a.cfg", train=train, dev=dev, encoder=str(tiny_bert))
@@ -170,8 +188,8 @@ def test_no_config_where_something_is_wrong(tiny_bert, tmp_path):
     output = tmp_path / "a.cfg"
     for message, error, changes in (
         ("expected one of ner, textcat", ConfigError, {"task": "nre"}),
-        ("give both --train and --dev", ConfigError, {"dev": None}),
-        ("give both --train and --dev", ConfigError, {"train": None}),
+        ("give --train too", ConfigError, {"train": None}),
+        ("fits these texts: ner", DataError, {"task": "textcat", "dev": None}),
         ("were not found", DataError, {"dev": tmp_path / "nothing.spacy"}),
         ("is not a folder here", EncoderError, {"encoder": "no/such-encoder"}),
         ("expected none for 'textcat\\+textcat'", ConfigError, {"task": "textcat+textcat"}),
@@ -182,6 +200,7 @@ def test_no_config_where_something_is_wrong(tiny_bert, tmp_path):
         with pytest.raises(error, match=message):
             init(given.pop("task"), output, **given)
     assert not output.exists()
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_the_encoder_s_folder_may_have_spaces(tiny_bert, tmp_path):

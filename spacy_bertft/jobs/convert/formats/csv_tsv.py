@@ -55,7 +55,7 @@ def _table(path: Path, options: Options, tally: Tally, delimiter: str) -> Iterat
                     where,
                     found=f"{len(row)} columns, {brief(row)}",
                     expected=f"{len(header)}, as in the header",
-                    fix="put fields that contain the separator in double quotes",
+                    fix="put fields that contain the separator in double quotes; if it ends here, it may be cut off",
                 )
             cells = dict(zip(header, row, strict=True))
             if not all(cells[key].strip() for key in _text_keys(header, options)):

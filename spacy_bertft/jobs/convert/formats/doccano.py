@@ -38,7 +38,14 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
 
 
 def _check_types(data: dict[str, Any], where: str) -> None:
-    """Raise DataError for relations that are no list, and for labels given as the ids of doccano's database."""
+    """Raise DataError for tasks of Prodigy, relations that are no list, and labels as the ids of doccano's database."""
+    if "_task_hash" in data:
+        raise data_error(
+            where,
+            found="a task of Prodigy",
+            expected="a text of doccano",
+            fix="set format (--format) to prodigy, or leave it out, to have it found",
+        )
     if not isinstance(data.get("relations") or [], list):
         raise data_error(
             where, found=f"'relations': {brief(data['relations'])}", expected="a list", fix="export from doccano again"

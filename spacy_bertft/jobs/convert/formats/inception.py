@@ -25,6 +25,7 @@ _PROJECT = "exportedproject"  # begins the name of a file in the export of a pro
 # Its folders of documents: FOLDER/DOCUMENT/USER.zip
 _CURATED, _ANNOTATED = "curation/", "annotation/"
 _DEPTH = 2  # of ZIPs in each other: a project's, and a document's
+_MAX_UNPACKED = 1 << 29  # bytes of a file in a ZIP; a few kilobytes may claim to hold gigabytes
 _DOCTYPES = [b"<!DOCTYPE", *("<!DOCTYPE".encode(encoding) for encoding in ("utf-16-le", "utf-16-be"))]
 _OWN_FEATURES = {"sofa", "begin", "end"}
 
@@ -136,12 +137,30 @@ def _members(content: bytes, where: str, tally: Tally, depth: int = 1) -> Iterat
 
 def _opened(content: bytes, where: str) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(BytesIO(content))
+        archive = zipfile.ZipFile(BytesIO(content))
     except (zipfile.BadZipFile, OSError) as error:
         raise _unreadable(where, error) from error
+    # The end of a ZIP that was cut off may hold a whole one: the last document that was written to it.
+    if min((one.header_offset for one in archive.infolist()), default=0):
+        raise data_error(
+            where,
+            found="a ZIP that begins in the middle of the file",
+            expected="one at its beginning",
+            fix="the file may be cut off: export or download it again",
+        )
+    return archive
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+    """The content of a file in a ZIP. zipfile reads no more than the size that the ZIP says it has."""
+    size = archive.getinfo(name).file_size
+    if size > _MAX_UNPACKED:
+        raise data_error(
+            f"{where}/{name}",
+            found=f"{size:,} bytes when unpacked",
+            expected=f"at most {_MAX_UNPACKED:,}",
+            fix="if it is a document of that size, unpack the ZIP and convert the folder; else don't open this ZIP",
+        )
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, OSError) as error:  # RuntimeError: encrypted

@@ -20,7 +20,7 @@ from spacy_bertft.jobs.convert.tally import Tally
 
 @dataclass(frozen=True)
 class _Controls:
-    """What the tasks of a file were annotated with. single: whether no task has two choices."""
+    """What the tasks of a file were annotated with. single: whether a choice is the only category of its text."""
 
     spans: bool
     choices: str | None  # None: all of them
@@ -55,7 +55,7 @@ def _controls(tasks: Sequence[Task], path: Path, options: Options) -> _Controls:
     return _Controls(
         spans=any(one.kind == "labels" for one in results),
         choices=chosen,
-        single=max(counts, default=0) <= 1,
+        single=options.categories == "auto" and max(counts, default=0) <= 1,
         number=options.value_key if options.value_key in numbers else next(iter(numbers), None),
     )
 

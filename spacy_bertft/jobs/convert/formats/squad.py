@@ -47,7 +47,7 @@ def read(path: Path, options: Options, tally: Tally) -> Iterator[Record]:
                 _count_others(question, "qas", tally)
                 if "id" in question:
                     where = f"{path}: question {question['id']!r}"
-                yield question_record(question, context, where, tally)
+                yield question_record(question, context, where, tally, options.offsets)
 
 
 def _items(data: dict[str, Any], key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ import pytest
 from convert_helpers import ents, iobs
 
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.jobs.convert.formats import inception
 
 cassis = pytest.importorskip("cassis")
 NAMED_ENTITY = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
@@ -134,6 +135,29 @@ def test_members_that_are_broken_or_no_zip(tmp_path, converted):
         archive.writestr("in.zip", "nothing")
     with pytest.raises(DataError, match=r"a\.zip/in\.zip: found a document that can't be read \(BadZipFile.*fix: "):
         converted(tmp_path / "a.zip", format="inception")
+
+
+def test_members_that_claim_to_hold_gigabytes_are_not_unpacked(tmp_path, converted, monkeypatch):
+    path = nested(tmp_path, b"<xmi:XMI/>" * 500, 2)
+    monkeypatch.setattr(inception, "_MAX_UNPACKED", 5_100)
+    message = r"1\.zip/in\.zip: found 5,\d+ bytes when unpacked; expected at most 5,100; fix: "
+    with pytest.raises(DataError, match=message):
+        converted(path, format="inception")
+    monkeypatch.undo()
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")  # of the outer ZIP
+    content[directory + 24 : directory + 28] = (1 << 31).to_bytes(4, "little")  # the size that it claims
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"1\.zip/in\.zip: found 2,147,483,648 bytes when unpacked"):
+        converted(path, format="inception")
+
+
+def test_a_zip_that_was_cut_off_after_one_of_its_documents(project, converted):
+    path = project({f"annotation/{name}.txt/ada.zip": ADA for name in "abc"})
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"annotation/c.txt")])
+    with pytest.raises(DataError, match=r"project\.zip: found a ZIP that begins in the middle .*fix: .*cut off"):
+        converted(path, format="inception")
 
 
 def test_members_that_are_encrypted(tmp_path, converted):

@@ -103,6 +103,18 @@ def test_two_choices_of_a_text_make_all_categories_independent(tasks, items):
     assert [doc.cats for doc in tasks(*items).docs] == [{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 0.0}]
 
 
+def test_the_user_may_say_whether_categories_exclude_each_other(tasks):
+    of_one = [task(annotation(answer("topic", "choices", [name]))) for name in "ab"] + [task(annotation())]
+    assert [doc.cats for doc in tasks(*of_one).docs][2] == {}
+    assert [doc.cats for doc in tasks(*of_one, categories="exclusive").docs][2] == {}
+    independent = [doc.cats for doc in tasks(*of_one, categories="independent").docs]
+    assert independent == [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 0.0, "b": 0.0}]
+    of_two = task(annotation(answer("topic", "choices", ["a", "b"])))
+    assert tasks(of_two, *of_one, categories="independent").docs[0].cats == {"a": 1.0, "b": 1.0}
+    with pytest.raises(DataError, match=r"record 1 .*found the categories 'a', 'b'; .*fix: .*--categories"):
+        tasks(of_two, *of_one, categories="exclusive")
+
+
 def test_one_of_several_questions_can_be_chosen(tasks):
     item = task(annotation(answer("tone", "choices", ["good"]), answer("topic", "choices", ["sports"])))
     assert tasks(item).doc.cats == {"good": 1.0, "sports": 1.0}

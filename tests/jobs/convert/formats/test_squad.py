@@ -114,6 +114,17 @@ def test_offsets_are_characters_of_the_context(made, context):
     assert answers(doc) == ["Berlin"]
 
 
+@pytest.mark.parametrize(("unit", "start"), [("utf16", 3), ("bytes", 5)])
+def test_offsets_may_count_other_units(made, unit, start):
+    context = "😀 Berlin"
+    question = {**asked("Berlin", context=context), "answers": [{"text": "Berlin", "answer_start": start}]}
+    content = squad(question, context=context)
+    message = rf"found the answer 'Berlin', but .* at answer_start {start}; the offset fits .*fix: .*--offsets {unit}\)"
+    with pytest.raises(DataError, match=message):
+        made("a.json", content)
+    assert answers(made("a.json", content, offsets=unit).doc) == ["Berlin"]
+
+
 def test_articles_paragraphs_and_questions_stay_in_order(made):
     articles = [
         {"paragraphs": [{"context": f"{article}{place}", "qas": [{"question": q} for q in "xy"]} for place in "12"]}
@@ -204,7 +215,7 @@ def bad_answer(text, start):
 BAD = {
     "cut off": (squad(QUESTION)[:-5], "a.json", "invalid JSON", "cut off"),
     "deep": ("[" * 100_000, "a.json", "invalid JSON", "cut off"),
-    "blank": (" \n", "a.json", "invalid JSON", "cut off"),
+    "blank": (" \n", "a.json", "no records", "check how"),
     "list": (json.dumps([QUESTION]), "a.json", "JSON of an unknown form, with ['question', 'answers'", "--format"),
     "number": ("3", "a.json", "JSON of an unknown form, with no objects", "--format"),
     "data type": ('{"data": {"a": 1}}', "a.json", "'data': {'a': 1}", "this form"),
