@@ -1,6 +1,8 @@
 """The BERT family's forward pass for prediction on a CPU: packed, query, key and value in one product, oneDNN weights.
 
 Computes the same sums as transformers' model in another order, so results agree up to float32 rounding. No gradients.
+In bfloat16 only the matrix products, attention and the activation are computed in bfloat16, from weights that are kept
+in it; the sums between them, the norms and the embeddings are float32.
 """
 
 from __future__ import annotations
@@ -72,8 +74,10 @@ class FusedEngine:
     padded = False
     budget = 2048
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, *, half: bool = False) -> None:
+        """half: multiply in bfloat16."""
         self.net = net
+        self.dtype = torch.bfloat16 if half else torch.float32
         self.layers = [
             _Layer(
                 self._product(layer.query_key_value()),
@@ -87,9 +91,13 @@ class FusedEngine:
         ]
 
     def _product(self, one: Linear, activation: str = "none") -> _Product:
-        return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
+        weight, bias = one.weight.detach().to(self.dtype), one.bias.detach().to(self.dtype)
+        return compat.fast_linear(weight, bias, activation, rows=self.budget)
 
     def _sum(self, one: Linear) -> _Sum:
+        if self.dtype == torch.bfloat16:  # oneDNN would round the sum to the precision of its inputs
+            product = self._product(one)
+            return lambda x, other: other + product(x)
         return compat.fast_linear_sum(one.weight.detach(), one.bias.detach(), rows=self.budget)
 
     @cached_property
@@ -103,7 +111,7 @@ class FusedEngine:
         engine = copy(self)
         engine.layers = []
         for number, (layer, names) in enumerate(zip(self.layers, linear_names(shape), strict=True)):
-            parts = {part: updates[name] for part, name in names.items() if name in updates}
+            parts = {part: updates[name].to(self.dtype) for part, name in names.items() if name in updates}
             joint = [UpdatedRows(place * shape.width, parts[part])
                      for place, part in enumerate(("query", "key", "value")) if part in parts]  # fmt: skip
             up = layer.up
@@ -133,11 +141,12 @@ class FusedEngine:
         hidden = _normalise(hidden, net.norm, net.shape.eps)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
-        runs = _plan(packed.lengths, n_rows=len(hidden))
+        runs = _plan(packed.lengths, n_rows=len(hidden), dtype=self.dtype)
         for layer in self.layers:
-            mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
+            mixed = _attend(layer.query_key_value(hidden.to(self.dtype)), runs, net.shape.heads)
             hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, net.shape.eps)
-            hidden = _normalise(layer.down(layer.up(hidden), hidden), layer.down_norm, net.shape.eps)
+            inner = layer.up(hidden.to(self.dtype))  # (N, F)
+            hidden = _normalise(layer.down(inner, hidden), layer.down_norm, net.shape.eps)
         return hidden[: len(packed.ids)]
 
 
@@ -165,7 +174,7 @@ def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
     return layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
 
 
-def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
+def _plan(lengths: Ints, *, n_rows: int, dtype: torch.dtype = torch.float32) -> list[_Run]:
     """The rows that attention reads for each run of windows. n_rows: all rows, idle ones after the windows included."""
     runs, start = [], 0
     for windows, length in runs_of(lengths):
@@ -175,7 +184,7 @@ def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
             runs.append(_Run(start, windows, length, start, length, None))
         else:
             before = spare if start >= spare else 0
-            mask = torch.zeros(length + spare)
+            mask = torch.zeros(length + spare, dtype=dtype)
             mask[:before] = mask[before + length :] = -torch.inf
             runs.append(_Run(start, windows, length, start - before, length + spare, mask[None, None, None]))
         start = stop

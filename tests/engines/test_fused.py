@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from encoders import LONG, MIXED, encoder_of, rewrite, texts_of
+from encoders import KNOWN, LONG, MIXED, encoder_of, error_of, net_of, rewrite, texts_of
 from tiny import WIDTH
 from torch.nn import functional
 
@@ -82,10 +83,17 @@ def test_activations_equal_the_model_s(tiny_bert, tmp_path, activation):
     torch.testing.assert_close(found.hidden[found.rows], expected.hidden[expected.rows], rtol=1e-4, atol=1e-4)
 
 
+# --- products
+
+
+PRECISIONS = {torch.float32: {}, torch.bfloat16: {"rtol": 0.02, "atol": 0.05}}
+
+
 @pytest.mark.parametrize("rows", [1, 7, 300])
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, rows):
-    weight, bias, x = torch.randn(24, WIDTH), torch.randn(24), torch.randn(rows, WIDTH)
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, rows, dtype):
+    weight, bias, x = (torch.randn(*size).to(dtype) for size in ((24, WIDTH), (24,), (rows, WIDTH)))
     finish = {
         "none": lambda y: y,
         "gelu": functional.gelu,
@@ -94,7 +102,8 @@ def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, 
     }[activation]
     expected = finish(functional.linear(x, weight, bias))
     with torch.no_grad():
-        torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
+        found = compat.fast_linear(weight, bias, activation, rows=64)(x)
+        torch.testing.assert_close(found, expected, **PRECISIONS[dtype])
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
         torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
 
@@ -139,3 +148,52 @@ def test_the_budget_does_not_change_the_rows(tiny_bert):
         rows.append(features.hidden[features.rows])
     torch.testing.assert_close(rows[0], rows[2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[1], rows[2], rtol=1e-4, atol=1e-5)
+
+
+# --- bfloat16
+
+
+@pytest.mark.parametrize("family", KNOWN)
+@torch.no_grad()
+def test_rows_in_bfloat16_are_float32_and_close(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    packed = packed_of([40, 33, 33, 9, 3, 1])
+    full, half = (FusedEngine(net_of(encoder), half=half)(packed) for half in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < error_of(half, full) < 0.02
+
+
+@torch.no_grad()
+def test_a_text_in_bfloat16_gets_the_same_rows_alone_and_in_a_batch(tiny_bert):
+    encoder = encoder_of(tiny_bert, precision="bfloat16")
+    assert encoder.engine().dtype == torch.bfloat16
+    together = encoder(texts_of([*MIXED, LONG]))
+    alone = [encoder(texts_of([text])) for text in [*MIXED, LONG]]
+    rows = torch.cat([features.hidden[features.rows] for features in alone])
+    assert error_of(rows, together.hidden[together.rows]) < 0.005
+
+
+@torch.no_grad()
+def test_an_engine_in_bfloat16_holds_its_weights_once_and_in_half_the_memory(encoder, monkeypatch):
+    laid_out = []
+    fast_linear = compat.fast_linear
+
+    def watched(weight, bias, activation, *, rows):
+        laid_out.append(weight)
+        return fast_linear(weight, bias, activation, rows=rows)
+
+    monkeypatch.setattr(compat, "fast_linear", watched)
+    net = net_of(encoder)
+    FusedEngine(net, half=True)
+    assert {weight.dtype for weight in laid_out} == {torch.bfloat16}
+    assert len(laid_out) == 4 * net.shape.layers
+
+
+@torch.no_grad()
+def test_training_and_copies_get_new_engines_in_bfloat16(tiny_bert):
+    encoder, texts = encoder_of(tiny_bert, precision="bfloat16"), texts_of(MIXED)
+    before = encoder(texts).hidden
+    twin = copy.deepcopy(encoder)
+    encoder.model.encoder.layer[0].output.dense.weight.mul_(2.0)
+    assert error_of(encoder(texts).hidden, before) > 0.01
+    assert torch.equal(twin(texts).hidden, before)
