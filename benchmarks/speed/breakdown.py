@@ -27,7 +27,7 @@ ATTENTION = "attention in the fused forward"
 # Part of the work -> the functions whose own time it is, as module:name.
 PARTS = {
     "spaCy's tokenizer": ("spacy.language:Language.make_doc",),
-    "subword tokenisation": ("spacy_bertft.encoder.encoder:Encoder.tokenize",),
+    "subword tokenisation": ("spacy_bertft.text.subwords:Splitter.split",),
     "alignment, windows, packing": (
         "spacy_bertft.components.doc_texts:texts_of",
         "spacy_bertft.encoder.encoder:Encoder.forward",
