@@ -144,14 +144,15 @@ def has_bfloat16(device: torch.device) -> bool:
 def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> Callable[[Tensor], Tensor]:
     """Return a function that computes `activation(linear(x))` on the CPU as fast as PyTorch can, without gradients.
 
-    activation: "none", "gelu", "gelu_tanh" or "relu". rows: typical number of rows of `x`.
+    x, weight and bias are of one precision, float32 or bfloat16, and so is the result. activation: "none", "gelu",
+    "gelu_tanh" or "relu". rows: typical number of rows of `x`.
 
     If PyTorch was built with oneDNN, the weight is converted to its layout once and the activation is fused into the
     product. torch.compile generates the same calls; they are not documented for other use, so we check that they exist.
     """
     from torch.nn import functional
 
-    if product := _onednn_linear():
+    if product := _onednn_linear(weight.dtype):
         reorder, compute = product
         kind, _, algorithm = activation.partition("_")
         laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
@@ -169,7 +170,7 @@ def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> 
 
 def fast_linear_sum(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """As fast_linear, but the function computes `linear(x) + other`; oneDNN adds within the product."""
-    if product := _onednn_linear():
+    if product := _onednn_linear(weight.dtype):
         reorder, compute = product
         laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
         return lambda x, other: compute.binary(x, other, laid_out, offset, "add")
@@ -177,13 +178,18 @@ def fast_linear_sum(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Ten
     return lambda x, other: plain(x).add_(other)
 
 
-def _onednn_linear() -> tuple[Callable[..., Tensor], Any] | None:
-    """PyTorch's calls that lay out a weight for oneDNN, and that multiply by it; None if they are not there."""
+def _onednn_linear(dtype: torch.dtype) -> tuple[Callable[..., Tensor], Any] | None:
+    """PyTorch's calls that lay out a weight for oneDNN, and that multiply by it; None if they are not there.
+
+    oneDNN multiplies in bfloat16 from AVX-512 on, in float32 everywhere.
+    """
     import torch
 
     reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
     compute = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if dtype == torch.bfloat16:
+        available = available and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not available or reorder is None or compute is None or "binary" not in compute.overloads():
         return None
     return reorder, compute

@@ -103,6 +103,11 @@ def assert_near(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def error_of(found, expected):
+    """The size of the difference, as a share of the size of what is expected."""
+    return float((found - expected).norm() / expected.norm())
+
+
 def rewrite(path, **changes):
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(settings | changes), encoding="utf-8")

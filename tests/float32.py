@@ -1,4 +1,4 @@
-"""Tests train in float32 on every CPU, unless they say otherwise, so that they can compare with plain PyTorch.
+"""Tests run in float32 on every CPU, unless they say otherwise, so that they can compare with plain PyTorch.
 
 Imported by conftest.py, and by the code of tests that runs in processes of its own.
 """

@@ -1,6 +1,6 @@
 """Where the time of nlp.pipe goes: in the encoder's forward, and in each part around it. On a CPU.
 
-    python benchmarks/speed/breakdown.py PIPELINE
+    python benchmarks/speed/breakdown.py PIPELINE [--precision float32] [--window 256]
 
 Wraps the functions of PARTS in timers. Where one runs inside another, its time counts for the inner one alone.
 """
@@ -23,10 +23,11 @@ from subjects import SIZES
 from texts import build, check_data, n_words
 
 FORWARD, REST = "the encoder's forward", "the rest (spaCy's loop, batches)"
+ATTENTION = "attention in the fused forward"
 # Part of the work -> the functions whose own time it is, as module:name.
 PARTS = {
     "spaCy's tokenizer": ("spacy.language:Language.make_doc",),
-    "subword tokenisation": ("spacy_bertft.encoder.encoder:Encoder.tokenize",),
+    "subword tokenisation": ("spacy_bertft.text.subwords:Splitter.split",),
     "alignment, windows, packing": (
         "spacy_bertft.components.doc_texts:texts_of",
         "spacy_bertft.encoder.encoder:Encoder.forward",
@@ -36,6 +37,7 @@ PARTS = {
         "spacy_bertft.engines.transformers:TransformersEngine.__call__",
         "spacy_bertft.engines.onnx:OnnxEngine.__call__",
     ),
+    ATTENTION: ("spacy_bertft.engines.fused:_attend",),
     "handing over features": (
         "spacy_bertft.components.encoder_pipe:EncoderPipe.predict",
         "spacy_bertft.components.encoder_pipe:EncoderPipe.set_annotations",
@@ -44,7 +46,7 @@ PARTS = {
     "decoding": ("spacy_bertft.tasks.ner:decode",),
     "annotating Docs": ("spacy_bertft.components.head_pipe:HeadPipe.set_annotations",),
 }
-SETS = ("short", "mixed")
+SETS = ("short", "mixed", "long")
 
 
 class Stopwatch:
@@ -104,28 +106,36 @@ def main(
     pipeline: Annotated[str, typer.Argument(help="Folder or name of a pipeline.")],
     data: Annotated[Path | None, typer.Option(help="Folder of data.", envvar="SPACY_BERTFT_DATA")] = None,
     repeats: Annotated[int, typer.Option(help="Runs over each set of texts.", min=1)] = 3,
+    precision: Annotated[str, typer.Option(help="The encoder's precision.")] = "auto",
+    window: Annotated[int | None, typer.Option(help="The encoder's window; default: its limit.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for breakdown.json.")] = Path(__file__).parent / "results",
 ) -> None:
-    """Print where the time of nlp.pipe goes, for short and mixed texts."""
+    """Print where the time of nlp.pipe goes, for short, mixed and long texts."""
     sets = build(check_data(data), SIZES["minilm"].amounts)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import spacy
 
     watch = Stopwatch()
     patch(watch)
-    nlp = spacy.load(pipeline)
+    settings = {"precision": precision, "window": window}
+    nlp = spacy.load(pipeline, config={"components": {"encoder": {"model": settings}}})
     spent = {of_set: spend(nlp, sets[of_set], watch, repeats) for of_set in SETS}
     columns = []
     for of_set, seconds in spent.items():
         per_words = 1e6 / (repeats * n_words(sets[of_set]))
         total = sum(seconds.values())
-        around = total - seconds[FORWARD]
+        around = total - seconds[FORWARD] - seconds[ATTENTION]
         rows = {**seconds, "around the forward": around, "all": total}
         columns.append({part: (f"{per_words * one:,.1f}", f"{100 * one / total:.1f}") for part, one in rows.items()})
     header = ["", *(f"{of_set}, {unit}" for of_set in SETS for unit in ("µs a word", "%"))]
     typer.echo(table(header, [[part, *(cell for column in columns for cell in column[part])] for part in columns[0]]))
     out.mkdir(parents=True, exist_ok=True)
-    numbers = {"repeats": repeats, "words": {of_set: n_words(sets[of_set]) for of_set in SETS}, "seconds": spent}
+    numbers = {
+        "settings": settings,
+        "repeats": repeats,
+        "words": {of_set: n_words(sets[of_set]) for of_set in SETS},
+        "seconds": spent,
+    }
     (out / "breakdown.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import StepError, last_line
-from subjects import OURS, Subject
+from subjects import BATCHES, OURS, Subject
 from texts import n_words
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -45,6 +45,8 @@ class Results:
     absent: dict[str, str] = field(default_factory=dict)  # by subject: why it was left out
     texts: dict[str, dict[str, float]] = field(default_factory=dict)  # by set: texts, words, subwords, gflop
     peak_gflops: dict[str, list[float]] = field(default_factory=dict)  # by set
+    peak_bfloat16: dict[str, list[float]] = field(default_factory=dict)  # by set; empty without instructions for it
+    batch_sizes: dict[str, dict[str, int]] = field(default_factory=dict)  # by set, then subject
     words_per_second: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     entities: dict[str, dict[str, int]] = field(default_factory=dict)  # found, the same in every round
     latency_ms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # by subject: median, p99
@@ -111,7 +113,14 @@ class Fleet:
             return
         print(f"Loading {subject.name} …", flush=True)
         path = self.plan.pipelines[subject.pipeline]
-        spec = _spec(subject.kind, path, self.plan.texts, gpu=gpu, batch_size=subject.batch_size)
+        spec = _spec(
+            subject.kind,
+            path,
+            self.plan.texts,
+            gpu=gpu,
+            batch_size=subject.batch_size,
+            precision=subject.precision,
+        )
         try:
             worker = Worker(self.plan.pythons[subject.environment], spec, self.plan.logs / f"{subject.name}.log")
         except StepError as error:
@@ -166,6 +175,7 @@ def measure(plan: Plan) -> Results:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": meter.ready["threads"],
+        "features": meter.ready["features"],
         "gpu": gpu,
         "platform": f"{platform.system()} {platform.machine()}",
     }
@@ -179,11 +189,14 @@ def measure(plan: Plan) -> Results:
     for name in fleet.names(0):
         if all(fleet.ask(name, "some", texts=of_set, every=every) for of_set, every in WARM_UP.items()):
             fleet.ask(name, "each", texts="latency")
+    results.batch_sizes = {of_set: _batch_sizes(fleet, of_set) for of_set in SETS}
     for turn in range(plan.rounds):
         print(f"Round {turn + 1} of {plan.rounds}", flush=True)
         for of_set in SETS:
-            peak = meter.ask("peak", gpu=gpu)["gflops"]
-            results.peak_gflops.setdefault(of_set, []).append(peak)
+            peak = meter.ask("peak", gpu=gpu)
+            results.peak_gflops.setdefault(of_set, []).append(peak["gflops"])
+            if "bfloat16" in peak:
+                results.peak_bfloat16.setdefault(of_set, []).append(peak["bfloat16"])
             _throughput(fleet, of_set, turn, results)
         _latency(fleet, turn, results)
     for name in fleet.names(0):
@@ -197,9 +210,24 @@ def measure(plan: Plan) -> Results:
     return results
 
 
+def _batch_sizes(fleet: Fleet, of_set: str) -> dict[str, int]:
+    """The batch size that each subject runs with: its own, or the fastest of BATCHES in one run of each."""
+    chosen: dict[str, int] = {}
+    for subject in [one for one in fleet.plan.subjects if one.name in fleet.workers]:
+        own = fleet.workers[subject.name].ready["batch_size"]
+        seconds: dict[int, float] = {}
+        for size in BATCHES if subject.best_batch else ():
+            if answer := subject.name in fleet.workers and fleet.ask(
+                subject.name, "all", texts=of_set, batch_size=size
+            ):
+                seconds[size] = answer["seconds"]
+        chosen[subject.name] = min(seconds, key=lambda size: seconds[size], default=own)
+    return chosen
+
+
 def _throughput(fleet: Fleet, of_set: str, turn: int, results: Results) -> None:
     for name in fleet.names(turn):
-        if answer := fleet.ask(name, "all", texts=of_set):
+        if answer := fleet.ask(name, "all", texts=of_set, batch_size=results.batch_sizes[of_set][name]):
             speed = results.texts[of_set]["words"] / answer["seconds"]
             results.words_per_second.setdefault(of_set, {}).setdefault(name, []).append(speed)
             results.entities.setdefault(of_set, {})[name] = answer["entities"]
@@ -225,8 +253,9 @@ def _size(of_set: str, texts: Path, meter: Worker) -> dict[str, float]:
     return {"texts": len(chosen), "words": n_words(chosen), **meter.ask("count", texts=of_set)}
 
 
-def _spec(kind: str, path: Path, texts: Path, *, gpu: bool = False, batch_size: int | None = None) -> dict[str, Any]:
-    return {"kind": kind, "path": str(path), "texts": str(texts), "gpu": gpu, "batch_size": batch_size}
+def _spec(kind: str, path: Path, texts: Path, **settings: Any) -> dict[str, Any]:
+    unset = {"gpu": False, "batch_size": None, "precision": "auto"}
+    return {"kind": kind, "path": str(path), "texts": str(texts), **unset, **settings}
 
 
 def _command(python: Path, how: str, spec: dict[str, Any]) -> list[str]:

@@ -39,7 +39,8 @@ def present(results: Results) -> list[Subject]:
 
 def reference(results: Results, heads: int) -> str | None:
     """The subject with as many heads whose speed counts as 1; None where none was measured."""
-    of = {subject.environment: subject.name for subject in present(results) if subject.heads == heads}
+    with_heads = [subject for subject in present(results) if subject.heads == heads]
+    of = {subject.environment: subject.name for subject in reversed(with_heads)}  # the first of each environment
     return next((of[environment] for environment in REFERENCES if environment in of), None)
 
 
@@ -66,7 +67,7 @@ def markdown(title: str, results: Results) -> str:
     machine = results.machine
     lines = [
         f"# {title}",
-        f"{machine['cpu']}, threads: {machine['threads']}, {machine['platform']}"
+        f"{', '.join([machine['cpu'], *machine['features']])}, threads: {machine['threads']}, {machine['platform']}"
         + (", with a GPU." if machine["gpu"] else ".")
         + " Medians, with the lowest and the highest value over the rounds in brackets.",
         "## Words a second, from raw text to entities",
@@ -100,7 +101,11 @@ def _throughput(results: Results) -> str:
     speeds = results.words_per_second
     rows = [[one.name, *(Spread.of(speeds[of_set][one.name]).show(0) for of_set in SETS)] for one in present(results)]
     found = [[one.name, *(f"{results.entities[of_set][one.name]:,}" for of_set in SETS)] for one in present(results)]
-    return table(["", *SETS], rows) + "\n\nEntities found:\n\n" + table(["", *SETS], found)
+    sizes = [[one.name, *(f"{results.batch_sizes[of_set][one.name]:,}" for of_set in SETS)] for one in present(results)]
+    parts = {"Entities found": found, "Texts in a batch": sizes}
+    return "\n\n".join(
+        [table(["", *SETS], rows), *(f"{what}:\n\n{table(['', *SETS], of)}" for what, of in parts.items())]
+    )
 
 
 def _ratios(results: Results) -> str:
@@ -155,11 +160,13 @@ def _limit(results: Results) -> str:
                 of_set,
                 *(f"{size[key]:,.0f}" for key in ("texts", "words", "subwords", "gflop")),
                 Spread.of(results.peak_gflops[of_set]).show(0),
+                *([Spread.of(results.peak_bfloat16[of_set]).show(0)] if results.peak_bfloat16 else []),
                 Spread.of(bounds).show(0),
                 *shares,
             ]
         )
-    first = ["", "texts", "words", "subwords", "GFLOP", "peak, GFLOP/s", "limit, words/s"]
+    peaks = ["peak, GFLOP/s", *(["peak in bfloat16, GFLOP/s"] if results.peak_bfloat16 else [])]
+    first = ["", "texts", "words", "subwords", "GFLOP", *peaks, "limit, words/s"]
     first += [f"{name}, % of the limit" for name in names]
     flipped = [list(column) for column in zip(first, *rows, strict=True)]
     return table(flipped[0], flipped[1:])

@@ -45,6 +45,8 @@ class Subject:
     pipeline: str  # a name of pipelines.STEPS
     kind: Literal["spacy", "hf"] = "spacy"
     batch_size: int | None = None  # None: the library's default
+    best_batch: bool = False  # with the batch size of BATCHES that is fastest on each set of texts
+    precision: Literal["auto", "float32"] = "auto"  # of this package's encoder
     heads: int = 1  # 1: entities; 2: entities and categories
 
     @property
@@ -53,14 +55,19 @@ class Subject:
         return self.name.startswith("spacy-bertft")
 
 
+BATCHES = (8, 32, 128, 512, 1000)  # texts
 SUBJECTS = (
     Subject("spacy-bertft", OURS, "ours"),
+    Subject("spacy-bertft, float32", OURS, "ours", precision="float32"),
     Subject("spacy-bertft, ONNX", OURS, "ours-onnx"),
     Subject("spacy-bertft, ONNX int8", OURS, "ours-onnx-int8"),
     Subject("spacy-transformers", PEER, "peer"),
+    Subject("spacy-transformers, best batch", PEER, "peer", best_batch=True),
     Subject("Hugging Face pipeline, batch 1", OURS, "hf", kind="hf", batch_size=1),
     Subject("Hugging Face pipeline, batch 32", OURS, "hf", kind="hf", batch_size=32),
+    Subject("Hugging Face pipeline, best batch", OURS, "hf", kind="hf", batch_size=1, best_batch=True),
     Subject("spacy-huggingface-pipelines", COMPONENT, "hf-component"),
+    Subject("spacy-huggingface-pipelines, best batch", COMPONENT, "hf-component", best_batch=True),
     Subject("spacy-bertft, 2 heads", OURS, "ours-2", heads=2),
     Subject("spacy-transformers, 2 heads", PEER, "peer-2", heads=2),
 )

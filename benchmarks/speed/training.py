@@ -84,7 +84,7 @@ def make_ours(encoder: str, precision: str) -> Update:
 def make_theirs(folder: Path, tokenizer: Any, precision: str) -> Update:
     """transformers' model for sequences: what updates it."""
     device = resolve_device("auto")
-    half = uses_half(precision, device, learning=True)
+    half = uses_half(precision, device, fused=True)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS), dtype=torch.float32)
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)

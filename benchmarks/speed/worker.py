@@ -3,7 +3,8 @@
 python worker.py serve SPEC    answer requests, a JSON object a line, until stdin ends
 python worker.py load SPEC     load once, answer with the seconds that took, and end
 
-SPEC is a JSON object: kind ("spacy", "hf" or "meter"), path, texts (a JSON file of texts by set), batch_size, gpu.
+SPEC is a JSON object: kind ("spacy", "hf" or "meter"), path, texts (a JSON file of texts by set), batch_size,
+precision, gpu.
 Run by measure.py. Answers go to the real stdout; what libraries print goes to stderr.
 """
 
@@ -27,6 +28,13 @@ from limit import Shape, gflop, window_lengths
 
 STARTED = time.perf_counter()  # the interpreter's own start does not count
 OVERLAP = 64  # subwords that neighbouring windows of a text share in the Hugging Face pipeline
+FEATURES = {
+    "AVX2": "avx2",
+    "AVX-512": "avx512f",
+    "VNNI": "avx512_vnni",
+    "BF16": "avx512_bf16",
+    "AMX": "amx_tile",
+}
 SIDE, PRODUCTS = 2048, 7  # of the square matrices whose product gives the machine's peak; products timed
 PACKAGES = (
     "spacy-bertft",
@@ -57,12 +65,14 @@ class SpacyPipeline:
             spacy.prefer_gpu()
             if "bertft_encoder" in (Path(spec["path"]) / "config.cfg").read_text(encoding="utf-8"):
                 overrides = {"components": {"encoder": {"model": {"precision": "bfloat16"}}}}
+        elif spec["precision"] != "auto":
+            overrides = {"components": {"encoder": {"model": {"precision": spec["precision"]}}}}
         self.nlp = spacy.load(spec["path"], config=overrides)
-        self.batch = {} if spec["batch_size"] is None else {"batch_size": spec["batch_size"]}
+        self.batch_size: int = spec["batch_size"] or self.nlp.batch_size
 
-    def many(self, texts: list[str]) -> int:
+    def many(self, texts: list[str], batch_size: int) -> int:
         """Run over all texts. How many entities there are."""
-        return sum(len(doc.ents) for doc in list(self.nlp.pipe(texts, **self.batch)))
+        return sum(len(doc.ents) for doc in list(self.nlp.pipe(texts, batch_size=batch_size)))
 
     def one(self, text: str) -> int:
         """Run over one text."""
@@ -76,19 +86,19 @@ class HuggingFacePipeline:
         from transformers import pipeline
 
         self.importing = time.perf_counter()
+        self.batch_size: int = spec["batch_size"]
         self.pipeline = pipeline(
             "token-classification",
             model=spec["path"],
             tokenizer=spec["path"],
             aggregation_strategy="simple",
             stride=OVERLAP,
-            batch_size=spec["batch_size"],
             device=0 if spec["gpu"] else -1,
         )
 
-    def many(self, texts: list[str]) -> int:
+    def many(self, texts: list[str], batch_size: int) -> int:
         """Run over all texts. How many entities there are."""
-        return sum(map(len, self.pipeline(texts)))
+        return sum(map(len, self.pipeline(texts, batch_size=batch_size)))
 
     def one(self, text: str) -> int:
         """Run over one text."""
@@ -98,11 +108,11 @@ class HuggingFacePipeline:
 Pipeline = SpacyPipeline | HuggingFacePipeline
 
 
-def time_all(pipeline: Pipeline, texts: list[str]) -> Answer:
-    """Seconds for all texts at once."""
+def time_all(pipeline: Pipeline, texts: list[str], batch_size: int | None) -> Answer:
+    """Seconds for all texts at once. batch_size: None: the pipeline's own."""
     gc.collect()
     start = time.perf_counter()
-    entities = pipeline.many(texts)
+    entities = pipeline.many(texts, batch_size or pipeline.batch_size)
     return {"seconds": time.perf_counter() - start, "entities": entities}
 
 
@@ -134,18 +144,50 @@ def count(encoder: str, texts: list[str]) -> Answer:
 
 
 def measure_peak(gpu: bool) -> Answer:
-    """Billions of operations a second in a product of large matrices: float32, or bfloat16 on a GPU."""
+    """Billions of operations a second in a product of large matrices: `gflops` in float32, or in bfloat16 on a GPU, and
+    on a CPU with instructions for it `bfloat16` too.
+    """
     import torch
 
-    device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    if gpu:
+        return {"gflops": product_gflops("cuda", torch.bfloat16)}
+    answer = {"gflops": product_gflops("cpu", torch.float32)}
+    if {"BF16", "AMX"} & set(features()):
+        answer["bfloat16"] = product_gflops("cpu", torch.bfloat16)
+    return answer
+
+
+def product_gflops(device: str, dtype: Any) -> float:
+    """Billions of operations a second in a product of large matrices; on a CPU the faster of PyTorch's and oneDNN's."""
+    import torch
+
     left, right = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
-    wait = torch.cuda.synchronize if gpu else (lambda: None)
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    products: list[Callable[[], Any]] = [lambda: left @ right]
+    if device == "cpu":
+        from spacy_bertft.compat import fast_linear
+
+        linear = fast_linear(right, right[0], "none", rows=SIDE)
+        products.append(lambda: linear(left))
+    return 2 * SIDE**3 / 1e9 / min(seconds_of(product, wait) for product in products)
+
+
+def seconds_of(product: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """The median over PRODUCTS runs."""
     ticks: list[float] = []
     for _ in range(PRODUCTS + 2):  # the first is to warm up
-        left @ right
+        product()
         wait()
         ticks.append(time.perf_counter())
-    return {"gflops": 2 * SIDE**3 / 1e9 / statistics.median(after - before for before, after in pairwise(ticks))}
+    return statistics.median(after - before for before, after in pairwise(ticks))
+
+
+def features() -> list[str]:
+    """The processor's instructions that matter for speed here, as Linux lists them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return [name for name, flag in FEATURES.items() if flag in flags]
 
 
 def peak_memory() -> Answer:
@@ -173,9 +215,9 @@ def load(spec: Spec) -> Pipeline:
 def pipeline_work(spec: Spec, sets: dict[str, list[str]]) -> tuple[Answer, Work]:
     """A loaded pipeline's first answer, and what it does when asked."""
     pipeline = load(spec)
-    return {"versions": versions()}, {
-        "all": lambda request: time_all(pipeline, sets[request["texts"]]),
-        "some": lambda request: time_all(pipeline, sets[request["texts"]][:: request["every"]]),
+    return {"versions": versions(), "batch_size": pipeline.batch_size}, {
+        "all": lambda request: time_all(pipeline, sets[request["texts"]], request["batch_size"]),
+        "some": lambda request: time_all(pipeline, sets[request["texts"]][:: request["every"]], None),
         "each": lambda request: time_each(pipeline, sets[request["texts"]]),
         "memory": lambda request: peak_memory(),
     }
@@ -185,7 +227,7 @@ def meter_work(spec: Spec, sets: dict[str, list[str]]) -> tuple[Answer, Work]:
     """The same of the process that measures the machine and the texts; `path` is the encoder's."""
     import torch
 
-    return {"cuda": torch.cuda.is_available(), "threads": torch.get_num_threads()}, {
+    return {"cuda": torch.cuda.is_available(), "threads": torch.get_num_threads(), "features": features()}, {
         "count": lambda request: count(spec["path"], sets[request["texts"]]),
         "peak": lambda request: measure_peak(request["gpu"]),
     }

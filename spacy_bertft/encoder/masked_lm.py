@@ -125,7 +125,7 @@ class MaskedModel(nn.Module):
         """Logits (M, V) of hidden rows; if the windows' first rows are given, also next-sentence logits (W, 2)."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        half = uses_half(self.encoder.settings.precision, rows.device, learning=False)
+        half = uses_half(self.encoder.settings.precision, rows.device, fused=False)
         ids = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # never read
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=half):
             pooler: Any = None if first is None else self.encoder.model.pooler

@@ -26,7 +26,7 @@ class EncoderSettings:
 
     device: "auto" takes the GPU that spacy.require_gpu() chose, else CUDA, else MPS, else the CPU.
     precision: of the products and activations; weights, their gradients and optimizer steps stay float32. "auto" is
-        bfloat16 on a GPU that supports it, and to train the BERT family on a CPU that does; else float32.
+        bfloat16 on a GPU that supports it, and for the BERT family on a CPU that does; else float32.
     window: subwords in one window, special ones included; None: the encoder's limit.
     overlap: minimum number of subwords that neighbouring windows of a long text share; None: an eighth of the window.
     batch_subwords: maximum number of subwords in one forward pass; None: depends on the device.

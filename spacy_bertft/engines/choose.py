@@ -77,23 +77,24 @@ class Runnable(Protocol):
         """The weights that it shares with other encoders."""
 
 
-def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
-    """The engines that may run, best first. half: run in bfloat16; padded: the user has chosen padding."""
+def candidates(form: Form, device: torch.device, *, padded: bool, learning: bool) -> tuple[EngineName, ...]:
+    """The engines that may run, best first. padded: the user has chosen padding."""
     if form == "onnx":
         return ("onnx",)
-    if device.type != "cpu" or padded or (half and not learning):
+    if device.type != "cpu" or padded:
         return ("transformers",)
     return ("fused_training" if learning else "fused", "transformers")
 
 
-def uses_half(precision: Precision, device: torch.device, *, learning: bool) -> bool:
-    """Whether to run in bfloat16; "auto" does so on a GPU that has it, and on a CPU that has it in fused training.
+def uses_half(precision: Precision, device: torch.device, *, fused: bool) -> bool:
+    """Whether to run in bfloat16; "auto" does so where the device has it, but on a CPU in our own engines alone.
 
-    Not to predict on a CPU: the fused engine runs in float32 only.
+    fused: by one of them. In transformers' model, autocast on a CPU leaves the sums between layers in bfloat16 too:
+    that is for those who ask for it.
     """
     if precision != "auto":
         return precision == "bfloat16"
-    return compat.has_bfloat16(device) and (learning or device.type != "cpu")
+    return compat.has_bfloat16(device) and (fused or device.type != "cpu")
 
 
 def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
@@ -115,50 +116,50 @@ class Engines:
 
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
-        half = uses_half(self.precision, encoder.device, learning=learning)
-        names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
-        for name in names:
+        half = uses_half(self.precision, encoder.device, fused=True)
+        for name in candidates(encoder.form, encoder.device, padded=self.padded, learning=learning):
             if name == "transformers":
                 break
             if name == "fused_training":
                 self._kept, engine = None, _make_fused_training(encoder, half=half)
             else:
-                engine = self._costly(name, encoder)
+                engine = self._costly(name, encoder, half=half)
             if engine is not None:
                 return engine
         self._kept = None
-        # Autocast on a CPU leaves the sums between layers in bfloat16 too: only for those who ask for it.
-        half = uses_half(self.precision, encoder.device, learning=False)
+        half = uses_half(self.precision, encoder.device, fused=False)
         return TransformersEngine(
             encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
         )
 
-    def _costly(self, name: EngineName, encoder: Runnable) -> Engine | None:
+    def _costly(self, name: EngineName, encoder: Runnable, *, half: bool) -> Engine | None:
         state = version_of(encoder.loaded)  # the model may have been trained since
         if self._kept is None or self._kept[:2] != (name, state):
             self._kept = None  # free the old engine before building the new one
-            engine = _MAKERS[name](encoder)
+            engine = _MAKERS[name](encoder, half)
             if engine is None:
                 return None
             self._kept = name, state, engine
         return self._kept[2]
 
 
-def _make_onnx(encoder: Runnable) -> Engine | None:
+def _make_onnx(encoder: Runnable, half: bool) -> Engine | None:  # a graph has its own precision
     return None if encoder.graph is None else OnnxEngine(encoder.graph, padding=encoder.padding_id)
 
 
-def _make_fused(encoder: Runnable) -> Engine | None:
+def _make_fused(encoder: Runnable, half: bool) -> Engine | None:
     if encoder.shape is None:
         return None
     shared = encoder.shared
     if shared is None:
         net = read_net(encoder.shape, encoder.weights())
-        return None if net is None else FusedEngine(net)
-    if shared.engine is None:
+        return None if net is None else FusedEngine(net, half=half)
+    if half not in shared.engines:
         net = read_net(encoder.shape, shared)
-        shared.engine = None if net is None else FusedEngine(net)
-    return None if shared.engine is None else shared.engine.adapted(encoder.updates)
+        if net is None:
+            return None
+        shared.engines[half] = FusedEngine(net, half=half)
+    return shared.engines[half].adapted(encoder.updates)
 
 
 def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
@@ -172,4 +173,4 @@ def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
     return FusedTrainingEngine(net, words, read_dropouts(shape, model), half=half)
 
 
-_MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}
+_MAKERS: dict[str, Callable[[Runnable, bool], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

@@ -1,6 +1,8 @@
 """The BERT family's forward pass for prediction on a CPU: packed, query, key and value in one product, oneDNN weights.
 
 Computes the same sums as transformers' model in another order, so results agree up to float32 rounding. No gradients.
+In bfloat16 only the matrix products, attention and the activation are computed in bfloat16, from weights that are kept
+in it; the sums between them, the norms and the embeddings are float32.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Ints, Packed
 
 # PyTorch's attention on a CPU processes keys in vectors of 16 floats and the remaining ones one by one, which can
-# double the time. So a window's keys are extended to a multiple of this by the rows beside them, which are masked.
+# double the time. So a window's keys are extended to a multiple of this by the rows behind them, which are masked. It
+# is always those behind: a sum over the same keys in other places would be rounded otherwise, and the rows of a text
+# would depend on the texts beside it.
 _KEY_MULTIPLE = 16
 # A batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows, a few
 # hundred kilobytes each, and a stream of texts would produce every number.
@@ -51,14 +55,13 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Neighbouring windows of equal length, and the rows that their keys are taken from."""
+    """Neighbouring windows of equal length, each with the rows that its keys are taken from."""
 
     start: int  # row of the first window
     windows: int
     length: int
-    key_start: int
     key_length: int
-    mask: Tensor | None  # (1, 1, 1, key_length), -inf at the rows of neighbours
+    mask: Tensor | None  # (1, 1, 1, key_length), -inf at the rows behind the window
 
     @property
     def stop(self) -> int:
@@ -72,8 +75,10 @@ class FusedEngine:
     padded = False
     budget = 2048
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, *, half: bool = False) -> None:
+        """half: multiply in bfloat16."""
         self.net = net
+        self.dtype = torch.bfloat16 if half else torch.float32
         self.layers = [
             _Layer(
                 self._product(layer.query_key_value()),
@@ -87,9 +92,13 @@ class FusedEngine:
         ]
 
     def _product(self, one: Linear, activation: str = "none") -> _Product:
-        return compat.fast_linear(one.weight.detach(), one.bias.detach(), activation, rows=self.budget)
+        weight, bias = one.weight.detach().to(self.dtype), one.bias.detach().to(self.dtype)
+        return compat.fast_linear(weight, bias, activation, rows=self.budget)
 
     def _sum(self, one: Linear) -> _Sum:
+        if self.dtype == torch.bfloat16:  # oneDNN would round the sum to the precision of its inputs
+            product = self._product(one)
+            return lambda x, other: other + product(x)
         return compat.fast_linear_sum(one.weight.detach(), one.bias.detach(), rows=self.budget)
 
     @cached_property
@@ -103,7 +112,7 @@ class FusedEngine:
         engine = copy(self)
         engine.layers = []
         for number, (layer, names) in enumerate(zip(self.layers, linear_names(shape), strict=True)):
-            parts = {part: updates[name] for part, name in names.items() if name in updates}
+            parts = {part: updates[name].to(self.dtype) for part, name in names.items() if name in updates}
             joint = [UpdatedRows(place * shape.width, parts[part])
                      for place, part in enumerate(("query", "key", "value")) if part in parts]  # fmt: skip
             up = layer.up
@@ -124,7 +133,7 @@ class FusedEngine:
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         net = self.net
-        idle = (0, -len(packed.ids) % _ROW_MULTIPLE)
+        idle = (0, _n_idle(packed.lengths))
         places = positions(packed, net.shape.first_position)
         hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
         if packed.segments is not None and len(net.positions) > 1:
@@ -133,11 +142,12 @@ class FusedEngine:
         hidden = _normalise(hidden, net.norm, net.shape.eps)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
-        runs = _plan(packed.lengths, n_rows=len(hidden))
+        runs = _plan(packed.lengths, self.dtype)
         for layer in self.layers:
-            mixed = _attend(layer.query_key_value(hidden), runs, net.shape.heads)
+            mixed = _attend(layer.query_key_value(hidden.to(self.dtype)), runs, net.shape.heads)
             hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, net.shape.eps)
-            hidden = _normalise(layer.down(layer.up(hidden), hidden), layer.down_norm, net.shape.eps)
+            inner = layer.up(hidden.to(self.dtype))  # (N, F)
+            hidden = _normalise(layer.down(inner, hidden), layer.down_norm, net.shape.eps)
         return hidden[: len(packed.ids)]
 
 
@@ -165,20 +175,22 @@ def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
     return layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
 
 
-def _plan(lengths: Ints, *, n_rows: int) -> list[_Run]:
-    """The rows that attention reads for each run of windows. n_rows: all rows, idle ones after the windows included."""
+def _n_idle(lengths: Ints) -> int:
+    """Number of idle rows after the windows: at least as many as the keys of the last window are extended by."""
+    spare = -int(lengths[-1]) % _KEY_MULTIPLE
+    return spare - (int(lengths.sum()) + spare) % -_ROW_MULTIPLE
+
+
+def _plan(lengths: Ints, dtype: torch.dtype) -> list[_Run]:
+    """The rows that attention reads for each run of windows. dtype: of the masks."""
     runs, start = [], 0
     for windows, length in runs_of(lengths):
-        stop = start + windows * length
-        spare = -length % _KEY_MULTIPLE
-        if spare == 0 or (start < spare and stop + spare > n_rows):  # too few rows beside the windows
-            runs.append(_Run(start, windows, length, start, length, None))
-        else:
-            before = spare if start >= spare else 0
-            mask = torch.zeros(length + spare)
-            mask[:before] = mask[before + length :] = -torch.inf
-            runs.append(_Run(start, windows, length, start - before, length + spare, mask[None, None, None]))
-        start = stop
+        key_length, mask = length - length % -_KEY_MULTIPLE, None
+        if key_length > length:
+            mask = torch.zeros(1, 1, 1, key_length, dtype=dtype)
+            mask[..., length:] = -torch.inf
+        runs.append(_Run(start, windows, length, key_length, mask))
+        start += windows * length
     return runs
 
 
@@ -191,14 +203,12 @@ def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
     mixed[runs[-1].stop :] = 0.0  # idle rows, which must stay finite
     for run in runs:
 
-        def view(rows: int, first_row: int, part: int, run: _Run = run) -> Tensor:
+        def view(rows: int, part: int, run: _Run = run) -> Tensor:
             # Windows of `rows` rows, which may reach into the next window: (windows, H, rows, D/H).
             strides = (run.length * triple, size, triple, 1)
-            return query_key_value.as_strided((run.windows, heads, rows, size), strides, first_row * triple + part)
+            return query_key_value.as_strided((run.windows, heads, rows, size), strides, run.start * triple + part)
 
-        query = view(run.length, run.start, 0)
-        key = view(run.key_length, run.key_start, width)
-        value = view(run.key_length, run.key_start, 2 * width)
+        query, key, value = view(run.length, 0), view(run.key_length, width), view(run.key_length, 2 * width)
         of_run = scaled_dot_product_attention(query, key, value, attn_mask=run.mask)
         mixed[run.start : run.stop].view(run.windows, run.length, heads, size).copy_(of_run.transpose(1, 2))
     return mixed

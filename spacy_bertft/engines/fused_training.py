@@ -139,10 +139,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        parts, heads = [], ctx.heads
+        parts, heads, saved = [], ctx.heads, ctx.saved_tensors  # read once: more is an error under recomputation
         split = _split(gradient.view(len(gradient), heads, -1), ctx.groups)
         for number, (group, rows) in enumerate(zip(ctx.groups, split, strict=True)):
-            states, shares, mask = ctx.saved_tensors[3 * number : 3 * number + 3]
+            states, shares, mask = saved[3 * number : 3 * number + 3]
             query, key, value = states
             size = query.shape[-1]
             padded = rows if group.places is None else spread(rows, group.places, group.windows * group.length)

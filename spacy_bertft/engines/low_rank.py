@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class LowRank:
         """What it adds to W. (out, in)."""
         return self.scale * (self.up @ self.down)
 
+    def to(self, dtype: torch.dtype) -> LowRank:
+        """The same in another precision."""
+        return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
+
 
 Updates = Mapping[str, LowRank]  # name of a linear map -> its update
 
@@ -37,11 +42,17 @@ class UpdatedRows:
 
 
 def add_updates(hidden: Tensor, product: Tensor, updates: Sequence[UpdatedRows]) -> Tensor:
-    """Add updates to a product in place. hidden: its input (N, in); product: (N, out)."""
+    """Add updates to a product in place.
+
+    hidden: its input (N, in), in the precision of the updates; product: (N, out), in that precision or float32.
+    """
     for one in updates:
         low = hidden @ one.update.down.T  # (N, rank)
         part = product[:, one.start : one.start + len(one.update.up)]
-        part.addmm_(low, one.update.up.T, alpha=one.update.scale)
+        if part.dtype == low.dtype:
+            part.addmm_(low, one.update.up.T, alpha=one.update.scale)
+        else:
+            part.add_(low @ one.update.up.T, alpha=one.update.scale)
     return product
 
 
@@ -49,11 +60,14 @@ class SharedWeights(dict[str, Tensor]):
     """Weights by name that the encoders of several adapters have in common, and that nobody changes.
 
     digest: a hash of them.
-    engine: runs them without any adapter; those of the adapters build on it.
+    engines: run them without any adapter, by whether in bfloat16; those of the adapters build on them.
     """
 
     digest: str = ""
-    engine: FusedEngine | None = None
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.engines: dict[bool, FusedEngine] = {}
 
     def __deepcopy__(self, memo: Any) -> SharedWeights:
         return self

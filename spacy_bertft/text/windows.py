@@ -14,10 +14,11 @@ def cut(counts: Ints, *, size: int, overlap: int) -> Windows:
 
     counts: (B,) subwords of each text. A text without any gets one empty window, with special subwords only.
 
-    The windows of a long text are all full and spread evenly. The border between two neighbours is the middle
-    of their overlap, so each subword is read from the window where it is most central.
+    The windows of a long text are as few as do, equally long, and no longer than that takes: full ones would share more
+    subwords than was asked for, and each of those is encoded twice. The border between two neighbours is the middle of
+    their overlap, so each subword is read from the window where it is most central.
 
-        subwords   0 1 2 3 4 5 6 7 8 9        size 6, overlap 2
+        subwords   0 1 2 3 4 5 6 7 8 9        size 7, overlap 2
         window 0   [K K K K K . ]
         window 1           [. K K K K K ]     K: kept
     """
@@ -73,6 +74,7 @@ def _spread(counts: Ints, first_subwords: Ints, sizes: Ints, overlap: int) -> tu
     """Cut stretches of subwords into pieces of at most `sizes` (B,). Also returns the number of pieces (B,) of each."""
     overlaps = np.where(sizes > overlap, overlap, sizes // 2)  # small pieces overlap by half
     n_pieces = 1 + np.maximum(0, -(-(counts - sizes) // (sizes - overlaps)))  # (B,)
+    sizes = -(-(counts + (n_pieces - 1) * overlaps) // n_pieces)
     text = np.repeat(np.arange(len(counts)), n_pieces)  # (W,)
     spare = np.maximum(counts - sizes, 0)[text]  # (W,) how far the last piece's start is from the first's
     last = np.maximum(n_pieces - 1, 1)[text]  # (W,)

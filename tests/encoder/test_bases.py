@@ -11,7 +11,7 @@ import pipelines
 import pytest
 import spacy
 import torch
-from encoders import CAN_PACK, SENTENCE, rewrite, texts_of
+from encoders import CAN_PACK, SENTENCE, error_of, rewrite, texts_of
 from pipelines import HEADS, TEXTS, annotations, blank, examples, module_of
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES
@@ -92,6 +92,25 @@ def test_a_loaded_pipeline_gives_the_same_on_our_own_engine_without_peft(base, s
         assert isinstance(encoder.engine(), FusedEngine)
     plain = load_for_adapter(str(base), EncoderSettings(device="cpu")).predict(texts_of([SENTENCE])).hidden
     assert not torch.allclose(encoder.predict(texts_of([SENTENCE])).hidden, plain, atol=1e-2)
+
+
+@torch.no_grad()
+def test_encoders_share_an_engine_with_those_of_their_precision(base, saved):
+    def encoder(precision):
+        settings = {"components.encoder.model.precision": precision}
+        return module_of(spacy.load(saved, config=settings), "encoder")
+
+    full, half, other = encoder("float32"), encoder("bfloat16"), encoder("bfloat16")
+    texts = texts_of([SENTENCE])
+    expected = full.predict(texts).hidden
+    assert full.shared is half.shared is other.shared
+    assert 0 < error_of(half.predict(texts).hidden, expected) < 0.02
+    assert torch.equal(full.predict(texts).hidden, expected)
+    assert torch.equal(half.predict(texts).hidden, other.predict(texts).hidden)
+    assert {half: engine.dtype for half, engine in full.shared.engines.items()} == {
+        False: torch.float32,
+        True: torch.bfloat16,
+    }
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft

@@ -293,7 +293,6 @@ def test_the_fused_engine_follows_what_the_model_learns(tiny_bert):
         ({}, True, False),
         ({}, False, True),
         ({"batching": "padded"}, False, False),
-        ({"precision": "bfloat16"}, False, False),
     ],
 )
 def test_transformers_model_runs_where_the_fused_engine_would_not_do(tiny_bert, settings, grad, training):

@@ -22,13 +22,13 @@ from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
 pytestmark = pytest.mark.touches_transformers
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PLAIN = {"half": False, "padded": False, "learning": False}
+PLAIN = {"padded": False, "learning": False}
 
 
 # --- the table
 
 
-@pytest.mark.parametrize("changes", [{}, {"half": True}, {"padded": True}, {"learning": True}])
+@pytest.mark.parametrize("changes", [{}, {"padded": True}, {"learning": True}])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_a_graph_is_run_by_onnx_runtime_alone(device, changes):
     assert candidates("onnx", device, **(PLAIN | changes)) == ("onnx",)
@@ -38,19 +38,16 @@ def test_prediction_on_a_cpu_is_fused_where_the_family_is_known():
     assert candidates("weights", CPU, **PLAIN) == ("fused", "transformers")
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_training_on_a_cpu_is_fused_where_the_family_is_known(half):
-    learning = {**PLAIN, "learning": True, "half": half}
-    assert candidates("weights", CPU, **learning) == ("fused_training", "transformers")
+def test_training_on_a_cpu_is_fused_where_the_family_is_known():
+    assert candidates("weights", CPU, **(PLAIN | {"learning": True})) == ("fused_training", "transformers")
 
 
-@pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
-def test_all_else_is_for_transformers(device, half, padded, learning):
-    found = candidates("weights", device, half=half, padded=padded, learning=learning)
-    if device.type != "cpu" or padded or (half and not learning):
+def test_all_else_is_for_transformers(device, padded, learning):
+    found = candidates("weights", device, padded=padded, learning=learning)
+    if device.type != "cpu" or padded:
         assert found == ("transformers",)
     else:
         assert found[-1] == "transformers"
@@ -60,26 +57,33 @@ def test_all_else_is_for_transformers(device, half, padded, learning):
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA])
-def test_auto_is_half_where_a_device_has_it_but_not_to_predict_on_a_cpu(device, learning, able, monkeypatch):
+def test_auto_is_half_where_a_device_has_it_but_on_a_cpu_in_engines_of_our_own_alone(device, fused, able, monkeypatch):
     monkeypatch.setattr(compat, "has_bfloat16", lambda device: able)
-    assert uses_half("auto", device, learning=learning) is (able and (learning or device.type == "cuda"))
+    assert uses_half("auto", device, fused=fused) is (able and (fused or device.type == "cuda"))
 
 
-def test_auto_trains_in_half_on_a_cpu_only_where_sums_stay_float32(tiny_encoder, monkeypatch):
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_auto_is_half_on_a_cpu_only_where_sums_stay_float32(tiny_encoder, training, monkeypatch):
+    def engine_of(encoder):
+        return encoder.train(training).engine()
+
+    bert = tiny_encoder("bert-uncased")
+    assert engine_of(encoder_of(bert)).dtype == torch.float32
     monkeypatch.setattr(compat, "has_bfloat16", lambda device: True)
-    fused, other = (encoder_of(tiny_encoder(family)).train().engine() for family in ("bert-uncased", "albert"))
-    assert fused.dtype == torch.bfloat16
-    assert not other.half
-    assert encoder_of(tiny_encoder("albert"), precision="bfloat16").train().engine().half
+    assert engine_of(encoder_of(bert)).dtype == torch.bfloat16
+    assert engine_of(encoder_of(bert, precision="float32")).dtype == torch.float32
+    assert not engine_of(encoder_of(bert, batching="padded")).half
+    assert engine_of(encoder_of(bert, batching="padded", precision="bfloat16")).half
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("bfloat16", True), ("float32", False)])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_the_user_asks_for_is_what_runs(device, precision, expected, monkeypatch):
     monkeypatch.setattr(compat, "has_bfloat16", lambda device: not expected)
-    assert uses_half(precision, device, learning=True) is expected
+    assert uses_half(precision, device, fused=True) is expected
 
 
 # --- what is kept
@@ -122,10 +126,12 @@ class Making:
     def __init__(self):
         self.made = []
         self.alive_at_making = []
+        self.halves = []
         self.able = True
 
-    def __call__(self, encoder):
+    def __call__(self, encoder, half):
         gc.collect()
+        self.halves.append(half)
         self.alive_at_making.append(self.alive)
         if not self.able:
             return None
@@ -154,6 +160,12 @@ def onnx(monkeypatch):
 
 def engines(precision="auto", padded=False):
     return Engines(precision=precision, padded=padded)
+
+
+@pytest.mark.parametrize(("precision", "half"), [("float32", False), ("bfloat16", True), ("auto", False)])
+def test_an_engine_is_made_in_the_precision_that_is_set(fused, precision, half):
+    engines(precision).choose(Standing(), learning=False)
+    assert fused.halves == [half]
 
 
 def test_an_engine_is_kept_as_long_as_the_weights_stay(fused):
@@ -229,9 +241,9 @@ def test_a_family_that_is_not_known_is_run_by_transformers(fused):
 @pytest.mark.parametrize(
     ("settings", "learning", "half"),
     [
-        ({"precision": "bfloat16"}, False, True),
         ({"precision": "bfloat16"}, True, True),
         ({"padded": True}, False, False),
+        ({"padded": True, "precision": "bfloat16"}, False, True),
         ({}, True, False),
     ],
 )

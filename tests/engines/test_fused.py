@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from encoders import LONG, MIXED, encoder_of, rewrite, texts_of
+from encoders import KNOWN, LONG, MIXED, encoder_of, error_of, net_of, rewrite, texts_of
 from tiny import WIDTH
 from torch.nn import functional
 
 from spacy_bertft import compat
-from spacy_bertft.engines.fused import FusedEngine, _plan
+from spacy_bertft.engines.fused import FusedEngine, _n_idle, _plan
 from spacy_bertft.types import Packed
 
 pytestmark = pytest.mark.touches_transformers
@@ -54,20 +55,20 @@ def test_windows_of_all_lengths_equal_the_model(encoder, tiny_bert, lengths):
 
 
 @pytest.mark.parametrize("lengths", [[1], [17], [33, 33, 33], [40, 9, 9, 9, 3, 1], [64, 48, 16]], ids=str)
-@pytest.mark.parametrize("idle", [0, 15])
-def test_keys_are_read_in_whole_vectors_where_there_is_room_and_never_outside(lengths, idle):
+def test_keys_are_read_in_whole_vectors_and_never_outside(lengths):
     packed = packed_of(lengths)
-    n_rows = len(packed.ids) + idle
-    runs = _plan(packed.lengths, n_rows=n_rows)
+    n_rows = len(packed.ids) + _n_idle(packed.lengths)
+    runs = _plan(packed.lengths, torch.float32)
     assert sum(run.windows * run.length for run in runs) == len(packed.ids)
+    assert n_rows % 32 == 0
     for run in runs:
-        last = run.key_start + (run.windows - 1) * run.length + run.key_length
-        assert 0 <= run.key_start <= run.start
-        assert last <= n_rows
-        assert run.key_length % 16 == 0 or run.mask is None
-        if run.mask is not None:
-            own = (run.mask[0, 0, 0] == 0).nonzero().ravel().tolist()
-            assert own == list(range(run.start - run.key_start, run.start - run.key_start + run.length))
+        assert run.start + (run.windows - 1) * run.length + run.key_length <= n_rows
+        assert run.key_length % 16 == 0
+        assert 0 <= run.key_length - run.length < 16
+        if run.mask is None:
+            assert run.key_length == run.length
+        else:
+            assert (run.mask[0, 0, 0] == 0).tolist() == [key < run.length for key in range(run.key_length)]
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
@@ -82,10 +83,17 @@ def test_activations_equal_the_model_s(tiny_bert, tmp_path, activation):
     torch.testing.assert_close(found.hidden[found.rows], expected.hidden[expected.rows], rtol=1e-4, atol=1e-4)
 
 
+# --- products
+
+
+PRECISIONS = {torch.float32: {}, torch.bfloat16: {"rtol": 0.02, "atol": 0.05}}
+
+
 @pytest.mark.parametrize("rows", [1, 7, 300])
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, rows):
-    weight, bias, x = torch.randn(24, WIDTH), torch.randn(24), torch.randn(rows, WIDTH)
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, rows, dtype):
+    weight, bias, x = (torch.randn(*size).to(dtype) for size in ((24, WIDTH), (24,), (rows, WIDTH)))
     finish = {
         "none": lambda y: y,
         "gelu": functional.gelu,
@@ -94,7 +102,8 @@ def test_products_are_the_same_with_and_without_onednn(monkeypatch, activation, 
     }[activation]
     expected = finish(functional.linear(x, weight, bias))
     with torch.no_grad():
-        torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
+        found = compat.fast_linear(weight, bias, activation, rows=64)(x)
+        torch.testing.assert_close(found, expected, **PRECISIONS[dtype])
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
         torch.testing.assert_close(compat.fast_linear(weight, bias, activation, rows=64)(x), expected)
 
@@ -139,3 +148,53 @@ def test_the_budget_does_not_change_the_rows(tiny_bert):
         rows.append(features.hidden[features.rows])
     torch.testing.assert_close(rows[0], rows[2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[1], rows[2], rtol=1e-4, atol=1e-5)
+
+
+# --- bfloat16
+
+
+@pytest.mark.parametrize("family", KNOWN)
+@torch.no_grad()
+def test_rows_in_bfloat16_are_float32_and_close(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    packed = packed_of([40, 33, 33, 9, 3, 1])
+    full, half = (FusedEngine(net_of(encoder), half=half)(packed) for half in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < error_of(half, full) < 0.02
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-6), ("bfloat16", 2e-3)])
+@torch.no_grad()
+def test_a_text_gets_the_same_rows_alone_and_in_a_batch(tiny_bert, precision, bound):
+    encoder = encoder_of(tiny_bert, precision=precision)
+    assert encoder.engine().dtype == getattr(torch, precision)
+    together = encoder(texts_of([*MIXED, LONG]))
+    alone = [encoder(texts_of([text])) for text in [*MIXED, LONG]]
+    rows = torch.cat([features.hidden[features.rows] for features in alone])
+    assert error_of(rows, together.hidden[together.rows]) < bound
+
+
+@torch.no_grad()
+def test_an_engine_in_bfloat16_holds_its_weights_once_and_in_half_the_memory(encoder, monkeypatch):
+    laid_out = []
+    fast_linear = compat.fast_linear
+
+    def watched(weight, bias, activation, *, rows):
+        laid_out.append(weight)
+        return fast_linear(weight, bias, activation, rows=rows)
+
+    monkeypatch.setattr(compat, "fast_linear", watched)
+    net = net_of(encoder)
+    FusedEngine(net, half=True)
+    assert {weight.dtype for weight in laid_out} == {torch.bfloat16}
+    assert len(laid_out) == 4 * net.shape.layers
+
+
+@torch.no_grad()
+def test_training_and_copies_get_new_engines_in_bfloat16(tiny_bert):
+    encoder, texts = encoder_of(tiny_bert, precision="bfloat16"), texts_of(MIXED)
+    before = encoder(texts).hidden
+    twin = copy.deepcopy(encoder)
+    encoder.model.encoder.layer[0].output.dense.weight.mul_(2.0)
+    assert error_of(encoder(texts).hidden, before) > 0.01
+    assert torch.equal(twin(texts).hidden, before)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from encoders import KNOWN, SENTENCE, encoder_of, net_of, texts_of
+from encoders import KNOWN, SENTENCE, encoder_of, error_of, net_of, texts_of
 
 from spacy_bertft.engines.family_weights import linear_names
 from spacy_bertft.engines.fused import FusedEngine
@@ -53,6 +53,17 @@ def test_updates_give_the_numbers_of_folded_weights(tiny_encoder, family, parts)
     torch.testing.assert_close(hidden_of(encoder, base), plain)  # the base is as before
 
 
+def test_updates_in_bfloat16_give_nearly_the_same(tiny_bert):
+    encoder = encoder_of(tiny_bert)
+    updates = updates_for(encoder, ["query", "key", "value", "out", "up", "down"])
+    full, half = (FusedEngine(net_of(encoder), half=half) for half in (False, True))
+    expected = hidden_of(encoder, full.adapted(updates))
+    found = hidden_of(encoder, half.adapted(updates))
+    assert found.dtype == torch.float32
+    assert 0 < error_of(found, expected) < 0.02
+    assert error_of(hidden_of(encoder, half), expected) > 0.2
+
+
 def test_engines_share_all_but_the_updates(tiny_bert):
     encoder = encoder_of(tiny_bert)
     base = FusedEngine(net_of(encoder))
@@ -63,5 +74,5 @@ def test_engines_share_all_but_the_updates(tiny_bert):
 
 
 def test_shared_weights_are_not_copied():
-    weights = SharedWeights(a=torch.zeros(2))
+    weights = SharedWeights({"a": torch.zeros(2)})
     assert copy.deepcopy({"some": weights})["some"] is weights

@@ -1,4 +1,4 @@
-"""Windows of one text and of two segments: full, overlapping as asked for, and nothing is lost."""
+"""Windows of one text and of two segments: overlapping as asked for, no longer than that takes, nothing is lost."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def windows_of(counts, size, overlap):
         place, base = place + n_windows, base + count
     assert place == len(rows)
     return of_texts
+
+
+def fewest(count, size, overlap):
+    """The fewest windows that hold a text."""
+    return next(n for n in range(1, count + 2) if n * size - (n - 1) * overlap >= count)
 
 
 each_case = given(cases())
@@ -83,8 +88,7 @@ def test_each_subword_is_kept_where_it_is_most_central(case):
 def test_no_fewer_windows_would_do(case):
     counts, size, overlap = case
     for count, windows in zip(counts, windows_of(counts, size, overlap), strict=True):
-        fewest = next(n for n in range(1, count + 2) if n * size - (n - 1) * overlap >= count)
-        assert len(windows) == fewest
+        assert len(windows) == fewest(count, size, overlap)
 
 
 def test_text_without_subwords_gets_one_empty_window():
@@ -95,9 +99,20 @@ def test_no_texts_no_windows():
     assert windows_of([], 4, 1) == []
 
 
-def test_windows_of_a_long_text_are_full_and_spread_evenly():
+def test_windows_of_a_long_text_are_equally_long_and_spread_evenly():
     assert windows_of([10], 6, 2) == [[(0, 6, 0, 5), (4, 10, 5, 10)]]
-    assert windows_of([11], 6, 2) == [[(0, 6, 0, 4), (2, 8, 4, 6), (5, 11, 6, 11)]]
+    assert windows_of([10], 7, 2) == windows_of([10], 6, 2)
+    assert windows_of([11], 6, 2) == [[(0, 5, 0, 4), (3, 8, 4, 7), (6, 11, 7, 11)]]
+
+
+@modest
+@each_case
+def test_windows_are_no_longer_than_their_number_and_the_overlap_take(case):
+    counts, size, overlap = case
+    for count, windows in zip(counts, windows_of(counts, size, overlap), strict=True):
+        assert len({end - start for start, end, _, _ in windows}) == 1
+        shorter = windows[0][1] - windows[0][0] - 1
+        assert len(windows) * shorter - (len(windows) - 1) * overlap < count or count == 0
 
 
 @pytest.mark.parametrize("overlap", [-1, 4, 5])
@@ -144,8 +159,10 @@ def test_windows_of_pairs_hold_both_segments_and_lose_nothing(texts, pair_size, 
         assert starts[number] <= a <= b <= first <= c <= d <= starts[number] + counts[number]
         assert (b - a) + (d - c) <= (pair_size if firsts[number] >= 0 else size)
         assert set(of_window) <= {*range(a, b), *range(c, d)}
-        if b - a + d - c < counts[number] and firsts[number] >= 0:  # full, where there is more than one
-            assert b - a + d - c >= pair_size - 1
+    for first, count, n_windows in zip(firsts.tolist(), counts.tolist(), windows.counts.tolist(), strict=True):
+        if 0 <= first <= pair_size // 2:  # repeated in every window; the rest is for the other segment
+            room = pair_size - first
+            assert n_windows == fewest(count - first, room, overlap if room > overlap else room // 2)
 
 
 def test_a_short_first_segment_is_repeated_in_every_window():
