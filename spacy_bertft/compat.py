@@ -178,6 +178,16 @@ def fast_linear_sum(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Ten
     return lambda x, other: plain(x).add_(other)
 
 
+def fast_linear_times(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """As fast_linear, but the function computes `linear(x) * other`; oneDNN multiplies within the product."""
+    if product := _onednn_linear(weight.dtype):
+        reorder, compute = product
+        laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
+        return lambda x, other: compute.binary(x, other, laid_out, offset, "mul")
+    plain = fast_linear(weight, bias, "none", rows=rows)
+    return lambda x, other: plain(x).mul_(other)
+
+
 def _onednn_linear(dtype: torch.dtype) -> tuple[Callable[..., Tensor], Any] | None:
     """PyTorch's calls that lay out a weight for oneDNN, and that multiply by it; None if they are not there.
 

@@ -15,7 +15,8 @@ from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.engines.family_weights import FAMILIES, read_net
+from spacy_bertft.engines.family_names import FAMILIES
+from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.int8_outliers import find_outliers
 from spacy_bertft.engines.onnx_graph import build
@@ -25,6 +26,8 @@ TRANSFORMERS_5 = compat.transformers_version().major >= 5
 CAN_PACK = PACKED if TRANSFORMERS_5 else ()
 # Those that the engines of our own know.
 KNOWN = [family for family in TINY if family.removesuffix("-cased").removesuffix("-uncased") in FAMILIES]
+# Of these, those that an engine of our own trains, too.
+TRAINED = [family for family in KNOWN if family not in ("albert", "deberta-v2", "modernbert", "mpnet")]
 CPU = {"device": "cpu"}
 
 SENTENCE = "Anna lives in Berlin and works in the office near the old garden."

@@ -17,6 +17,8 @@ FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
 # Modules that no file of tests is named after, and the file that tests them.
 ELSEWHERE = {
     "engines/base.py": "engines/test_choose.py",  # types alone
+    "engines/family_names.py": "engines/test_family_weights.py",  # names by which weights are found
+    "engines/net.py": "engines/test_family_weights.py",  # what is made of them
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/format.py": "jobs/convert/test_registry.py",

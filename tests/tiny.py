@@ -21,9 +21,10 @@ FAMILIES = (
     "camembert",
     "modernbert",
     "deberta-v2",
+    "mpnet",
 )
 # Families whose windows can lie side by side under transformers 5.
-PACKED = tuple(family for family in FAMILIES if family != "deberta-v2")
+PACKED = tuple(family for family in FAMILIES if family not in ("deberta-v2", "mpnet"))
 
 CORPUS = """
 Anna lives in Berlin and works in the office near the old garden. Bob Stone went to work in Rome yesterday.
@@ -41,6 +42,7 @@ El niño comió piñas en la montaña. Mañana iremos al río. ¿Cómo estás? �
 WIDTH, LAYERS, LIMIT = 32, 2, 64
 _BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _ROBERTA_SPECIALS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+_MPNET_SPECIALS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "[UNK]", "mask": "<mask>"}
 _ALBERT_SPECIALS = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 # The class that each family's tokenizer_config.json names.
 _TOKENIZER_CLASSES = {
@@ -54,6 +56,7 @@ _TOKENIZER_CLASSES = {
     "camembert": "CamembertTokenizer",
     "modernbert": "PreTrainedTokenizerFast",
     "deberta-v2": "DebertaV2Tokenizer",
+    "mpnet": "MPNetTokenizer",
 }
 
 
@@ -89,19 +92,20 @@ def make_encoder(folder: Path, family: str, *, head: str = "AutoModel", **settin
 
 def _write_tokenizer_config(folder: Path, family: str, specials: dict[str, str]) -> None:
     names: dict[str, Any] = {f"{name}_token": text for name, text in specials.items()}
-    if family in ("roberta", "xlm-roberta", "camembert"):
+    if family in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         names |= {"bos_token": specials["cls"], "eos_token": specials["sep"]}
     settings = names | {"tokenizer_class": _TOKENIZER_CLASSES[family], "model_max_length": 10**30}
     if "roberta" not in family:
-        settings["do_lower_case"] = family in ("bert-uncased", "distilbert", "electra", "albert")
+        settings["do_lower_case"] = family in ("bert-uncased", "distilbert", "electra", "albert", "mpnet")
     if family == "modernbert":
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _tokenizer(family: str) -> tuple[Any, dict[str, str]]:
-    if family in ("bert-uncased", "bert-cased", "distilbert", "electra"):
-        return _wordpiece(lowercase=family != "bert-cased"), _BERT_SPECIALS
+    if family in ("bert-uncased", "bert-cased", "distilbert", "electra", "mpnet"):
+        specials = _MPNET_SPECIALS if family == "mpnet" else _BERT_SPECIALS
+        return _wordpiece(specials, lowercase=family != "bert-cased"), specials
     if family == "roberta":
         return _byte_level(_ROBERTA_SPECIALS), _ROBERTA_SPECIALS
     if family == "modernbert":
@@ -110,7 +114,7 @@ def _tokenizer(family: str) -> tuple[Any, dict[str, str]]:
     return _unigram(specials, family), specials
 
 
-def _wordpiece(*, lowercase: bool) -> Any:
+def _wordpiece(specials: dict[str, str], *, lowercase: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -121,10 +125,10 @@ def _wordpiece(*, lowercase: bool) -> Any:
     for start, piece in _pieces(tokenizer):
         (inner if start else starts)[piece] += 1
     pieces = [*_commonest(starts, 120), *(f"##{piece}" for piece in _commonest(inner, 120))]
-    vocab = {piece: number for number, piece in enumerate([*_BERT_SPECIALS.values(), *pieces])}
+    vocab = {piece: number for number, piece in enumerate([*specials.values(), *pieces])}
     tokenizer.model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100)
-    tokenizer.add_special_tokens(list(_BERT_SPECIALS.values()))
-    tokenizer.post_processor = _template(tokenizer, _BERT_SPECIALS)
+    tokenizer.add_special_tokens(list(specials.values()))
+    tokenizer.post_processor = _template(tokenizer, specials)
     return tokenizer
 
 
@@ -218,6 +222,7 @@ def _config(family: str, tokenizer: Any, specials: dict[str, str]) -> Any:
         "electra": {"embedding_size": 16},
         "albert": ends | {"embedding_size": 16},
         "modernbert": ends | {"local_attention": 16, "global_attn_every_n_layers": 2, "reference_compile": False},
+        "mpnet": ends | {"max_position_embeddings": LIMIT + 2},
         "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16},
     }.get(family, {})
     if family == "distilbert":

@@ -92,7 +92,7 @@ def find_folder(name: str) -> Path | None:
 def load_saved(folder: Path, settings: EncoderSettings) -> Encoder:
     """Load an encoder from the folder of a saved pipeline. Raises an EncoderError unless its weights are complete.
 
-    Families that engines/family_weights.py knows are loaded without transformers, because importing it takes longer
+    The families in engines/family_names.py are loaded without transformers, because importing it takes longer
     than everything else; transformers' model is built when training needs it.
     """
     with told(folder):

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spacy_bertft.engines.family_weights import FAMILIES, is_size, misfit, read_shape, size_settings
+from spacy_bertft.engines.family_names import FAMILIES
+from spacy_bertft.engines.family_settings import is_size
+from spacy_bertft.engines.family_weights import eps_setting, misfit, read_shape, size_settings
 from spacy_bertft.errors import EncoderError
 
 # Suffixes of transformers' classes with a task head.
@@ -20,7 +22,8 @@ _OF_HEADS = ("classifier.", "pre_classifier.", "qa_outputs.")
 # Config settings that are a size of some matrix of the encoder, and settings for the number of layers.
 _WIDTHS = ("hidden_size", "dim", "embedding_size", "intermediate_size", "hidden_dim")
 _SIZES = (*_WIDTHS, "vocab_size", "num_attention_heads", "n_heads")
-_LAYERS, _MOST_LAYERS = ("num_hidden_layers", "n_layers"), 1000
+_LAYERS = ("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num")
+_MOST_LAYERS = 1000
 
 
 def check_weights(source: str, model: Any, absent: list[str], unknown: list[str], *, saved: bool) -> None:
@@ -79,11 +82,12 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
     for key, most in {**dict.fromkeys(_SIZES, largest), **dict.fromkeys(_LAYERS, _MOST_LAYERS)}.items():
         if is_size(config.get(key)) and config[key] > most:
             problems.append(f"{key} is {config[key]}, too large for these weights")
-    eps = config.get("layer_norm_eps", 1e-12)
+    eps_name = eps_setting(config["model_type"]) if known else ""
+    eps = config.get(eps_name, 1e-12)
     if known and not (isinstance(eps, float) and 0 < eps < 1):
-        problems.append(f"layer_norm_eps is {eps!r:.40}, not a number between 0 and 1")
+        problems.append(f"{eps_name} is {eps!r:.40}, not a number between 0 and 1")
     # With wrong types here, old versions of transformers build a model that fails at its first text or is causal.
-    kinds = {"hidden_act": str, "activation": str, "is_decoder": bool}
+    kinds = {"hidden_act": str, "activation": str, "hidden_activation": str, "is_decoder": bool}
     wrong = [key for key, kind in kinds.items() if key in config and not isinstance(config[key], kind)]
     problems += [f"{key} is {config[key]!r:.40}, not a {kinds[key].__name__}" for key in wrong]
     shape = None if problems else read_shape(config)

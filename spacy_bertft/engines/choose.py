@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Engine, Form, Precision
 from spacy_bertft.engines.family_dropouts import read_dropouts
-from spacy_bertft.engines.family_weights import Shape, read_net
+from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
+from spacy_bertft.engines.net import Shape
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
 
@@ -166,11 +167,12 @@ def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
     shape, model = encoder.shape, encoder.model
     if shape is None or compat.checkpoints_activations(model):
         return None
+    dropouts = read_dropouts(shape, model)
     net = read_net(shape, dict(model.named_parameters()))  # None for LoRA's maps, which are modules of their own
-    if net is None:
+    if net is None or dropouts is None:
         return None
     words: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
-    return FusedTrainingEngine(net, words, read_dropouts(shape, model), half=half)
+    return FusedTrainingEngine(net, words, dropouts, half=half)
 
 
 _MAKERS: dict[str, Callable[[Runnable, bool], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

@@ -8,12 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from spacy_bertft.engines.family_weights import FAMILIES, Shape
+from spacy_bertft.engines.family_names import FAMILIES
+from spacy_bertft.engines.net import Shape
 
-# The modules in a layer, by the name of the layers, in the order of LayerDropouts; None: no dropout there.
+_BERT = ("attention.self.dropout", "attention.output.dropout", "output.dropout")
+# The modules in a layer, by family, in the order of LayerDropouts; None: no dropout there.
 _MODULES: Mapping[str, tuple[str, str | None, str]] = {
-    "encoder.layer": ("attention.self.dropout", "attention.output.dropout", "output.dropout"),
-    "transformer.layer": ("attention.dropout", None, "ffn.dropout"),
+    "bert": _BERT,
+    "camembert": _BERT,
+    "distilbert": ("attention.dropout", None, "ffn.dropout"),
+    "electra": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
 }
 
 
@@ -34,8 +40,14 @@ class Dropouts:
     layers: tuple[LayerDropouts, ...]
 
 
-def read_dropouts(shape: Shape, model: nn.Module) -> Dropouts:
-    """Read the current probabilities of dropout from transformers' model; 0 outside of training."""
+def read_dropouts(shape: Shape, model: nn.Module) -> Dropouts | None:
+    """Read the current probabilities of dropout from transformers' model; 0 outside of training.
+
+    None: the family's layers are not those of BERT, so only transformers trains it.
+    """
+    modules = _MODULES.get(shape.family)
+    if modules is None:
+        return None
     layer = FAMILIES[shape.family].layer
 
     def probability(name: str) -> float:
@@ -43,7 +55,7 @@ def read_dropouts(shape: Shape, model: nn.Module) -> Dropouts:
         return float(module.p) if module.training else 0.0
 
     layers = [
-        LayerDropouts(*(probability(f"{layer}.{number}.{name}") if name else 0.0 for name in _MODULES[layer]))
+        LayerDropouts(*(probability(f"{layer.format(group=number)}.{name}") if name else 0.0 for name in modules))
         for number in range(shape.layers)
     ]
     return Dropouts(probability("embeddings.dropout"), tuple(layers))

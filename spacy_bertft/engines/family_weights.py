@@ -1,19 +1,17 @@
-"""The BERT family's encoder as plain matrices, read from a config and weights named as in transformers.
-
-Our own engines work on this form. Only this module knows the families' names, and it doesn't need transformers.
-"""
+"""Reads a Net from a config and weights that are named as in transformers, which is not needed for that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
-Activation = Literal["gelu", "gelu_tanh", "relu"]
+from spacy_bertft.engines.family_names import FAMILIES, Names
+from spacy_bertft.engines.family_settings import is_size
+from spacy_bertft.engines.net import Activation, Disentangled, Layer, Linear, Net, Norm, Shape
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -21,138 +19,12 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """How a family names its settings and weights."""
-
-    settings: Mapping[str, str]
-    layer: str
-    query: str
-    key: str
-    value: str
-    out: str
-    out_norm: str
-    up: str
-    down: str
-    down_norm: str
-
-
-_BERT = _Names(
-    settings={
-        "width": "hidden_size",
-        "inner": "intermediate_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "activation": "hidden_act",
-    },
-    layer="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    out="attention.output.dense",
-    out_norm="attention.output.LayerNorm",
-    up="intermediate.dense",
-    down="output.dense",
-    down_norm="output.LayerNorm",
-)
-_DISTILBERT = _Names(
-    settings={
-        "width": "dim",
-        "inner": "hidden_dim",
-        "layers": "n_layers",
-        "heads": "n_heads",
-        "activation": "activation",
-    },
-    layer="transformer.layer",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    out="attention.out_lin",
-    out_norm="sa_layer_norm",
-    up="ffn.lin1",
-    down="ffn.lin2",
-    down_norm="output_layer_norm",
-)
-FAMILIES: Mapping[str, _Names] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "camembert": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "distilbert": _DISTILBERT,
-}
-_WORD_ROWS, _POSITION_ROWS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
-_SEGMENT_ROWS = "embeddings.token_type_embeddings.weight"
 # Settings with the same name in all families: vocabulary size and number of positions.
 _WORDS, _POSITIONS = "vocab_size", "max_position_embeddings"
-# Families whose positions start after the padding id.
-_POSITIONS_BEHIND_PADDING = frozenset({"roberta", "camembert", "xlm-roberta"})
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes and settings of an encoder of these families, from its config."""
-
-    family: str
-    width: int  # D
-    inner: int  # F, the width between `up` and `down`
-    layers: int
-    heads: int  # H
-    words: int  # V, subwords in the vocabulary
-    positions: int
-    segments: int | None  # number of segment types; None if the config has none
-    activation: Activation
-    eps: float  # of the norms
-    first_position: int  # of a window's first subword
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A matrix product with bias."""
-
-    weight: Tensor  # (out, in)
-    bias: Tensor  # (out,)
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """The scale and shift of a LayerNorm."""
-
-    weight: Tensor  # (D,)
-    bias: Tensor  # (D,)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One transformer layer."""
-
-    query: Linear  # (D, D)
-    key: Linear
-    value: Linear
-    out: Linear
-    out_norm: Norm
-    up: Linear  # (F, D)
-    down: Linear  # (D, F)
-    down_norm: Norm
-
-    def query_key_value(self) -> Linear:
-        """The three products as one. (3D, D)."""
-        three = (self.query, self.key, self.value)
-        return Linear(torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three]))
-
-
-@dataclass(frozen=True, slots=True)
-class Net:
-    """A whole encoder. E is the width of the embeddings, which is D except in small ELECTRA models."""
-
-    shape: Shape
-    words: Tensor  # (V, E)
-    positions: Tensor  # (K, positions, E), with the embedding of each of K segments added
-    norm: Norm  # (E,)
-    project: Linear | None  # (D, E)
-    layers: tuple[Layer, ...]
+# Linear maps that are several in one, and these.
+_SPLITS = {"query_key_value": ("query", "key", "value"), "up_gate": ("up", "gate")}
+# Linear maps of the feed-forward net; the others are attention's.
+_FEED_FORWARD = frozenset({"up", "down", "up_gate"})
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape | None:
@@ -162,15 +34,13 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
     activation = _ACTIVATIONS.get(str(config.get(names.settings["activation"]))) if names else None
     if names is None or activation is None:
         return None
-    usual = (
-        config.get("position_embedding_type", "absolute") == "absolute"
-        and not config.get("is_decoder")
-        and not config.get("sinusoidal_pos_embds")
-    )
+    usual = config.get("position_embedding_type", "absolute") == "absolute" and not config.get("is_decoder")
     sizes: list[Any] = [config.get(name) for name in size_settings(str(family))]
-    padding: Any = config.get("pad_token_id")
-    behind = family in _POSITIONS_BEHIND_PADDING
-    if not usual or not all(map(is_size, sizes)) or (behind and not isinstance(padding, int)):
+    padding: Any = config.get("pad_token_id") if names.padding == "config" else names.padding
+    if not usual or not all(map(is_size, sizes)) or (names.padding is not None and not isinstance(padding, int)):
+        return None
+    extra = names.extra(config)
+    if extra is None:
         return None
     width, inner, layers, heads, words, positions = sizes
     segments = config.get("type_vocab_size")
@@ -184,8 +54,9 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         positions=positions,
         segments=segments if is_size(segments) else None,
         activation=activation,
-        eps=float(config.get("layer_norm_eps", 1e-12)),
-        first_position=padding + 1 if behind else 0,
+        eps=float(config.get(names.settings["eps"], names.eps)),
+        first_position=0 if padding is None else padding + 1,
+        **extra,
     )
 
 
@@ -195,98 +66,176 @@ def size_settings(family: str) -> tuple[str, ...]:
     return (*(names[name] for name in ("width", "inner", "layers", "heads")), _WORDS, _POSITIONS)
 
 
-def is_size(found: object) -> bool:
-    """Whether it is an integer above 0."""
-    return isinstance(found, int) and not isinstance(found, bool) and found > 0
+def eps_setting(family: str) -> str:
+    """Name of the config setting for the epsilon of one of these families' norms."""
+    return FAMILIES[family].settings["eps"]
 
 
 def read_net(shape: Shape, weights: Mapping[str, Tensor]) -> Net | None:
     """The encoder's matrices; None if names (AutoModel's) or sizes of the weights don't match the shape."""
-    names = FAMILIES[shape.family]
-
-    def linear(name: str) -> Linear:
-        return Linear(weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(name: str) -> Norm:
-        return Norm(weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def layer(number: int) -> Layer:
-        inside = f"{names.layer}.{number}"
-        return Layer(
-            query=linear(f"{inside}.{names.query}"),
-            key=linear(f"{inside}.{names.key}"),
-            value=linear(f"{inside}.{names.value}"),
-            out=linear(f"{inside}.{names.out}"),
-            out_norm=norm(f"{inside}.{names.out_norm}"),
-            up=linear(f"{inside}.{names.up}"),
-            down=linear(f"{inside}.{names.down}"),
-            down_norm=norm(f"{inside}.{names.down_norm}"),
-        )
-
-    if shape.width % shape.heads or any(_size(weights, name) != size for name, size in _sizes(shape, weights)):
+    if shape.width % shape.heads:
         return None
-    positions, segments = weights[_POSITION_ROWS], weights.get(_SEGMENT_ROWS)
-    return Net(
-        shape=shape,
-        words=weights[_WORD_ROWS],
-        positions=positions[None] if segments is None else positions + segments[:2, None],
-        norm=norm("embeddings.LayerNorm"),
-        project=linear("embeddings_project") if "embeddings_project.weight" in weights else None,
-        layers=tuple(map(layer, range(shape.layers))),
-    )
-
-
-def linear_names(shape: Shape) -> list[dict[str, str]]:
-    """The names of each layer's linear maps, by the fields of Layer."""
-    names = FAMILIES[shape.family]
-    parts = ("query", "key", "value", "out", "up", "down")
-    return [
-        {part: f"{names.layer}.{number}.{getattr(names, part)}" for part in parts} for number in range(shape.layers)
-    ]
+    try:
+        return _net(shape, _Weights(weights))
+    except _MisfitError:
+        return None
 
 
 def misfit(shape: Shape, weights: Mapping[str, Tensor]) -> str | None:
     """Describe a weight whose size differs from the config, for a message; None if there is none."""
-    for name, size in islice(_sizes(shape, weights), 2 * len(weights)):  # the config may claim a million layers
-        found = _size(weights, name)
-        if found not in (None, size):
-            return f"{name} is {found}, but config.json says {size}"
+    try:
+        _net(shape, _Weights(weights, lenient=True))
+    except _MisfitError as error:
+        return error.found
     return None
 
 
-def _size(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(weights[name].shape) if name in weights else None
+def linear_names(shape: Shape) -> list[dict[str, str]]:
+    """The names of each layer's linear maps, by the fields of Layer, or of the maps that are several of them in one."""
+    names = FAMILIES[shape.family]
+    return [
+        {part: f"{prefix}.{name}" for part, name in _linears(shape, names).items()}
+        for prefix in _prefixes(shape, names)
+    ]
 
 
-def _sizes(shape: Shape, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the names of a net's weights and their expected sizes."""
-    names, wide, inner = FAMILIES[shape.family], shape.width, shape.inner
-    project = _size(weights, "embeddings_project.weight")
-    embedded = wide if project is None else project[-1]  # any width if it is projected
-    yield _WORD_ROWS, (shape.words, embedded)
-    yield _POSITION_ROWS, (shape.positions, embedded)
-    if shape.segments is not None and names is _BERT:
-        yield _SEGMENT_ROWS, (shape.segments, embedded)
-    elif _SEGMENT_ROWS in weights:
-        yield _SEGMENT_ROWS, (len(weights[_SEGMENT_ROWS]), embedded)
-    yield from _norm_sizes("embeddings.LayerNorm", embedded)
-    if project is not None:
-        yield from _linear_sizes("embeddings_project", wide, embedded)
+def _linears(shape: Shape, names: Names) -> dict[str, str]:
+    """The linear maps that a layer of this shape has: those of distances are the layer's own, or left out."""
+    linears = dict(names.linears)
+    if isinstance(shape.distances, Disentangled):
+        for part, used in (("key", shape.distances.key), ("query", shape.distances.query)):
+            if not used:
+                linears.pop(f"position_{part}")
+            elif shape.distances.shared:
+                linears[f"position_{part}"] = linears[part]
+    return linears
+
+
+def _prefixes(shape: Shape, names: Names) -> Iterator[str]:
+    """How the names of each layer's weights begin; the same for layers that share them."""
+    groups, repeats = (shape.layers, 1) if shape.sharing is None else (shape.sharing.groups, shape.sharing.repeats)
     for number in range(shape.layers):
-        inside = f"{names.layer}.{number}"
-        for name in (names.query, names.key, names.value, names.out):
-            yield from _linear_sizes(f"{inside}.{name}", wide, wide)
-        yield from _norm_sizes(f"{inside}.{names.out_norm}", wide)
-        yield from _linear_sizes(f"{inside}.{names.up}", inner, wide)
-        yield from _linear_sizes(f"{inside}.{names.down}", wide, inner)
-        yield from _norm_sizes(f"{inside}.{names.down_norm}", wide)
+        for inner in range(repeats):
+            yield names.layer.format(group=int(number / (shape.layers / groups)), inner=inner)
 
 
-def _linear_sizes(name: str, out: int, into: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (out, into)
-    yield f"{name}.bias", (out,)
+class _MisfitError(Exception):
+    """A weight is missing (`found` is None), or its size differs from the config."""
+
+    def __init__(self, found: str | None = None) -> None:
+        super().__init__()
+        self.found = found
 
 
-def _norm_sizes(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (width,)
-    yield f"{name}.bias", (width,)
+class _Weights:
+    """Takes weights by name, and checks their sizes."""
+
+    def __init__(self, weights: Mapping[str, Tensor], *, lenient: bool = False) -> None:
+        """lenient: put up with missing weights, and give only sizes."""
+        self.weights = weights
+        self.lenient = lenient
+        self.left = 2 * len(weights)  # to be missing: the config may claim a million layers
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.weights
+
+    def take(self, name: str, *size: int) -> Tensor:
+        """A weight of this size."""
+        found = self.weights.get(name)
+        if found is None:
+            self.left -= 1
+            if not self.lenient or self.left < 0:
+                raise _MisfitError
+        elif tuple(found.shape) != size:
+            raise _MisfitError(f"{name} is {tuple(found.shape)}, but config.json says {size}")
+        return torch.empty(size, device="meta") if self.lenient or found is None else found
+
+    def columns(self, *names: str) -> int | None:
+        """The number of columns of the first of these weights that there is."""
+        return next((self.weights[name].shape[-1] for name in names if name in self.weights), None)
+
+    def table(self, name: str, rows: int | None, width: int) -> Tensor:
+        """A table of embeddings; rows: None for any number of them."""
+        if rows is None:
+            found = self.weights.get(f"{name}.weight")
+            rows = 1 if found is None else len(found)
+        return self.take(f"{name}.weight", rows, width)
+
+    def linear(self, name: str, out: int, into: int, *, bias: bool = True) -> Linear:
+        """A linear map."""
+        weight = self.take(f"{name}.weight", out, into)
+        return Linear(weight, self.take(f"{name}.bias", out) if bias else weight.new_zeros(out))
+
+    def norm(self, name: str, width: int, *, bias: bool = True) -> Norm:
+        """A LayerNorm."""
+        weight = self.take(f"{name}.weight", width)
+        return Norm(weight, self.take(f"{name}.bias", width) if bias else weight.new_zeros(width))
+
+
+def _net(shape: Shape, weights: _Weights) -> Net:
+    names, with_bias = FAMILIES[shape.family], shape.biases.norms
+    project = None
+    embedded = shape.width
+    if names.project and (names.needs_project or f"{names.project}.weight" in weights):
+        embedded = weights.columns(f"{names.project}.weight", f"{names.words}.weight") or embedded
+        project = weights.linear(names.project, shape.width, embedded)
+    layers: dict[str, Layer] = {}
+    stack = []
+    for number, prefix in enumerate(_prefixes(shape, names)):
+        if prefix not in layers:
+            layers[prefix] = _layer(shape, weights, prefix, number)
+        stack.append(layers[prefix])
+    return Net(
+        shape=shape,
+        words=weights.table(names.words, shape.words, embedded),
+        positions=_positions(shape, weights, embedded),
+        norm=weights.norm(names.norm, embedded, bias=with_bias),
+        project=project,
+        layers=tuple(stack),
+        final_norm=weights.norm(names.final_norm, shape.width, bias=with_bias) if names.final_norm else None,
+        **_distances(shape, weights),
+    )
+
+
+def _positions(shape: Shape, weights: _Weights, embedded: int) -> Tensor | None:
+    """The embeddings of positions, with those of segments added. (K, P, E)."""
+    names = FAMILIES[shape.family]
+    positions = weights.table(names.positions, shape.positions, embedded) if shape.learned_positions else None
+    if names.segments is None or (shape.segments is None and f"{names.segments}.weight" not in weights):
+        return None if positions is None else positions[None]
+    segments = weights.table(names.segments, shape.segments, embedded)
+    if positions is None:
+        positions = segments.new_zeros(shape.positions, embedded)
+    return positions + segments[:2, None]
+
+
+def _layer(shape: Shape, weights: _Weights, prefix: str, number: int) -> Layer:
+    names, wide, inner, biases = FAMILIES[shape.family], shape.width, shape.inner, shape.biases
+    sizes = {"query_key_value": (3 * wide, wide), "up": (inner, wide), "up_gate": (2 * inner, wide),
+             "down": (wide, inner)}  # fmt: skip
+    fields: dict[str, Any] = {}
+    for part, name in _linears(shape, names).items():
+        bias = biases.feed_forward if part in _FEED_FORWARD else biases.attention
+        whole = weights.linear(f"{prefix}.{name}", *sizes.get(part, (wide, wide)), bias=bias)
+        if part in _SPLITS:
+            fields |= zip(_SPLITS[part], whole.split(len(_SPLITS[part])), strict=True)
+        else:
+            fields[part] = whole
+    for part, name in names.norms.items():
+        if number or part != "attention_norm":  # the norm of the embeddings comes before the first layer
+            fields[part] = weights.norm(f"{prefix}.{name}", wide, bias=biases.norms)
+    return Layer(**fields, rotary=shape.rotary[number] if shape.rotary else None)
+
+
+def _distances(shape: Shape, weights: _Weights) -> dict[str, Tensor]:
+    """The fields of Net for attention by distance."""
+    names, found = FAMILIES[shape.family], shape.distances
+    if found is None or names.distances is None:
+        return {}
+    if not isinstance(found, Disentangled):
+        return {"distance_biases": weights.table(names.distances, found.buckets, shape.heads)}
+    rows = weights.table(names.distances, 2 * found.span, shape.width)
+    if found.norm and names.distance_norm:
+        norm = weights.norm(names.distance_norm, shape.width)
+        rows = layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, shape.eps)
+    return {"distances": rows}

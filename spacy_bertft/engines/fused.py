@@ -1,4 +1,4 @@
-"""The BERT family's forward pass for prediction on a CPU: packed, query, key and value in one product, oneDNN weights.
+"""The forward pass for prediction on a CPU: packed, query, key and value in one product, oneDNN weights.
 
 Computes the same sums as transformers' model in another order, so results agree up to float32 rounding. No gradients.
 In bfloat16 only the matrix products, attention and the activation are computed in bfloat16, from weights that are kept
@@ -15,23 +15,16 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, relu, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, linear, relu
 
 from spacy_bertft import compat
-from spacy_bertft.engines.attention import runs_of
-from spacy_bertft.engines.family_weights import Linear, Net, Norm, linear_names
+from spacy_bertft.engines.family_weights import linear_names
+from spacy_bertft.engines.fused_attention import Attention, Places
 from spacy_bertft.engines.low_rank import LowRank, UpdatedRows, Updates, add_updates
-from spacy_bertft.text.batches import positions
-from spacy_bertft.types import Ints, Packed
+from spacy_bertft.engines.net import Layer, Linear, Net, Norm
+from spacy_bertft.engines.runs import n_idle
+from spacy_bertft.types import Packed
 
-# PyTorch's attention on a CPU processes keys in vectors of 16 floats and the remaining ones one by one, which can
-# double the time. So a window's keys are extended to a multiple of this by the rows behind them, which are masked. It
-# is always those behind: a sum over the same keys in other places would be rounded otherwise, and the rows of a text
-# would depend on the texts beside it.
-_KEY_MULTIPLE = 16
-# A batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows, a few
-# hundred kilobytes each, and a stream of texts would produce every number.
-_ROW_MULTIPLE = 32
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "gelu_tanh": partial(gelu, approximate="tanh"),
@@ -39,34 +32,24 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 _Product = Callable[[Tensor], Tensor]
-_Sum = Callable[[Tensor, Tensor], Tensor]  # a product, plus the second argument
+_Sum = Callable[[Tensor, Tensor], Tensor]  # a product, plus (or times) the second argument
 _Parts = Mapping[str, LowRank]  # the updates of one layer, by the fields of Layer
+# Where the outputs of a part begin in the joint product, in widths.
+_JOINT = {"query_key_value": 0, "query": 0, "key": 1, "value": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    attention_norm: Norm | None
     query_key_value: _Product
+    attend: Attention
     out: _Sum
-    out_norm: Norm
+    out_norm: Norm | None
+    up_norm: Norm | None
     up: _Product  # with the activation
+    gate: _Sum | None  # times what `up` gives
     down: _Sum
-    down_norm: Norm
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Neighbouring windows of equal length, each with the rows that its keys are taken from."""
-
-    start: int  # row of the first window
-    windows: int
-    length: int
-    key_length: int
-    mask: Tensor | None  # (1, 1, 1, key_length), -inf at the rows behind the window
-
-    @property
-    def stop(self) -> int:
-        """The row after the last window."""
-        return self.start + self.windows * self.length
+    down_norm: Norm | None
 
 
 class FusedEngine:
@@ -79,17 +62,22 @@ class FusedEngine:
         """half: multiply in bfloat16."""
         self.net = net
         self.dtype = torch.bfloat16 if half else torch.float32
-        self.layers = [
-            _Layer(
-                self._product(layer.query_key_value()),
-                self._sum(layer.out),
-                layer.out_norm,
-                self._product(layer.up, net.shape.activation),
-                self._sum(layer.down),
-                layer.down_norm,
-            )
-            for layer in net.layers
-        ]
+        made = {id(layer): self._layer(layer) for layer in net.layers}
+        self.layers = [made[id(layer)] for layer in net.layers]  # layers that share weights have them once
+
+    def _layer(self, layer: Layer) -> _Layer:
+        return _Layer(
+            attention_norm=layer.attention_norm,
+            query_key_value=self._product(layer.query_key_value()),
+            attend=self._attention(layer),
+            out=self._sum(layer.out),
+            out_norm=layer.out_norm,
+            up_norm=layer.up_norm,
+            up=self._product(layer.up, self.net.shape.activation),
+            gate=None if layer.gate is None else self._times(layer.gate),
+            down=self._sum(layer.down),
+            down_norm=layer.down_norm,
+        )
 
     def _product(self, one: Linear, activation: str = "none") -> _Product:
         weight, bias = one.weight.detach().to(self.dtype), one.bias.detach().to(self.dtype)
@@ -101,54 +89,97 @@ class FusedEngine:
             return lambda x, other: other + product(x)
         return compat.fast_linear_sum(one.weight.detach(), one.bias.detach(), rows=self.budget)
 
+    def _times(self, one: Linear) -> _Sum:
+        weight, bias = one.weight.detach().to(self.dtype), one.bias.detach().to(self.dtype)
+        return compat.fast_linear_times(weight, bias, rows=self.budget)
+
+    @torch.no_grad()
+    def _attention(self, layer: Layer, parts: _Parts | None = None) -> Attention:
+        """How a layer attends, if it has these updates."""
+        shape, distances = self.net.shape, self.net.distances
+
+        def projected(part: str, one: Linear | None) -> Tensor | None:
+            if one is None or distances is None:
+                return None
+            rows = linear(distances, one.weight, one.bias)
+            updated = add_updates(distances, rows, [UpdatedRows(0, parts[part])] if parts and part in parts else [])
+            return updated.mul_(shape.scale).to(self.dtype)
+
+        return Attention(
+            shape.heads,
+            shape.scale,
+            layer.rotary,
+            projected("position_key", layer.position_key),
+            projected("position_query", layer.position_query),
+        )
+
     @cached_property
     def _plain_ups(self) -> list[_Product]:
         """Each layer's product `up` without its activation, for updates that come between the two."""
-        return [self._product(layer.up) for layer in self.net.layers]
+        made = {id(layer): self._product(layer.up) for layer in self.net.layers}
+        return [made[id(layer)] for layer in self.net.layers]
 
     def adapted(self, updates: Updates) -> FusedEngine:
         """An engine with low-rank updates, which shares everything else with this one."""
-        shape = self.net.shape
         engine = copy(self)
         engine.layers = []
-        for number, (layer, names) in enumerate(zip(self.layers, linear_names(shape), strict=True)):
-            parts = {part: updates[name].to(self.dtype) for part, name in names.items() if name in updates}
-            joint = [UpdatedRows(place * shape.width, parts[part])
-                     for place, part in enumerate(("query", "key", "value")) if part in parts]  # fmt: skip
-            up = layer.up
-            if "up" in parts:
-                up = _with(self._plain_ups[number], [UpdatedRows(0, parts["up"])], _ACTIVATIONS[shape.activation])
+        for number, names in enumerate(linear_names(self.net.shape)):
             engine.layers.append(
-                replace(
-                    layer,
-                    query_key_value=_with(layer.query_key_value, joint),
-                    out=_sum_with(layer.out, _whole(parts, "out")),
-                    up=up,
-                    down=_sum_with(layer.down, _whole(parts, "down")),
-                )
+                self._adapted(number, {part: updates[name] for part, name in names.items() if name in updates})
             )
         return engine
+
+    def _adapted(self, number: int, updates: _Parts) -> _Layer:
+        """A layer with low-rank updates."""
+        layer, plain, shape = self.layers[number], self.net.layers[number], self.net.shape
+        parts = {part: update.to(self.dtype) for part, update in updates.items()}
+        joint = [UpdatedRows(place * shape.width, parts[part])
+                 for part, place in _JOINT.items() if part in parts]  # fmt: skip
+        of_up, of_gate = _whole(parts, "up"), []
+        if "up_gate" in parts:
+            of_up, of_gate = ([UpdatedRows(0, half)] for half in parts["up_gate"].split(2))
+        up, gate, attend = layer.up, layer.gate, layer.attend
+        if of_up:
+            up = _with(self._plain_ups[number], of_up, _ACTIVATIONS[shape.activation])
+        if of_gate and plain.gate is not None:
+            gate = _times_with(self._product(plain.gate), of_gate)
+        if parts.keys() & {"position_key", "position_query"}:
+            attend = self._attention(plain, updates)
+        return replace(
+            layer,
+            query_key_value=_with(layer.query_key_value, joint),
+            attend=attend,
+            out=_sum_with(layer.out, _whole(parts, "out")),
+            up=up,
+            gate=gate,
+            down=_sum_with(layer.down, _whole(parts, "down")),
+        )
 
     @torch.no_grad()
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
-        net = self.net
-        idle = (0, _n_idle(packed.lengths))
-        places = positions(packed, net.shape.first_position)
-        hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]  # (N + idle, E)
-        if packed.segments is not None and len(net.positions) > 1:
-            places = places + packed.segments * net.positions.shape[1]
-        hidden += net.positions.flatten(0, 1)[torch.from_numpy(np.pad(places, idle))]
-        hidden = _normalise(hidden, net.norm, net.shape.eps)
+        net, eps = self.net, self.net.shape.eps
+        idle = (0, n_idle(packed.lengths))
+        hidden = _normalise(self._embed(packed, idle), net.norm, eps)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
-        runs = _plan(packed.lengths, self.dtype)
+        places = Places(net, packed.lengths, torch.from_numpy(np.pad(packed.positions, idle)), dtype=self.dtype)
         for layer in self.layers:
-            mixed = _attend(layer.query_key_value(hidden.to(self.dtype)), runs, net.shape.heads)
-            hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, net.shape.eps)
-            inner = layer.up(hidden.to(self.dtype))  # (N, F)
-            hidden = _normalise(layer.down(inner, hidden), layer.down_norm, net.shape.eps)
-        return hidden[: len(packed.ids)]
+            rows = _normalise(hidden, layer.attention_norm, eps).to(self.dtype)
+            mixed = layer.attend(layer.query_key_value(rows), places)
+            hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, eps)
+            rows = _normalise(hidden, layer.up_norm, eps).to(self.dtype)
+            inner = layer.up(rows) if layer.gate is None else layer.gate(rows, layer.up(rows))
+            hidden = _normalise(layer.down(inner, hidden), layer.down_norm, eps)
+        return _normalise(hidden, net.final_norm, eps)[: len(packed.ids)]
+
+    def _embed(self, packed: Packed, idle: tuple[int, int]) -> Tensor:
+        """The sums of all embeddings, and some of idle rows. (N + idle, E)."""
+        net = self.net
+        hidden = net.words[torch.from_numpy(np.pad(packed.ids, idle))]
+        if net.positions is not None:
+            hidden += net.positions.flatten(0, 1)[torch.from_numpy(np.pad(net.position_rows(packed), idle))]
+        return hidden
 
 
 def _whole(parts: _Parts, part: str) -> list[UpdatedRows]:
@@ -171,44 +202,9 @@ def _sum_with(product: _Sum, updates: list[UpdatedRows]) -> _Sum:
     return (lambda x, other: add_updates(x, product(x, other), updates)) if updates else product
 
 
-def _normalise(hidden: Tensor, norm: Norm, eps: float) -> Tensor:
-    return layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
+def _times_with(product: _Product, updates: list[UpdatedRows]) -> _Sum:
+    return lambda x, other: add_updates(x, product(x), updates).mul_(other)
 
 
-def _n_idle(lengths: Ints) -> int:
-    """Number of idle rows after the windows: at least as many as the keys of the last window are extended by."""
-    spare = -int(lengths[-1]) % _KEY_MULTIPLE
-    return spare - (int(lengths.sum()) + spare) % -_ROW_MULTIPLE
-
-
-def _plan(lengths: Ints, dtype: torch.dtype) -> list[_Run]:
-    """The rows that attention reads for each run of windows. dtype: of the masks."""
-    runs, start = [], 0
-    for windows, length in runs_of(lengths):
-        key_length, mask = length - length % -_KEY_MULTIPLE, None
-        if key_length > length:
-            mask = torch.zeros(1, 1, 1, key_length, dtype=dtype)
-            mask[..., length:] = -torch.inf
-        runs.append(_Run(start, windows, length, key_length, mask))
-        start += windows * length
-    return runs
-
-
-def _attend(query_key_value: Tensor, runs: list[_Run], heads: int) -> Tensor:
-    """Attention of each window within itself. (N, 3D) -> (N, D)."""
-    n_rows, triple = query_key_value.shape
-    width = triple // 3
-    size = width // heads
-    mixed = query_key_value.new_empty(n_rows, width)
-    mixed[runs[-1].stop :] = 0.0  # idle rows, which must stay finite
-    for run in runs:
-
-        def view(rows: int, part: int, run: _Run = run) -> Tensor:
-            # Windows of `rows` rows, which may reach into the next window: (windows, H, rows, D/H).
-            strides = (run.length * triple, size, triple, 1)
-            return query_key_value.as_strided((run.windows, heads, rows, size), strides, run.start * triple + part)
-
-        query, key, value = view(run.length, 0), view(run.key_length, width), view(run.key_length, 2 * width)
-        of_run = scaled_dot_product_attention(query, key, value, attn_mask=run.mask)
-        mixed[run.start : run.stop].view(run.windows, run.length, heads, size).copy_(of_run.transpose(1, 2))
-    return mixed
+def _normalise(hidden: Tensor, norm: Norm | None, eps: float) -> Tensor:
+    return hidden if norm is None else layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)

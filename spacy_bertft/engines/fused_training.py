@@ -17,8 +17,7 @@ from torch.nn.functional import dropout, embedding, gelu, layer_norm, linear, re
 from spacy_bertft.engines.attention import Group, groups_of, spread
 from spacy_bertft.engines.dropout import drop, kept
 from spacy_bertft.engines.family_dropouts import Dropouts, LayerDropouts
-from spacy_bertft.engines.family_weights import Activation, Layer, Net
-from spacy_bertft.text.batches import positions
+from spacy_bertft.engines.net import Activation, Layer, Net
 from spacy_bertft.types import Packed
 
 # In bfloat16, a batch is filled with idle rows to a multiple of this: oneDNN keeps code for each number of rows.
@@ -59,10 +58,8 @@ class FusedTrainingEngine:
     def _embed(self, packed: Packed, idle: int) -> Tensor:
         """The normalised embeddings, and some of idle rows. (N + idle, E)."""
         net = self.net
-        places = positions(packed, net.shape.first_position)
-        if packed.segments is not None and len(net.positions) > 1:
-            places = places + packed.segments * net.positions.shape[1]
-        ids, rows = (torch.from_numpy(np.pad(array, (0, idle))) for array in (packed.ids, places))
+        assert net.positions is not None  # all families of engines/family_dropouts.py have them
+        ids, rows = (torch.from_numpy(np.pad(array, (0, idle))) for array in (packed.ids, net.position_rows(packed)))
         summed = self.words(ids) + embedding(rows, net.positions.flatten(0, 1))
         return layer_norm(summed, net.norm.weight.shape, net.norm.weight, net.norm.bias, net.shape.eps)
 
@@ -76,7 +73,7 @@ def _drop(values: Tensor, probability: float) -> Tensor:
 def _weights(layer: Layer) -> tuple[Tensor, ...]:
     """What _AfterAttention multiplies by and adds."""
     parts = (layer.out, layer.out_norm, layer.up, layer.down, layer.down_norm)
-    return tuple(tensor for part in parts for tensor in (part.weight, part.bias))
+    return tuple(tensor for part in parts if part is not None for tensor in (part.weight, part.bias))
 
 
 class _Joint(torch.autograd.Function):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from spacy_bertft.engines.family_weights import Net
 from spacy_bertft.engines.fused import FusedEngine
+from spacy_bertft.engines.net import Net
 from spacy_bertft.types import Ints, Packed
 
 # Outlier channels per product. With MiniLM, four inputs of `up` and four of `down` halve the error of int8; more
@@ -33,7 +33,8 @@ class Outliers:
 def find_outliers(net: Net, batches: Iterable[Packed]) -> list[Outliers]:
     """Run the encoder on batches of sample texts and find the channels with the largest values in each layer."""
     engine = FusedEngine(net)
-    largest = [{"up": _Largest(), "down": _Largest()} for _ in engine.layers]
+    of_weights = {id(layer): {"up": _Largest(), "down": _Largest()} for layer in net.layers}  # layers may share them
+    largest = [of_weights[id(layer)] for layer in net.layers]
     engine.layers = [
         replace(layer, up=seen["up"].watch(layer.up), down=seen["down"].watch(layer.down))
         for layer, seen in zip(engine.layers, largest, strict=True)

@@ -29,6 +29,10 @@ class LowRank:
         """The same in another precision."""
         return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
 
+    def split(self, parts: int) -> list[LowRank]:
+        """The updates of as many linear maps that are one."""
+        return [LowRank(self.down, up, self.scale) for up in self.up.chunk(parts)]
+
 
 Updates = Mapping[str, LowRank]  # name of a linear map -> its update
 

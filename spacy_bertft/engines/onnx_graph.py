@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacy_bertft.engines.family_weights import Activation, Layer, Linear, Net, Norm
 from spacy_bertft.engines.int8_outliers import Outliers
+from spacy_bertft.engines.net import Activation, Layer, Linear, Net, Norm
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
+from spacy_bertft.engines.onnx_attention import Attention
 from spacy_bertft.errors import EncoderError, how_to_install
 
 # Versions of ONNX's operators and of ONNX Runtime's own; every ONNX Runtime that we support has both.
@@ -31,7 +32,7 @@ EMBEDDING_LIMIT = 127
 SIZE_LIMIT = 2**31 - 1
 
 # ONNX's type codes.
-_FLOAT, _INT32, _INT64 = 1, 6, 7
+_FLOAT, _INT64 = 1, 7
 
 _ACTIVATIONS = {"gelu": ("Gelu", _MICROSOFT), "gelu_tanh": ("FastGelu", _MICROSOFT), "relu": ("Relu", "")}
 # An outlier among the inputs of `up` is split into this many equal channels, so that it doesn't need a wider scale.
@@ -67,7 +68,7 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
             f"can hold (weights in separate files are not supported).{smaller}"
         )
     cells, rows = ["batch", "sequence"], ["subwords"]
-    inputs = (IDS, MASK, SEGMENTS) if len(net.positions) > 1 else (IDS, MASK)
+    inputs = (IDS, MASK, SEGMENTS) if net.n_segments > 1 else (IDS, MASK)
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node(**node) for node in graph.nodes],
@@ -148,8 +149,10 @@ class _Graph:
         scales = self.add("Gather", self.constant(f"{name}.scales", scale[:, None]), ids)  # (N, 1)
         return self.add("Mul", self.add("Cast", values, to=_FLOAT), scales)
 
-    def normalise(self, name: str, rows: str, norm: Norm, eps: float) -> str:
-        """Add a LayerNorm. (N, D)."""
+    def normalise(self, name: str, rows: str, norm: Norm | None, eps: float) -> str:
+        """Add a LayerNorm, if there is one. (N, D)."""
+        if norm is None:
+            return rows
         weight, bias = self.floats(f"{name}.weight", norm.weight), self.floats(f"{name}.bias", norm.bias)
         return self.add("LayerNormalization", rows, weight, bias, epsilon=eps)
 
@@ -177,43 +180,55 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
     rows = add("Max", add("Sub", add("CumSum", mask, ints("0", 0)), ints("1", 1)), "0")
 
     hidden = graph.embed("words", add("Gather", add("Reshape", IDS, flat), cells), net.words)  # (N, E)
-    places = _positions(graph, shape.first_position, size, cells)
-    if len(net.positions) > 1:  # in the table, the rows of the second segment follow the first's
-        segments = add("Gather", add("Reshape", SEGMENTS, flat), cells)
-        places = add("Add", places, add("Mul", segments, ints("n_positions", net.positions.shape[1])))
-    table = graph.floats("positions", net.positions.flatten(0, 1))
-    hidden = add("Add", hidden, add("Gather", table, places))
+    if net.positions is not None:
+        hidden = add("Add", hidden, _embedded_positions(graph, net, net.positions, size, cells))
     hidden = graph.normalise("norm", hidden, net.norm, shape.eps)
     if net.project is not None:
         hidden = graph.linear("project", hidden, net.project)  # (N, D)
 
-    windows = add("Concat", size, ints("triple", [3 * shape.width]), axis=0)
-    real = add("Cast", MASK, to=_INT32)
-    third, wide = ints("third", [shape.width] * 3), ints("wide", [-1, shape.width])
+    attention = Attention(graph, net, size=size, rows=rows, cells=cells)
+    first = {id(layer): number for number, layer in reversed(list(enumerate(net.layers)))}
     for number, layer in enumerate(net.layers):
-        name = f"layer.{number}"
-        triple = graph.linear(f"{name}.query_key_value", hidden, layer.query_key_value())  # (N, 3D)
-        triple = add("Reshape", add("Gather", triple, rows), windows)  # (batch, sequence, 3D)
-        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
-        add("Split", triple, third, axis=-1, outputs=parts)
-        mixed = add("MultiHeadAttention", *parts, "", real, domain=_MICROSOFT, num_heads=shape.heads)
-        mixed = add("Gather", add("Reshape", mixed, wide), cells)  # (N, D)
-        # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
-        hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
-        hidden = graph.normalise(f"{name}.out_norm", hidden, layer.out_norm, shape.eps)
-        if outliers is None or not len(outliers[number].down):
-            inner = graph.activate(shape.activation, graph.linear(f"{name}.up", hidden, layer.up))
-            out = graph.linear(f"{name}.down", inner, layer.down)
-        else:
-            out = _up_and_down(graph, name, hidden, layer, outliers[number], shape.activation)
-        hidden = add("Add", out, hidden)
-        hidden = graph.normalise(f"{name}.down_norm", hidden, layer.down_norm, shape.eps)
+        hidden = _layer(graph, f"layer.{first[id(layer)]}", net, layer, attention, hidden,
+                        outliers[number] if outliers else None)  # fmt: skip
+    hidden = graph.normalise("final_norm", hidden, net.final_norm, shape.eps)
 
     add("Identity", hidden, outputs=[ROWS])
     wide_cells = add("Concat", size, ints("width", [shape.width]), axis=0)
     padded = add("Reshape", add("Gather", hidden, rows), wide_cells)
     is_real = add("Unsqueeze", add("Cast", MASK, to=_FLOAT), ints("last_axis", [-1]))
     add("Mul", padded, is_real, outputs=[HIDDEN])
+
+
+def _embedded_positions(graph: _Graph, net: Net, positions: Tensor, size: str, cells: str) -> str:
+    """The embedding of each row's position and segment. (N, E)."""
+    places = _positions(graph, net.shape.first_position, size, cells)
+    if net.n_segments > 1:  # in the table, the rows of the second segment follow the first's
+        segments = graph.add("Gather", graph.add("Reshape", SEGMENTS, "flat"), cells)
+        places = graph.add("Add", places, graph.add("Mul", segments, graph.ints("n_positions", positions.shape[1])))
+    return graph.add("Gather", graph.floats("positions", positions.flatten(0, 1)), places)
+
+
+def _layer(
+    graph: _Graph, name: str, net: Net, layer: Layer, attention: Attention, hidden: str, outliers: Outliers | None
+) -> str:
+    """Add one layer. name: the same for layers that share their weights. (N, D) -> (N, D)."""
+    add, shape = graph.add, net.shape
+    rows = graph.normalise(f"{name}.attention_norm", hidden, layer.attention_norm, shape.eps)
+    triple = graph.linear(f"{name}.query_key_value", rows, layer.query_key_value())  # (N, 3D)
+    mixed = attention.attend(name, layer, triple)
+    # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
+    hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
+    hidden = graph.normalise(f"{name}.out_norm", hidden, layer.out_norm, shape.eps)
+    rows = graph.normalise(f"{name}.up_norm", hidden, layer.up_norm, shape.eps)
+    if outliers is None or not len(outliers.down) or layer.gate is not None:
+        inner = graph.activate(shape.activation, graph.linear(f"{name}.up", rows, layer.up))
+        if layer.gate is not None:
+            inner = add("Mul", inner, graph.linear(f"{name}.gate", rows, layer.gate))
+        out = graph.linear(f"{name}.down", inner, layer.down)
+    else:
+        out = _up_and_down(graph, name, rows, layer, outliers, shape.activation)
+    return graph.normalise(f"{name}.down_norm", add("Add", out, hidden), layer.down_norm, shape.eps)
 
 
 def _up_and_down(

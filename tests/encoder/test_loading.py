@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft.encoder.loading import find_folder, load, load_saved, load_splitter
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.engines.family_weights import FAMILIES as FUSED
+from spacy_bertft.engines.family_names import FAMILIES as FUSED
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.errors import EncoderError
 

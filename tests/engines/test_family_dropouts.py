@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from encoders import KNOWN, encoder_of
+from encoders import KNOWN, TRAINED, encoder_of
 from torch import nn
 
 from spacy_bertft.engines.family_dropouts import LayerDropouts, read_dropouts
@@ -11,7 +11,7 @@ from spacy_bertft.engines.family_dropouts import LayerDropouts, read_dropouts
 pytestmark = pytest.mark.touches_transformers
 
 
-@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("family", TRAINED)
 def test_every_module_counts_and_only_in_training(tiny_encoder, family):
     encoder = encoder_of(tiny_encoder(family))
     used = [module for name, module in encoder.model.named_modules() if isinstance(module, nn.Dropout)]
@@ -24,3 +24,9 @@ def test_every_module_counts_and_only_in_training(tiny_encoder, family):
     read = {found.embeddings} | {one for layer in found.layers for one in (layer.attention, layer.out, layer.down)}
     assert read - {0.0} == {module.p for module in used}
     assert all((layer.out == 0) is (family == "distilbert") for layer in found.layers)
+
+
+@pytest.mark.parametrize("family", sorted(set(KNOWN) - set(TRAINED)))
+def test_families_that_only_transformers_trains_have_none(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    assert read_dropouts(encoder.shape, encoder.model) is None

@@ -13,7 +13,7 @@ from tiny import WIDTH
 from torch.nn import functional
 
 from spacy_bertft import compat
-from spacy_bertft.engines.fused import FusedEngine, _n_idle, _plan
+from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.types import Packed
 
 pytestmark = pytest.mark.touches_transformers
@@ -52,23 +52,6 @@ def test_windows_of_all_lengths_equal_the_model(encoder, tiny_bert, lengths):
     packed = packed_of(lengths)
     plain = encoder_of(tiny_bert, batching="padded").engine()
     torch.testing.assert_close(encoder.engine()(packed), plain(packed), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("lengths", [[1], [17], [33, 33, 33], [40, 9, 9, 9, 3, 1], [64, 48, 16]], ids=str)
-def test_keys_are_read_in_whole_vectors_and_never_outside(lengths):
-    packed = packed_of(lengths)
-    n_rows = len(packed.ids) + _n_idle(packed.lengths)
-    runs = _plan(packed.lengths, torch.float32)
-    assert sum(run.windows * run.length for run in runs) == len(packed.ids)
-    assert n_rows % 32 == 0
-    for run in runs:
-        assert run.start + (run.windows - 1) * run.length + run.key_length <= n_rows
-        assert run.key_length % 16 == 0
-        assert 0 <= run.key_length - run.length < 16
-        if run.mask is None:
-            assert run.key_length == run.length
-        else:
-            assert (run.mask[0, 0, 0] == 0).tolist() == [key < run.length for key in range(run.key_length)]
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from encoders import CAN_PACK, KNOWN, MIXED, assert_near, encoder_of, texts_of
+from encoders import CAN_PACK, KNOWN, MIXED, TRAINED, assert_near, encoder_of, texts_of
 from pipelines import examples, initialized
 from tiny import WIDTH
 
@@ -64,7 +64,7 @@ def assert_same(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("family", TRAINED)
 def test_rows_and_gradients_are_those_of_transformers(tiny_encoder, family, paired):
     encoder = encoder_of(tiny_encoder(family))
     packed = packed_of(paired=paired)
@@ -77,7 +77,7 @@ def test_rows_and_gradients_are_those_of_transformers(tiny_encoder, family, pair
     assert len(of_ours) > 20
 
 
-@pytest.mark.parametrize("family", [family for family in KNOWN if family in CAN_PACK])
+@pytest.mark.parametrize("family", [family for family in TRAINED if family in CAN_PACK])
 def test_dropout_is_where_transformers_has_it(tiny_encoder, family):
     """Both draw from the same generator: other places or probabilities would give other numbers."""
     encoder = encoder_of(tiny_encoder(family)).train()
@@ -158,8 +158,12 @@ def test_an_encoder_trains_with_it_unless_its_settings_say_otherwise(tiny_bert, 
     assert type(encoder_of(tiny_bert, **settings).train().engine()) is expected
 
 
-def test_families_that_it_does_not_know_are_left_to_transformers(tiny_encoder):
-    assert type(encoder_of(tiny_encoder("albert")).train().engine()) is TransformersEngine
+@pytest.mark.parametrize("family", sorted(set(KNOWN) - set(TRAINED)))
+def test_families_that_it_does_not_know_are_left_to_transformers(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family))
+    assert type(encoder.train().engine()) is TransformersEngine
+    encoder(texts_of(MIXED)).hidden.sum().backward()
+    assert all(weight.grad is not None for name, weight in encoder.named_parameters() if "layer" in name)
 
 
 def test_a_pipeline_learns_with_it_in_bfloat16(tiny_bert):

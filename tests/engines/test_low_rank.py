@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from encoders import KNOWN, SENTENCE, encoder_of, error_of, net_of, texts_of
+from tiny import make_encoder
 
 from spacy_bertft.engines.family_weights import linear_names
 from spacy_bertft.engines.fused import FusedEngine
@@ -16,14 +17,18 @@ from spacy_bertft.text.batches import bucket, pack, window_lengths
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 
+# Linear maps that are several in one (ModernBERT).
+JOINT = {"query": "query_key_value", "key": "query_key_value", "value": "query_key_value", "up": "up_gate"}
+
+
 def updates_for(encoder, parts, rank=3):
     torch.manual_seed(0)
     weights = encoder.weights()
     found = {}
     for layer in linear_names(encoder.shape):
-        for part in parts:
-            out, into = weights[f"{layer[part]}.weight"].shape
-            found[layer[part]] = LowRank(torch.randn(rank, into) / 4, torch.randn(out, rank) / 4, 0.5)
+        for name in dict.fromkeys(layer.get(part) or layer[JOINT[part]] for part in parts):
+            out, into = weights[f"{name}.weight"].shape
+            found[name] = LowRank(torch.randn(rank, into) / 4, torch.randn(out, rank) / 4, 0.5)
     return found
 
 
@@ -51,6 +56,22 @@ def test_updates_give_the_numbers_of_folded_weights(tiny_encoder, family, parts)
     torch.testing.assert_close(found, hidden_of(encoder, FusedEngine(net_of(encoder))), rtol=1e-4, atol=1e-4)
     assert torch.allclose(found, plain, atol=1e-3) is not bool(parts)
     torch.testing.assert_close(hidden_of(encoder, base), plain)  # the base is as before
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("parts", [["position_key"], ["position_query", "key"]], ids="+".join)
+def test_updates_reach_the_projections_of_distances(tmp_path, parts, shared, half):
+    encoder = encoder_of(make_encoder(tmp_path, "deberta-v2", share_att_key=shared))
+    encoder.model.encoder.rel_embeddings.weight.data *= 300  # so that they count
+    base = FusedEngine(net_of(encoder), half=half)
+    updates = updates_for(encoder, parts)
+    found = hidden_of(encoder, base.adapted(updates))
+    for name, update in updates.items():
+        encoder.model.get_submodule(name).weight.data += update.delta()
+    expected = hidden_of(encoder, FusedEngine(net_of(encoder)))
+    assert error_of(found, expected) < (0.01 if half else 1e-5)
+    assert error_of(hidden_of(encoder, base), expected) > 0.015
 
 
 def test_updates_in_bfloat16_give_nearly_the_same(tiny_bert):

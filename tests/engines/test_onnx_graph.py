@@ -38,7 +38,7 @@ def test_the_graph_is_valid_and_bound_to_no_shape(tiny_bert):
 @pytest.mark.parametrize("family", KNOWN)
 def test_segments_are_asked_for_where_the_encoder_tells_them_apart(tiny_encoder, family):
     inputs = {value.name for value in graph_of(encoder_of(tiny_encoder(family))).graph.input}
-    tells = family in ("bert-uncased", "bert-cased", "electra")
+    tells = family in ("albert", "bert-uncased", "bert-cased", "electra")
     assert inputs == {"input_ids", "attention_mask"} | ({"token_type_ids"} if tells else set())
 
 

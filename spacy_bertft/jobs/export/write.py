@@ -16,7 +16,8 @@ from spacy_bertft import __version__
 from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER, EncoderPipe
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.engines.family_weights import FAMILIES, read_net
+from spacy_bertft.engines.family_names import FAMILIES
+from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.int8_outliers import find_outliers
 from spacy_bertft.engines.onnx_graph import build
@@ -47,8 +48,8 @@ def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
     if net is None:
         raise ConfigError(
             f"The encoder {name!r} is of the family {checkpoint.config.get('model_type')}, or has settings that can't "
-            f"be exported. Expected one of {', '.join(sorted(FAMILIES))}, with learned absolute positions and GELU or "
-            "ReLU. Use the pipeline as it is, or train one with such an encoder."
+            f"be exported. Expected one of {', '.join(sorted(FAMILIES))}, with GELU or ReLU and the positions of its "
+            "family. Use the pipeline as it is, or train one with such an encoder."
         )
     outliers = find_outliers(net, encoder.batches(OWN_TEXTS, budget=FusedEngine.budget)) if int8 else None
     return Checkpoint(checkpoint.files, graph=build(net, outliers))

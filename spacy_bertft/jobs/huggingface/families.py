@@ -133,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
     "distilbert": _family("DistilBert", "distilbert", HeadNames("classifier", "pre_classifier", activation="relu")),
     "electra": _family("Electra", "electra", HeadNames("classifier.out_proj", "classifier.dense", activation="gelu")),
     "modernbert": _family("ModernBert", "model", _MODERNBERT_POOLED, _MODERNBERT, _MODERNBERT),
+    "mpnet": _family("MPNet", "mpnet", _ROBERTA),
     "roberta": _family("Roberta", "roberta", _ROBERTA),
     "xlm-roberta": _family("XLMRoberta", "roberta", _ROBERTA),
 }
