@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from spacy_bertft.errors import BertftError, ConfigError
+from spacy_bertft.errors import BertftError, ConfigError, need_torch
 
 Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
 Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
@@ -25,6 +25,13 @@ def clean_errors() -> Iterator[None]:
     except BertftError as err:
         show(f"✘ {err}", error=True)
         raise typer.Exit(1) from None
+    except ModuleNotFoundError:
+        try:
+            need_torch("This command")
+        except ConfigError as err:
+            show(f"✘ {err}", error=True)
+            raise typer.Exit(1) from None
+        raise
 
 
 def import_code(path: Path | None) -> None:

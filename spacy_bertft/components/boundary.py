@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from spacy.tokens import Doc
-from torch import Tensor
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.types import Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(slots=True)

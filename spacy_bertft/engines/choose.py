@@ -5,33 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.engines.base import Engine, Form, Precision
+from spacy_bertft.engines.base import Engine, Precision
 from spacy_bertft.engines.family_dropouts import read_dropouts
 from spacy_bertft.engines.family_weights import Shape, read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
-from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EngineName = Literal["onnx", "fused", "fused_training", "transformers"]
+EngineName = Literal["fused", "fused_training", "transformers"]
 
 
 class Runnable(Protocol):
     """What engines need to know about an encoder. Its weights are float32, and named as AutoModel names them."""
-
-    @property
-    def form(self) -> Form:
-        """Whether it holds weights or an ONNX graph."""
 
     @property
     def device(self) -> torch.device:
@@ -57,14 +50,6 @@ class Runnable(Protocol):
     def first_position(self) -> int:
         """The position of a window's first subword."""
 
-    @property
-    def graph(self) -> NDArray[np.uint8] | None:
-        """The ONNX graph; None if it holds weights."""
-
-    @property
-    def padding_id(self) -> int | None:
-        """The id of the padding subword, if there is one."""
-
     def weights(self) -> Mapping[str, Tensor]:
         """The current weights."""
 
@@ -77,10 +62,8 @@ class Runnable(Protocol):
         """The weights that it shares with other encoders."""
 
 
-def candidates(form: Form, device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
+def candidates(device: torch.device, *, half: bool, padded: bool, learning: bool) -> tuple[EngineName, ...]:
     """The engines that may run, best first. half: run in bfloat16; padded: the user has chosen padding."""
-    if form == "onnx":
-        return ("onnx",)
     if device.type != "cpu" or padded or (half and not learning):
         return ("transformers",)
     return ("fused_training" if learning else "fused", "transformers")
@@ -116,7 +99,7 @@ class Engines:
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
         half = uses_half(self.precision, encoder.device, learning=learning)
-        names = candidates(encoder.form, encoder.device, half=half, padded=self.padded, learning=learning)
+        names = candidates(encoder.device, half=half, padded=self.padded, learning=learning)
         for name in names:
             if name == "transformers":
                 break
@@ -144,10 +127,6 @@ class Engines:
         return self._kept[2]
 
 
-def _make_onnx(encoder: Runnable) -> Engine | None:
-    return None if encoder.graph is None else OnnxEngine(encoder.graph, padding=encoder.padding_id)
-
-
 def _make_fused(encoder: Runnable) -> Engine | None:
     if encoder.shape is None:
         return None
@@ -172,4 +151,4 @@ def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
     return FusedTrainingEngine(net, words, read_dropouts(shape, model), half=half)
 
 
-_MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}
+_MAKERS: dict[str, Callable[[Runnable], Engine | None]] = {"fused": _make_fused}

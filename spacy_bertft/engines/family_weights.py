@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 
@@ -139,6 +139,8 @@ class Layer:
 
     def query_key_value(self) -> Linear:
         """The three products as one. (3D, D)."""
+        import torch
+
         three = (self.query, self.key, self.value)
         return Linear(torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three]))
 

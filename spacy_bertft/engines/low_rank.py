@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spacy_bertft.engines.fused import FusedEngine
 
 
@@ -45,7 +45,7 @@ def add_updates(hidden: Tensor, product: Tensor, updates: Sequence[UpdatedRows])
     return product
 
 
-class SharedWeights(dict[str, Tensor]):
+class SharedWeights(dict[str, "Tensor"]):
     """Weights by name that the encoders of several adapters have in common, and that nobody changes.
 
     digest: a hash of them.

@@ -6,13 +6,12 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from spacy_bertft import compat
 from spacy_bertft.errors import EncoderError, how_to_install
 from spacy_bertft.text.batches import pad
-from spacy_bertft.types import Packed
+from spacy_bertft.types import Floats, Packed
 
 # The graph's inputs (windows, longest), int64, and outputs. It removes padding for everything except attention, and has
 # no input for segments if the encoder doesn't distinguish them.
@@ -36,14 +35,14 @@ class OnnxEngine:
         self._session: Any = None
         self._process = 0
 
-    def __call__(self, packed: Packed) -> Tensor:
+    def __call__(self, packed: Packed) -> Floats:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         real, ids = pad(packed.ids, packed.lengths, self.padding)
         segments = np.zeros_like(ids) if packed.segments is None else pad(packed.segments, packed.lengths, 0)[1]
         (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64), SEGMENTS: segments})
-        return torch.from_numpy(rows)
+        return rows
 
-    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[Floats]:
         """Run the graph and return the named outputs; inputs that the graph lacks are left out."""
         if self._session is None or self._process != os.getpid():
             # A forked worker doesn't have the session's threads: it creates a new session, and never deletes the
@@ -52,7 +51,7 @@ class OnnxEngine:
                 _inherited.append(self._session)
             self._session, self._process = _session(self.graph), os.getpid()
         known = [one.name for one in self._session.get_inputs()]
-        found: list[NDArray[np.float32]] = self._session.run(outputs, {name: inputs[name] for name in known})
+        found: list[Floats] = self._session.run(outputs, {name: inputs[name] for name in known})
         return found
 
 
@@ -62,10 +61,10 @@ def _session(graph: NDArray[np.uint8]) -> Any:
     except ImportError:
         raise EncoderError(
             'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: '
-            f"{how_to_install('onnx')}."
+            f"{how_to_install('onnx', distribution='spacy-bertft-core')}."
         ) from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = compat.n_threads()
     options.log_severity_level = 3  # errors only
     # Spinning threads would take the cores from the heads, other workers and other programs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,7 +9,8 @@ from pipelines import blank, examples, module_of
 from spacy.training import Example
 
 from spacy_bertft import pair_doc
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer, PooledHiddenLayer
+from spacy_bertft.components.head_modules import HiddenHead
+from spacy_bertft.components.hidden_layer import HiddenLayer, PooledHiddenLayer
 from spacy_bertft.errors import ConfigError
 
 pytestmark = pytest.mark.touches_transformers

@@ -17,7 +17,8 @@ from spacy_bertft.engines import choose
 from spacy_bertft.engines.choose import Engines, candidates, uses_half
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.transformers import TransformersEngine
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 
 pytestmark = pytest.mark.touches_transformers
 
