@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,42 @@ def test_transformers_is_known_to_few_folders_and_imported_late(file):
     found = [late for name, late in imports(file) if name.split(".")[0] == "transformers"]
     assert not found or floor_of(file) in MAY_IMPORT_TRANSFORMERS
     assert all(found)
+
+
+def module_of(name):
+    """The file that an imported name is in, or is; None if it is in the package's __init__.py."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        file = Path(*parts[:end]).with_suffix(".py")
+        if file in FILES:
+            return file
+    return None
+
+
+def imported_with(files):
+    """These files and all of the package that is imported when they are."""
+    found, waiting = set(), list(files)
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            own = [name for name, late in imports(file) if not late and name.split(".")[0] == PACKAGE]
+            waiting.extend(module for module in map(module_of, own) if module is not None)
+    return found
+
+
+# What spacy.load resolves. The other groups are for training: batchers, loggers, readers.
+PREDICTION = ("spacy_factories", "spacy_architectures", "spacy_misc", "spacy_scorers", "spacy_tokenizers", "thinc_losses")
+
+
+@pytest.mark.parametrize("group", PREDICTION)
+def test_what_a_saved_pipeline_names_is_imported_without_torch(group):
+    entries = [entry for entry in distribution("spacy-bertft-core").entry_points if entry.group == group]
+    assert entries
+    for file in imported_with(module_of(entry.module) for entry in entries):
+        eager = {name.split(".")[0] for name, late in imports(file) if not late}
+        assert not eager & {"torch", "transformers"}, file
+        assert not any(name.startswith("safetensors.torch") for name, late in imports(file) if not late), file
 
 
 def test_no_file_is_long():
