@@ -122,7 +122,17 @@ def imported_with(files):
 
 
 # What spacy.load resolves. The other groups are for training: batchers, loggers, readers.
-PREDICTION = ("spacy_factories", "spacy_architectures", "spacy_misc", "spacy_scorers", "spacy_tokenizers", "thinc_losses")
+PREDICTION = (
+    *("spacy_factories", "spacy_architectures", "spacy_misc", "spacy_scorers", "spacy_tokenizers"),
+    "thinc_losses",
+)
+    "spacy_factories",
+    "spacy_architectures",
+    "spacy_misc",
+    "spacy_scorers",
+    "spacy_tokenizers",
+    "thinc_losses",
+)
 
 
 @pytest.mark.parametrize("group", PREDICTION)
