@@ -28,16 +28,19 @@ LONG = " ".join(TEXTS * 6)
 
 # All that components set on a Doc, as JSON.
 SAID = """
+def rows_of(data):  # None of a Doc that a worker has sent back
+    return None if data is None else list(data.model_output.last_hidden_state.shape)
+
 def said(doc):
     return {
         "ents": [[ent.start_char, ent.end_char, ent.label_, ent._.score] for ent in doc.ents],
         "cats": doc.cats,
         "answers": [[span.start_char, span.end_char, span._.score] for span in doc.spans.get("answers", [])],
         "no_answer": doc.spans["answers"].attrs["no_answer"] if "answers" in doc.spans else None,
-        "value": doc._.value,
+        "value": doc._.value if doc.has_extension("value") else None,
         "tags": [token.tag_ for token in doc],
         "tensor": [float(row.sum()) for row in doc.tensor],
-        "rows": list(doc._.trf_data.model_output.last_hidden_state.shape) if doc.has_extension("trf_data") else None,
+        "rows": rows_of(doc._.trf_data if doc.has_extension("trf_data") else None),
     }
 """
 # What keeps torch and transformers from being found, as where they are not installed.

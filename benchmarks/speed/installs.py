@@ -2,8 +2,8 @@
 
     python benchmarks/speed/installs.py full=.venv/bin/python=training/model-best core=…/bin/python=production
 
-Each argument is a name, an interpreter and a pipeline. Starts are measured in turns. Before a cold start, the files of the
-environment and of the pipeline are dropped from the system's cache (Linux).
+Each argument is a name, an interpreter and a pipeline. Starts are measured in turns. Before a cold start, the files of
+the environment and of the pipeline are dropped from the system's cache (Linux).
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ def test_the_evidence_of_annotated_texts():
     logits = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     golds = [{"b": 1.0, "a": 0.0}, {}, {"none": 1.0}, {"a": 0.0, "of_another": 1.0}]
     egs = [Example(doc_with({}), doc_with(gold)) for gold in golds]
-    found = CategoryTask(True, unknown_label="none").evidence(output_of(logits, "ab"), egs)
+    found = CategoryTask(True, unknown_label="none").evidence(output_with(logits.numpy(), "ab"), egs)
     assert [(row.tolist(), gold) for row, gold in found] == [([1.0, 2.0], 1), ([5.0, 6.0], 2)]
 
 
