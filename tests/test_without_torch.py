@@ -79,7 +79,7 @@ def pairs(nlp):
     return [Example(pair_doc(nlp, "Where is it?", "It is here, in the old garden."), doc)]
 
 
-def saved(nlp, golds, folder, steps=15):
+def saved(nlp, golds, folder, steps=50):
     torch.manual_seed(0)
     optimizer = nlp.initialize(lambda: golds)
     optimizer.learn_rate = 3e-3

@@ -164,7 +164,7 @@ class Encoder(TextEncoder, nn.Module):
         """Encode whole texts of any length, without dropout and without gradients."""
         self.eval()
         with torch.no_grad():
-            return self.forward(texts)
+            return self._features(texts)
 
     def forward(self, texts: Texts) -> Features:
         """Encode whole texts of any length, with gradients if torch computes them now."""
