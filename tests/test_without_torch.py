@@ -166,16 +166,18 @@ files = [sorted(path.relative_to(folder).as_posix() for path in Path(folder).rgl
          for folder in (sys.argv[1], sys.argv[3])]
 alike = all(Path(sys.argv[1], name).read_bytes() == Path(sys.argv[3], name).read_bytes()
             for name in files[0] if name.endswith(("model.safetensors", "model.onnx")))
+found = {
+    "again": [said(doc) for doc in again.pipe(texts)],
+    "disk": [said(doc) for doc in spacy.load(sys.argv[3]).pipe(texts)],
+    "part": [said(doc) for doc in part.pipe(texts)],
+    "other": [said(doc) for doc in other.pipe(texts)],
+}
 wrong = []
 nlp.set_error_handler(lambda name, pipe, docs, error: wrong.append(name))
 nlp.get_pipe("ner").cfg["labels"] = []
 kept = len(list(nlp.pipe(texts)))
 print(json.dumps({
-    "again": [said(doc) for doc in again.pipe(texts)],
-    "disk": [said(doc) for doc in spacy.load(sys.argv[3]).pipe(texts)],
-    "part": [said(doc) for doc in part.pipe(texts)],
-    "other": [said(doc) for doc in other.pipe(texts)],
-    "files": files[0] == files[1], "alike": alike, "wrong": wrong, "kept": kept, "loaded": loaded(),
+    **found, "files": files[0] == files[1], "alike": alike, "wrong": wrong, "kept": kept, "loaded": loaded(),
 }))
 """
 

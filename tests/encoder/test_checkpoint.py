@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(folder, monkeypa
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spacy_bertft.encoder.checkpoint.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         read_checkpoint(folder).write(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
