@@ -19,6 +19,7 @@ from spacy_bertft.text.windows import cut, cut_pairs
 from spacy_bertft.types import Features, Ints, Packed, Rows, Specials, Subwords, Windows
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -62,6 +63,10 @@ class TextEncoder:
     @property
     def loaded(self) -> PreTrainedModel | None:
         """transformers' model, or None if it has not been built."""
+        return None
+
+    def pooler(self) -> nn.Linear | None:
+        """The pretrained layer over the first special subword, if there is one to start heads from."""
         return None
 
     @property
