@@ -29,7 +29,7 @@ STARTED = time.perf_counter()  # the interpreter's own start does not count
 OVERLAP = 64  # subwords that neighbouring windows of a text share in the Hugging Face pipeline
 SIDE, PRODUCTS = 2048, 7  # of the square matrices whose product gives the machine's peak; products timed
 PACKAGES = (
-    "spacy-bertft",
+    "spacy-bertft-core",
     "spacy-transformers",
     "spacy-huggingface-pipelines",
     "spacy",
