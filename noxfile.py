@@ -78,6 +78,21 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session(requires=["main"])
+def core(session: nox.Session) -> None:
+    """An exported pipeline, from its folder and as an installed wheel, where only what it requires is installed."""
+    made = Path(session.create_tmp()) / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run(python_of_main(session), "tests/core/make_exported.py", str(made), external=True)
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(made / "wheels"), ".")
+    (wheel,) = made.glob("packages/*/dist/*.whl")
+    session.install("-c", "constraints.txt", "--find-links", str(made / "wheels"), str(wheel))
+    check = Path("tests/core/check_exported.py").resolve()
+    with session.chdir(made):  # where nothing of the checkout is imported
+        session.run("python", str(check), "exported", "expected.json")
+        session.run("python", str(check), wheel.name.partition("-")[0], "expected.json")
+
+
+@nox.session(requires=["main"])
 def peer(session: nox.Session) -> None:
     """The tests with spacy-transformers, whose pipelines then come over to the main environment."""
     session.install("-c", constraints_without(session, *OF_TRANSFORMERS), "-e", ".[test]", *PEER)

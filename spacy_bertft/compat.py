@@ -6,6 +6,8 @@ import ctypes
 import functools
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -89,6 +91,28 @@ def without_cudnn_attention(device: torch.device) -> Iterator[None]:
         yield
     finally:
         cuda.enable_cudnn_sdp(True)
+
+
+_one_thread = False  # in this process, by `use_one_thread`
+
+
+def use_one_thread() -> None:
+    """Let PyTorch, if it is in use, and ONNX Runtime compute in one thread each."""
+    global _one_thread
+    _one_thread = True
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+def n_threads() -> int:
+    """The number of threads for a product: PyTorch's, or without it OMP_NUM_THREADS, or one for each core."""
+    if _one_thread:
+        return 1
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else n_cores
 
 
 def give_back_memory() -> None:

@@ -7,15 +7,15 @@ N rows of a packed batch (subwords and special ones), D width, L labels or tags.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
-
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+# float32: a tensor from engines that run on torch, numpy's array from ONNX Runtime, which needs no torch.
+Rows: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Packed:
 class Features:
     """The encoder's output for B docs: hidden states, and the rows of each subword, token and window in them."""
 
-    hidden: torch.Tensor  # (N, D) float32
+    hidden: Rows  # (N, D)
     rows: Ints  # (S,) row of each subword, from the window where it is most central
     subword_counts: Ints  # (B,)
     token_subwords: Ints  # (P,) subwords (places in `rows`) of the tokens, grouped by token

@@ -13,6 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import Checkpoint
+from spacy_bertft.encoder.exported import load_exported
+from spacy_bertft.encoder.features import as_torch
 from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.family_names import FAMILIES
@@ -82,12 +84,12 @@ def exported(encoder, folder, *, int8=False):
     """The encoder for ONNX Runtime, from a folder."""
     graph = build(net_of(encoder), outliers_of(encoder) if int8 else None)
     Checkpoint(encoder.at_rest().files, graph=graph).write(folder)
-    return load_folder(folder, EncoderSettings(device="cpu", backend="onnxruntime")).eval()
+    return load_exported(folder, EncoderSettings(backend="onnxruntime"))
 
 
 @torch.no_grad()
 def rows_of(encoder, texts):
-    features = encoder(texts_of(texts))
+    features = as_torch(encoder.predict(texts_of(texts)))
     return features.hidden[[*features.rows, *features.cls_rows]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,15 @@ def module_of(nlp: Language, name: str) -> nn.Module:
     return module
 
 
+def output_of(pipe: Any, docs: list[Any]) -> Any:
+    """A head's output for Docs, with its logits as a tensor, as in training."""
+    output = pipe.predict(docs)
+    return replace(output, logits=torch.from_numpy(output.logits))
+
+
 def loss_of(pipe: Any, golds: list[Example], docs: list[Any] | None = None) -> torch.Tensor:
     """A head's loss on gold examples, summed over their targets, of its prediction for `docs` or for their Docs."""
-    output = pipe.predict([eg.predicted for eg in golds] if docs is None else docs)
+    output = output_of(pipe, [eg.predicted for eg in golds] if docs is None else docs)
     loss: torch.Tensor = pipe.loss(output.logits, pipe.task.targets(output, golds))
     return loss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,41 @@ def test_transformers_is_known_to_few_folders_and_imported_late(file):
     found = [late for name, late in imports(file) if name.split(".")[0] == "transformers"]
     assert not found or floor_of(file) in MAY_IMPORT_TRANSFORMERS
     assert all(found)
+
+
+def module_of(name):
+    """The file that an imported name is in, or is; None if it is in the package's __init__.py."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        file = Path(*parts[:end]).with_suffix(".py")
+        if file in FILES:
+            return file
+    return None
+
+
+def imported_with(files):
+    """These files and all of the package that is imported when they are."""
+    found, waiting = set(), list(files)
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            own = [name for name, late in imports(file) if not late and name.split(".")[0] == PACKAGE]
+            waiting.extend(module for module in map(module_of, own) if module is not None)
+    return found
+
+
+# Where a name is not found in one of spaCy's registries, catalogue imports all of its entry points.
+GROUPS = sorted({entry.group for entry in distribution("spacy-bertft-core").entry_points})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_spacy_may_import_needs_no_torch(group):
+    entries = [entry for entry in distribution("spacy-bertft-core").entry_points if entry.group == group]
+    for file in imported_with(file for file in (module_of(entry.module) for entry in entries) if file is not None):
+        eager = [name for name, late in imports(file) if not late]
+        assert not {"torch", "transformers", "psutil"} & {name.split(".")[0] for name in eager}, file
+        assert not any(name.startswith("safetensors.torch") for name in eager), file
 
 
 def test_no_file_is_long():

@@ -19,6 +19,14 @@ ELSEWHERE = {
     "engines/base.py": "engines/test_choose.py",  # types alone
     "engines/family_names.py": "engines/test_family_weights.py",  # names by which weights are found
     "engines/net.py": "engines/test_family_weights.py",  # what is made of them
+    "encoder/exported.py": "engines/test_onnx.py",  # what runs its graph
+    "encoder/folders.py": "encoder/test_loading.py",  # the errors of loading
+    "encoder/text_encoder.py": "encoder/test_encoder.py",
+    "learning/step_settings.py": "learning/test_shim.py",
+    "components/head_modules.py": "components/test_hidden_layer.py",
+    "components/learning_head.py": "components/test_head_pipe.py",
+    "components/requirements.py": "jobs/export/test_export.py",
+    "tasks/modules.py": "components/test_task.py",
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/format.py": "jobs/convert/test_registry.py",

@@ -103,7 +103,7 @@ def test_public_names_are_documented():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_names_that_no_other_file_uses_have_an_underscore(path, used_in):
-    registered = {entry.attr for entry in distribution("spacy-bertft").entry_points}
+    registered = {entry.attr for entry in distribution("spacy-bertft-core").entry_points}
     alone = [name for name in defined(path) if not name.startswith("_") and not used_in[name] - {path}]
     assert not set(alone) - registered - set(in_signatures(path)) - {"__all__"}
 

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft.errors import BertftError, ConfigError, DataError
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 
 pytestmark = pytest.mark.touches_transformers
 

@@ -1,6 +1,6 @@
 """What export to ONNX Runtime, in float32 and int8, costs in accuracy: fine-tune, export, score all three.
 
-    pip install -c constraints.txt -e ".[benchmarks,onnx]"
+    pip install -c constraints.txt -e ".[benchmarks,export]"
     SPACY_BERTFT_DATA=/folder/of/data python benchmarks/accuracy/exported.py ner/wikigold --encoder bert-base-cased
 
 The data, the recipe and the scores are those of compare.py.

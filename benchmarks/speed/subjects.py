@@ -22,7 +22,7 @@ class Environment:
 
 
 ENVIRONMENTS = (
-    Environment(OURS, (("torch==2.13.0",), ("-c", "constraints.txt", "-e", ".[onnx]"))),
+    Environment(OURS, (("torch==2.13.0",), ("-c", "constraints.txt", "-e", ".[export]"))),
     Environment(PEER, (("torch==2.13.0",), ("spacy-transformers==1.4.0", "spacy==3.8.18", "transformers==4.53.2"))),
     Environment(
         COMPONENT,

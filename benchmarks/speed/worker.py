@@ -37,7 +37,7 @@ FEATURES = {
 }
 SIDE, PRODUCTS = 2048, 7  # of the square matrices whose product gives the machine's peak; products timed
 PACKAGES = (
-    "spacy-bertft",
+    "spacy-bertft-core",
     "spacy-transformers",
     "spacy-huggingface-pipelines",
     "spacy",

@@ -6,13 +6,15 @@ imported here: each command imports what it needs when it runs, so that `--help`
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from spacy_bertft import __version__
 from spacy_bertft.cli.adapt import adapt_command
 from spacy_bertft.cli.calibrate import calibrate_command
+from spacy_bertft.cli.console import told_what_is_missing
 from spacy_bertft.cli.convert import convert_command
 from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
@@ -26,7 +28,17 @@ from spacy_bertft.cli.shrink import shrink_command
 from spacy_bertft.cli.train import train_command
 from spacy_bertft.cli.tune import tune_command
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """An app whose commands say in one line what to install, where they need torch and only the core is installed."""
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[Any], Any]:
+        """As Typer's."""
+        register = super().command(*arguments, **settings)
+        return lambda command: register(told_what_is_missing(command))
+
+
+app = _App(
     name="bertft",
     help="Fine-tuned BERT encoders in spaCy pipelines: make configs, prepare data, fit thresholds, evaluate, export.",
     no_args_is_help=True,

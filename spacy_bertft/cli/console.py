@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from spacy_bertft.errors import BertftError, ConfigError
+from spacy_bertft.errors import BertftError, ConfigError, need_torch
 
 Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
 Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
@@ -25,6 +26,21 @@ def clean_errors() -> Iterator[None]:
     except BertftError as err:
         show(f"✘ {err}", error=True)
         raise typer.Exit(1) from None
+
+
+def told_what_is_missing(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that says in one line what to install, where it needs torch and only the core is installed."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except ModuleNotFoundError:
+            with clean_errors():
+                need_torch("This command")
+            raise
+
+    return run
 
 
 def import_code(path: Path | None) -> None:

@@ -11,8 +11,7 @@ from spacy.training import Example
 from spacy.util import registry
 
 from spacy_bertft.components.doc_texts import subword_counts
-from spacy_bertft.encoder.loading import load_splitter
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, need_torch
 from spacy_bertft.text.subwords import Splitter
 
 # Texts are sorted by their number of subwords times a random factor of 1 - _JITTER to 1 + _JITTER.
@@ -46,8 +45,13 @@ def create_batch_by_subwords(
                 f"The batcher spacy-bertft.batch_by_subwords.v1 has {name} = {found}. Expected at least {meaning}. "
                 "Correct it in [training.batcher]."
             )
-    # Configs are resolved more often than batches are made.
-    splitter = functools.cache(lambda: load_splitter(tokenizer))
+
+    @functools.cache  # configs are resolved more often than batches are made
+    def splitter() -> Splitter:
+        need_torch("The batcher spacy-bertft.batch_by_subwords.v1")
+        from spacy_bertft.encoder.loading import load_splitter
+
+        return load_splitter(tokenizer)
 
     def batch_by_subwords(examples: Iterable[Example]) -> Iterator[list[Example]]:
         for held in _buffers(iter(examples), size=buffer, least=min_texts):

@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import get_ident
+from typing import TYPE_CHECKING
 
 from spacy.tokens import Doc
-from torch import Tensor
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.types import Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from spacy.tokens import Doc, Span, Token
 
+from spacy_bertft.encoder.features import as_numpy
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.types import Features
 
@@ -15,9 +16,9 @@ def set_tensors(docs: Sequence[Doc], features: Features) -> None:
     """Set doc.tensor (T, D): the mean of each token's subwords. doc.vector and similarities are computed from it."""
     if not docs:
         return
-    vectors = token_vectors(features, "mean").cpu().numpy()
+    vectors = as_numpy(token_vectors(features, "mean"))
     for doc, tensor in zip(docs, np.split(vectors, np.cumsum(features.token_counts)[:-1]), strict=True):
-        doc.tensor = tensor
+        doc.tensor = tensor  # type: ignore[assignment]  # spaCy's types know float64 alone
         # spaCy's own similarity is the same cosine, but warns that there are no static vectors.
         doc.user_hooks["similarity"] = doc.user_span_hooks["similarity"] = _cosine
         doc.user_token_hooks["similarity"] = _cosine

@@ -13,8 +13,10 @@ from spacy_bertft.text.batches import chunk
 from spacy_bertft.text.subwords import Splitter, Texts
 from spacy_bertft.types import Ints
 
-# Texts and characters that are split at a time, so that the subwords of many long texts don't fill the memory.
-_SPLIT_TEXTS, _SPLIT_CHARACTERS = 256, 400_000
+# Characters per batch of a stream: without a limit, the features of long texts would fill the memory.
+STREAM_CHARACTERS = 400_000
+# Texts that are split at a time.
+_SPLIT_TEXTS = 256
 
 
 def texts_of(docs: Sequence[Doc]) -> Texts:
@@ -43,5 +45,5 @@ def n_characters(doc: Doc) -> int:
 
 def subword_counts(docs: Sequence[Doc], splitter: Splitter) -> Ints:
     """The number of subwords of each text, without special ones, (B,)."""
-    parts = chunk(docs, size=_SPLIT_TEXTS, budget=_SPLIT_CHARACTERS, cost=n_characters)
+    parts = chunk(docs, size=_SPLIT_TEXTS, budget=STREAM_CHARACTERS, cost=n_characters)
     return np.concatenate([np.zeros(0, dtype=np.int64), *(splitter.split(texts_of(part)).counts for part in parts)])

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spacy.util import registry
 from thinc.api import Model, Optimizer
-from torch import Tensor
 
 from spacy_bertft import files
 from spacy_bertft.components.doc_texts import texts_of
-from spacy_bertft.encoder.bases import load_for_adapter, load_saved_encoder, unshared
 from spacy_bertft.encoder.checkpoint import n_layer_parameters
-from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.loading import load, load_saved
+from spacy_bertft.encoder.exported import load_exported, load_named_export
 from spacy_bertft.encoder.settings import EncoderSettings
-from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.optimizer import StepSettings
+from spacy_bertft.encoder.text_encoder import TextEncoder
+from spacy_bertft.errors import ConfigError, need_torch
 from spacy_bertft.learning.rates import too_high
 from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.learning.tuning import Tuning, saves_adapter
 from spacy_bertft.signatures import with_settings
 from spacy_bertft.types import Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _logger = logging.getLogger("spacy")
 
@@ -41,7 +43,8 @@ def build_encoder(name: str, revision: str = "main", **settings: Any) -> Model[A
 
 
 def _hidden(features: Features) -> Tensor:
-    return features.hidden
+    hidden: Tensor = features.hidden
+    return hidden
 
 
 class EncoderShim(TorchShim):
@@ -63,7 +66,25 @@ class EncoderShim(TorchShim):
 
     def n_parameters(self) -> int:
         """The number of all weights; for a frozen encoder, transformers' model is not built."""
-        return sum(one.numel() for one in self.module.weights().values()) if isinstance(self.module, Encoder) else 0
+        return sum(one.numel() for one in self._weights().values())
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        """Those of an encoder that can be trained."""
+        encoder: Any = self.module
+        return encoder.weights() if encoder is not None and encoder.trainable else {}
+
+    def predict(self, inputs: Any) -> Features:
+        """Encode texts, without dropout and without gradients."""
+        encoder: Any = self.module
+        features: Features = encoder.predict(inputs)
+        return features
+
+    def begin_update(self, inputs: Any) -> tuple[Any, Callable[[Tensor], None]]:
+        """Encode texts for training. Raises a ConfigError for an encoder that can't be trained."""
+        encoder: Any = self.module
+        if self.tuning.learns:
+            encoder.model  # noqa: B018
+        return super().begin_update(inputs)
 
     def settings_of(self, optimizer: Any) -> StepSettings:
         """Read the settings of a step; before the first, warn of a constant learning rate that is far too high."""
@@ -72,7 +93,7 @@ class EncoderShim(TorchShim):
             self._rate_checked = True
             constant = "learn_rate" not in optimizer.schedules
             rate = settings.learn_rate * self.rate_factor
-            size = n_layer_parameters(self.module.weights()) if isinstance(self.module, Encoder) else 0
+            size = n_layer_parameters(self._weights())
             said = too_high(rate, parameters=size, name=self.name) if constant and size else None
             if said:
                 _logger.warning(said)
@@ -80,12 +101,13 @@ class EncoderShim(TorchShim):
 
     def to_bytes(self) -> bytes:
         """The files as bytes, empty if there is no encoder yet."""
-        return files.to_bytes(self.module.save) if isinstance(self.module, Encoder) else b""
+        encoder: Any = self.module
+        return b"" if encoder is None else files.to_bytes(encoder.save)
 
     def from_bytes(self, data: bytes) -> EncoderShim:
         """Load the result of to_bytes."""
         if data:
-            self.module = files.from_bytes(data, lambda folder: load_saved(folder, self.settings))
+            self.module = files.from_bytes(data, lambda folder: _load_whole(folder, self.settings))
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,18 +139,30 @@ def _replace_listener_cfg(encoder: dict[str, Any], listener: dict[str, Any]) -> 
     return {"@architectures": "spacy-bertft.Tok2Vec.v1", **kept, "encoder": encoder}
 
 
-def load_named(model: Model[Any, Any]) -> Encoder:
-    """Load the pretrained weights that the config of an encoder model names."""
-    attrs = model.attrs
+def load_named(model: Model[Any, Any]) -> Any:
+    """Load the pretrained weights, or the exported encoder, that the config of an encoder model names."""
+    name, settings = model.attrs["name"], model.attrs["settings"]
+    if settings.backend == "onnxruntime":
+        return load_named_export(name, settings)
+    need_torch(f"The encoder {name!r}")
+    from spacy_bertft.encoder.bases import load_for_adapter
+    from spacy_bertft.encoder.loading import load
+
     loading = load_for_adapter if saves_adapter(shim_of(model).tuning) else load
-    return loading(attrs["name"], attrs["settings"], revision=attrs["revision"])
+    return loading(name, settings, revision=model.attrs["revision"])
 
 
-def load_from(folder: Path, model: Model[Any, Any]) -> Encoder:
+def load_from(folder: Path, model: Model[Any, Any]) -> TextEncoder:
     """Load an encoder that a pipeline saved, in the form that the model's tuning trains."""
-    encoder = load_saved_encoder(folder, model.attrs["settings"])
+    settings = model.attrs["settings"]
+    if settings.backend == "onnxruntime":
+        return load_exported(folder, settings)
+    need_torch(f"The encoder in {folder}")
+    from spacy_bertft.encoder.bases import load_saved_encoder, unshared
+
+    encoder = load_saved_encoder(folder, settings)
     tuning = shim_of(model).tuning
-    if saves_adapter(tuning) and encoder.shared is None and encoder.trainable:
+    if saves_adapter(tuning) and encoder.shared is None:
         raise ConfigError(
             f'The save of LoraTuning is "adapter", but the encoder in {folder} was saved with whole weights. Expected '
             'an adapter beside the encoder that it was trained on. Set save = "merged" in the encoder\'s tuning block, '
@@ -136,3 +170,13 @@ def load_from(folder: Path, model: Model[Any, Any]) -> Encoder:
         )
     trained_whole = tuning.learns and not saves_adapter(tuning)
     return unshared(encoder) if trained_whole and encoder.shared is not None else encoder
+
+
+def _load_whole(folder: Path, settings: EncoderSettings) -> Any:
+    """Load an encoder that `EncoderShim.to_bytes` has packed."""
+    if settings.backend == "onnxruntime":
+        return load_exported(folder, settings)
+    need_torch("An encoder of another component")
+    from spacy_bertft.encoder.loading import load_saved
+
+    return load_saved(folder, settings)

@@ -9,6 +9,7 @@ from spacy.language import Language
 from thinc.api import Model
 
 from spacy_bertft.components.encoder_pipe import EncoderPipe
+from spacy_bertft.components.requirements import require
 from spacy_bertft.learning.tuning import Tuning
 
 
@@ -39,6 +40,7 @@ def make_encoder(
     learn_rate_factor: the encoder's learning rate, as a multiple of the optimizer's.
     tuning: which weights are trained: spacy-bertft.FullTuning.v1 or spacy-bertft.FrozenTuning.v1.
     """
+    require(nlp, "onnx" if model.attrs["settings"].backend == "onnxruntime" else "train")
     pipe = EncoderPipe(
         nlp.vocab,
         model,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
-from torch import Tensor
 
 from spacy_bertft import files
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.boundary import Boundary
 from spacy_bertft.components.doc_tensors import set_tensors
-from spacy_bertft.components.doc_texts import n_characters, texts_of
+from spacy_bertft.components.doc_texts import STREAM_CHARACTERS, n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_from, load_named
 from spacy_bertft.components.feature_cache import FeatureCache
 from spacy_bertft.components.readers import FeatureReader, WithReaders
@@ -26,20 +25,22 @@ from spacy_bertft.components.run import check_name, plan_run
 from spacy_bertft.components.streams import DocwisePipe, Trimmer, annotated, reduced
 from spacy_bertft.components.workers import ThreadGuard
 from spacy_bertft.encoder.checkpoint import Checkpoint, read_save_id
-from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.features import gather
-from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.optimizer import StepSettings
+from spacy_bertft.encoder.features import as_torch, gather
+from spacy_bertft.encoder.text_encoder import TextEncoder
+from spacy_bertft.errors import ConfigError, need_torch
 from spacy_bertft.learning.shim import shim_of
-from spacy_bertft.learning.state import TensorsByName
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import chunk
 from spacy_bertft.types import Features
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spacy_bertft.learning.state import TensorsByName
+
 ENCODER_FOLDER = "encoder"
-# Characters per batch of a stream: without a limit, the features of long texts would fill the memory.
-STREAM_CHARACTERS = 400_000
 
 
 class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
@@ -81,28 +82,28 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
     # --- the encoder inside
 
     @property
-    def encoder(self) -> Encoder:
-        """The settled encoder. Raises a ConfigError if it has no weights yet."""
+    def encoder(self) -> Any:
+        """The settled encoder: an Encoder, or an ExportedEncoder. Raises a ConfigError if it has no weights yet."""
         self.settle()
         return self._encoder()
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> TextEncoder:
         module = shim_of(self.model).module
-        if not isinstance(module, Encoder):
+        if not isinstance(module, TextEncoder):
             raise ConfigError(
                 f"The encoder component {self.name!r} has no weights yet. Expected an initialised or loaded one: call "
                 "nlp.initialize(), train with `spacy train`, or load a saved pipeline with spacy.load()."
             )
         return module
 
-    def load_pretrained(self) -> Encoder:
+    def load_pretrained(self) -> Any:
         """The encoder, after loading its pretrained weights if spaCy did not initialise it (frozen_components)."""
         if shim_of(self.model).module is None:
             self.set_encoder(load_named(self.model))
         plan_run(self.nlp())
         return self.encoder
 
-    def set_encoder(self, encoder: Encoder) -> None:
+    def set_encoder(self, encoder: TextEncoder) -> None:
         """Replace the encoder with one that has weights."""
         self._boundary = self._owed = self.save_id = self._cache = None
         shim_of(self.model).module = encoder
@@ -136,7 +137,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
         encoder = self._encoder()
         if self._cache is None or not self._cache.fits(encoder):
             return encoder.predict(texts_of(docs))
-        return self._cache.features(docs, lambda some: encoder.predict(texts_of(some)))
+        return self._cache.features(docs, lambda some: as_torch(encoder.predict(texts_of(some))))
 
     def keep_outputs(self) -> None:
         """Keep the features of all Docs from now on, until the encoder is trained."""
@@ -194,17 +195,17 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "EncoderPipe.update")
+        need_torch(f"Training the encoder {self.name!r}")
         self.settle()
         learns = shim_of(self.model).tuning.learns
         docs = [eg.predicted for eg in examples]
         if learns:
             self._cache = None
-            self._encoder().model  # noqa: B018  # raises for an encoder that can't be trained
             features, backprop = self.model.begin_update(texts_of(docs))
         else:
             self.keep_outputs()
             shim_of(self.model).report(0)
-            features, backprop = self._encode(docs), lambda gradient: None
+            features, backprop = as_torch(self._encode(docs)), lambda gradient: None
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
         shim_of(self.model).count(len(docs), subwords=features.n_subwords)
         if sgd:
@@ -254,7 +255,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
         """The files and weights of the settled encoder; None if it has no weights yet."""
         self.settle()
         module = shim_of(self.model).module
-        return module.to_save() if isinstance(module, Encoder) else None
+        return module.to_save() if isinstance(module, TextEncoder) else None
 
     def _write(self, checkpoint: Checkpoint | None, folder: Path, save_id: str | None) -> None:
         with files.saving(f"encoder {self.name!r}", folder):

@@ -8,21 +8,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from spacy.tokens import Doc
-from torch import Tensor
 
 from spacy_bertft.components.doc_texts import content_of
 from spacy_bertft.components.pairs import segment_bounds
-from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.features import gather, split
-from spacy_bertft.engines.choose import version_of
+from spacy_bertft.encoder.text_encoder import TextEncoder
 from spacy_bertft.learning.tuning import FrozenTuning, Tuning
 from spacy_bertft.locks import Lock
 from spacy_bertft.types import Features
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _MIB = 2**20
 _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
@@ -37,11 +38,11 @@ class FeatureCache:
     def __init__(self, limit_mb: int, place: Literal["memory", "disk"] = "memory") -> None:
         """limit_mb: MiB of hidden states; texts beyond it are encoded again. disk: in a temporary file."""
         self._left = limit_mb * _MIB
-        self._device = torch.device("cpu")  # of the features that are asked for
+        self._device: torch.device | str = "cpu"  # of the features that are asked for
         self._limit_mb = limit_mb
         self._file: IO[bytes] | None = tempfile.TemporaryFile() if place == "disk" else None  # noqa: SIM115
         self._access = Lock()  # to the file's position and the space left: threads may predict once a run has ended
-        self._state: tuple[int, Encoder, object] | None = None  # set at the first use
+        self._state: tuple[int, TextEncoder, object] | None = None  # set at the first use
         self._kept: dict[bytes, Features | tuple[Features, int, tuple[int, int]]] = {}
 
     @classmethod
@@ -54,8 +55,10 @@ class FeatureCache:
         if self._file is not None:
             self._file.close()
 
-    def fits(self, encoder: Encoder) -> bool:
+    def fits(self, encoder: TextEncoder) -> bool:
         """Whether it may serve an encoder: in the process that made it, and while the weights stay as they were."""
+        from spacy_bertft.engines.choose import version_of
+
         state = (os.getpid(), encoder, version_of(encoder.loaded))
         self._state = self._state or state
         return self._state == state
@@ -115,6 +118,8 @@ class FeatureCache:
         return replace(features, hidden=self._read(place, shape))
 
     def _read(self, place: int, shape: tuple[int, int]) -> Tensor:
+        import torch
+
         assert self._file is not None
         with self._access:
             self._file.flush()

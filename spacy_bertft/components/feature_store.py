@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from spacy.tokens import Doc
-from torch import Tensor
 
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Rows
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ def drop(docs: Iterable[Doc]) -> None:
             _published.pop(doc, None)
 
 
-def withdraw(docs: Iterable[Doc], hidden: Tensor) -> None:
+def withdraw(docs: Iterable[Doc], hidden: Rows) -> None:
     """Remove the published features of Docs that have these hidden rows."""
     for doc in docs:
         entries = _published.get(doc, {})

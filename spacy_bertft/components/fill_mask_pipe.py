@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spacy.language import Language
 from spacy.pipeline.pipe import Pipe
@@ -12,15 +12,18 @@ from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
 
 from spacy_bertft import files
-from spacy_bertft.components.encoder_pipe import STREAM_CHARACTERS
+from spacy_bertft.components.doc_texts import STREAM_CHARACTERS
 from spacy_bertft.components.extensions import register
+from spacy_bertft.components.requirements import require
 from spacy_bertft.components.streams import annotated
 from spacy_bertft.components.workers import ThreadGuard
-from spacy_bertft.encoder.fill_mask import FillMask
-from spacy_bertft.encoder.loading import check_files
+from spacy_bertft.encoder.folders import check_files
 from spacy_bertft.encoder.settings import Device, EncoderSettings
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.errors import ConfigError, need_torch
 from spacy_bertft.text.batches import chunk
+
+if TYPE_CHECKING:
+    from spacy_bertft.encoder.fill_mask import FillMask
 
 MODEL_FOLDER = "model"
 
@@ -43,7 +46,7 @@ class FillMaskPipe(Pipe):
     def fill_mask(self) -> FillMask:
         """The masked language model, loaded on first use."""
         if self._fill_mask is None:
-            self._fill_mask = FillMask.load(self.source, self.settings)
+            self._fill_mask = self._load(self.source)
         return self._fill_mask
 
     @fill_mask.setter
@@ -52,7 +55,13 @@ class FillMaskPipe(Pipe):
 
     def initialize(self, get_examples: Any = None, *, nlp: Language | None = None) -> None:
         """Load the model that the config names."""
-        self._fill_mask = FillMask.load(self.source, self.settings)
+        self._fill_mask = self._load(self.source)
+
+    def _load(self, source: str) -> FillMask:
+        need_torch(f"The component {self.name!r}")
+        from spacy_bertft.encoder.fill_mask import FillMask
+
+        return FillMask.load(source, self.settings)
 
     def __call__(self, doc: Doc) -> Doc:
         """Fill the masks of a Doc."""
@@ -86,7 +95,7 @@ class FillMaskPipe(Pipe):
         """Load the model from path/model; nothing is looked up anywhere else."""
         folder = Path(path) / MODEL_FOLDER
         check_files(folder)  # without its tokenizer's files, transformers would make another one up
-        self._fill_mask = FillMask.load(str(folder), self.settings)
+        self._fill_mask = self._load(str(folder))
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -120,6 +129,7 @@ def make_fill_mask(nlp: Language, name: str, model: str, top: int, spans_key: st
     spans_key: key of doc.spans for the masks.
     device: as for the encoder.
     """
+    require(nlp, "train")
     return FillMaskPipe(model, name, top=top, spans_key=spans_key, device=device)
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
+import numpy as np
+import safetensors.numpy
 import srsly
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
-from spacy_bertft.encoder.weights_check import listed, not_finite
+from spacy_bertft.encoder.weights_check import listed
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import replace_file, replace_files, saving
+from spacy_bertft.types import Floats
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _CFG, _WEIGHTS = "cfg", "model.safetensors"
 # Extra keys of a saved cfg: the id of the encoder's save that the head belongs to, and the checksum of its weights.
@@ -106,8 +111,8 @@ def unpack_head(packed: bytes) -> tuple[dict[str, Any], bytes]:
 # --- checks of what was read
 
 
-def checked(cfg: dict[str, Any], weights: bytes, *, head: str, save_id: str | None) -> dict[str, Tensor]:
-    """Check a saved head and return its tensors, {} without weights. Raises a ConfigError if its parts don't fit.
+def checked(cfg: dict[str, Any], weights: bytes, *, head: str, save_id: str | None) -> dict[str, Floats]:
+    """Check a saved head and return its arrays, {} without weights. Raises a ConfigError if its parts don't fit.
 
     head: its name; save_id: the id of its encoder's save.
     """
@@ -164,15 +169,15 @@ def _check_save_id(cfg: dict[str, Any], head: str, encoder: str | None) -> None:
         )
 
 
-def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Tensor]:
+def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Floats]:
     try:
-        tensors = safetensors.torch.load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that torch does not know
+        arrays = {name: found.astype(np.float32) for name, found in safetensors.numpy.load(weights).items()}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # of a dtype that numpy does not know
         raise ConfigError(
             f"The saved weights of the head {head!r} ({_WEIGHTS}) can't be read: {error} Expected the complete "
             f"file, as saved. {_AGAIN}"
         ) from error
-    broken = not_finite(tensors)
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise ConfigError(
             f"The saved weights of the head {head!r} ({_WEIGHTS}) hold NaN or infinite numbers, in {listed(broken)}. "
@@ -180,22 +185,28 @@ def _read_weights(weights: bytes, head: str, width: int) -> dict[str, Tensor]:
             "a lower learning rate."
         )
     # A module of this width is built before they are loaded: a wrong width must not allocate billions of columns.
-    if not any(size >= width for tensor in tensors.values() for size in tensor.shape):
-        shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()]
+    if not any(size >= width for array in arrays.values() for size in array.shape):
+        shapes = [f"{name} {array.shape}" for name, array in arrays.items()]
         raise ConfigError(
             f"The saved weights of the head {head!r} ({_WEIGHTS}) are {listed(shapes)}. Expected matrices with {width} "
             f"columns, the width in its {_CFG}. {_AGAIN}"
         )
-    return tensors
+    return arrays
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor], *, head: str, settings: str) -> None:
+def load_weights(module: nn.Module, weights: Mapping[str, Floats], *, head: str, settings: str) -> None:
     """Load weights into a module. Raises a ConfigError if they don't fit. head: its name; settings: for the message."""
+    import torch
+
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
     except RuntimeError as error:
-        raise ConfigError(
-            f"The saved weights of the head {head!r} don't fit its settings ({settings}): "
-            f"{str(error).splitlines()[-1].strip()} Expected the settings it was trained with. Undo the change in "
-            "config.cfg, or train it anew."
-        ) from error
+        raise dont_fit(head, settings, str(error).splitlines()[-1].strip()) from error
+
+
+def dont_fit(head: str, settings: str, found: str) -> ConfigError:
+    """The error for weights of other settings."""
+    return ConfigError(
+        f"The saved weights of the head {head!r} don't fit its settings ({settings}): {found} Expected the settings it "
+        "was trained with. Undo the change in config.cfg, or train it anew."
+    )

@@ -1,43 +1,50 @@
 """`HeadPipe`: the component class of all heads. Its Task defines what it predicts, and how it is trained."""
 
-# No postponed annotations here: spaCy validates [initialize] settings by the annotations of `HeadPipe.initialize`.
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from __future__ import annotations
 
-from spacy.language import Language
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 from spacy.tokens import Doc
-from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
-from thinc.api import Model, Optimizer
-from torch import Tensor, nn
+from thinc.api import Model
 
 from spacy_bertft.components import feature_store, head_files
 from spacy_bertft.components.encoder_pipe import EncoderPipe
-from spacy_bertft.components.finite import check_logits, check_loss
+from spacy_bertft.components.finite import check_logits
+from spacy_bertft.components.head_inference import HeadWeights, misfit
+from spacy_bertft.components.hidden_layer import HiddenLayer
+from spacy_bertft.components.learning_head import LearningHead
 from spacy_bertft.components.pairs import need_segments
-from spacy_bertft.components.rehearsal import RehearsedHead
-from spacy_bertft.components.run import plan_run
 from spacy_bertft.components.source import check_tokens
 from spacy_bertft.components.streams import DocwisePipe, annotated, reduced
-from spacy_bertft.components.task import Head, HeadOutput, Started, Task
-from spacy_bertft.components.training_data import all_examples, find_labels
+from spacy_bertft.components.task import HeadOutput, InNumpy, Task
 from spacy_bertft.components.upstream import Upstream
-from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.encoder.features import as_numpy, as_torch
+from spacy_bertft.errors import ConfigError, DataError, need_torch
 from spacy_bertft.learning.losses import CrossEntropy, Loss
 from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
-from spacy_bertft.learning.state import TensorsByName
 from spacy_bertft.text.batches import chunk
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Floats, Rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spacy_bertft.components.head_modules import Head
 
 # Tokens per batch of a stream: without a limit, the features held for a head would fill the memory.
 _STREAM_TOKENS = 100_000
-# Default of learn_rate_factor on a frozen encoder; see docs/training.md for the measurements.
-_FROZEN_FACTOR = 50.0
 
 
-class HeadPipe(RehearsedHead, DocwisePipe):
-    """A task head that reads and trains the encoder before it in the pipeline."""
+class HeadPipe(LearningHead, DocwisePipe):
+    """A task head that reads and trains the encoder before it in the pipeline.
+
+    On a CPU it predicts in numpy. Its torch module is built when it is trained or predicts on a GPU.
+    """
 
     def __init__(
         self,
@@ -61,8 +68,9 @@ class HeadPipe(RehearsedHead, DocwisePipe):
         self.loss = loss or CrossEntropy()
         self.reads = Upstream(self, upstream)
         shim = TorchShim(name=name)
-        shim.of_docs = self._read
+        shim.of_docs = lambda docs: self._placed(self._read(docs))
         self.model: Model[Any, Any] = wrap("bertft-head", shim, layers=self.reads.layers)
+        self._loaded: tuple[bytes, HeadWeights] = b"", {}  # while the shim's module is yet to be built
         self.cfg: dict[str, Any] = {"labels": [], "width": None, "targets_per_doc": 1.0, "statistics": {}}
         self.cfg.update({"labels_given": False, **(cfg or {})})
 
@@ -84,7 +92,7 @@ class HeadPipe(RehearsedHead, DocwisePipe):
             raise DataError(f"The label {label!r} is a {type(label).__name__}; expected a non-empty string.")
         if label in self.cfg["labels"]:
             return 0
-        is_built = shim_of(self.model).module is not None
+        is_built = shim_of(self.model).waits or shim_of(self.model).module is not None
         if is_built:
             self.task.check([*self.labels, label])
         self.cfg["labels"].append(label)
@@ -104,12 +112,16 @@ class HeadPipe(RehearsedHead, DocwisePipe):
 
     def _module(self) -> Head:
         module = shim_of(self.model).module
-        if not isinstance(module, Head):
-            raise ConfigError(
-                f"The head {self.name!r} has no weights yet. Expected an initialised or loaded one: call "
-                "nlp.initialize(), train with `spacy train`, or load a saved pipeline with spacy.load()."
-            )
-        return module
+        if module is None:
+            raise self._no_weights()
+        head: Head = module
+        return head
+
+    def _no_weights(self) -> ConfigError:
+        return ConfigError(
+            f"The head {self.name!r} has no weights yet. Expected an initialised or loaded one: call "
+            "nlp.initialize(), train with `spacy train`, or load a saved pipeline with spacy.load()."
+        )
 
     def _build(self, pooler: nn.Linear | None = None) -> Head:
         module = self.task.build(self.cfg["width"], len(self.labels), pooler)
@@ -117,12 +129,15 @@ class HeadPipe(RehearsedHead, DocwisePipe):
         return module
 
     def _read(self, docs: Sequence[Doc]) -> Features:
-        """Read the features of Docs, and move the head to their device."""
+        """Read the features of Docs."""
         self._check_segments(docs)
-        return self._checked(docs, self.reads.source.read(docs, self.cfg["width"]))
-
-    def _checked(self, docs: Sequence[Doc], features: Features) -> Features:
+        features = self.reads.source.read(docs, self.cfg["width"])
         check_tokens(self.name, docs, features)
+        return features
+
+    def _placed(self, features: Features) -> Features:
+        """The features as tensors, with the module moved to their device."""
+        features = as_torch(features)
         self._module()
         shim_of(self.model).move(features.hidden.device)
         return features
@@ -133,17 +148,26 @@ class HeadPipe(RehearsedHead, DocwisePipe):
 
     # --- predicting
 
-    def predict(self, docs: Iterable[Doc]) -> HeadOutput:
+    def predict(self, docs: Iterable[Doc]) -> HeadOutput[Floats]:
         """Compute the logits of Docs."""
         features = self._read(list(docs))
-        logits = self.model.predict(features)
+        if isinstance(self.task, InNumpy) and _on_cpu(features.hidden):
+            logits = self.task.logits(self._weights(), replace(features, hidden=as_numpy(features.hidden)))
+        else:
+            logits = as_numpy(self.model.predict(self._placed(features)))  # sync
         check_logits(self.name, logits)
         return self._output(logits, features)
 
-    def _output(self, logits: Tensor, features: Features) -> HeadOutput:
+    def _weights(self) -> HeadWeights:
+        """The current weights as numpy's arrays; those of a module on a CPU share its memory."""
+        if shim_of(self.model).waits:
+            return self._loaded[1]
+        return {name: as_numpy(tensor) for name, tensor in self._module().state_dict().items()}
+
+    def _output(self, logits: Any, features: Features) -> HeadOutput[Any]:
         return HeadOutput(logits, features, self.labels, self.cfg["statistics"], self.cfg["labels_given"])
 
-    def set_annotations(self, docs: Iterable[Doc], output: HeadOutput) -> None:
+    def set_annotations(self, docs: Iterable[Doc], output: HeadOutput[Floats]) -> None:
         """Set the annotations decoded from the logits, and release the features."""
         docs = list(docs)
         self.task.annotate(docs, output)
@@ -155,100 +179,13 @@ class HeadPipe(RehearsedHead, DocwisePipe):
         for docs in chunk(stream, size=batch_size, budget=_STREAM_TOKENS, cost=len):
             yield from annotated(self, docs)
 
-    # --- training
-
-    def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Language | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """Build a new head for the given labels, or else for the labels of add_label and of the examples."""
-        width, pooler = self.reads.start(nlp, needs_segments=self.task.needs_segments)
-        examples = all_examples(get_examples)
-        plan_run(nlp, self, get_examples)
-        self._check_segments([eg.predicted for eg in examples])
-        self.cfg["labels_given"] = labels is not None
-        labels = find_labels(self.task, self.name, examples, given=labels, known=self.labels)
-        self.task.check(labels)
-        self.cfg["labels"], self._teacher = [], None
-        self.cfg["width"] = shim_of(self.model).module = None
-        shim_of(self.model).examples_per_epoch = len(examples)
-        for label in labels:
-            self.add_label(label)
-        statistics = self.task.prepare(examples)
-        self.cfg["targets_per_doc"] = statistics.pop("targets_per_doc", 1.0)
-        self.cfg["statistics"] = statistics
-        self.cfg["width"] = width
-        module = self._build(pooler)
-        if isinstance(self.task, Started):
-            self.task.start(module, self.labels, statistics)
-
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | Literal[False] | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Compute gradients on the gold annotations, for this head and for the encoder if it is trained."""
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "HeadPipe.update")
-        if examples:
-            docs = [eg.predicted for eg in examples]
-            self._learn(docs, lambda found: self.loss(found.logits, self.task.targets(found, examples)), drop, losses)
-            if sgd:
-                self.finish_update(sgd)
-        return losses
-
-    def _learn(
-        self, docs: Sequence[Doc], loss_of: Callable[[HeadOutput], Tensor], drop: float, losses: dict[str, float]
-    ) -> None:
-        """Compute the gradients of a loss, a sum over all targets, and add its value per Doc to `losses`."""
-        self._check_segments(docs)
-        features, send = self.reads.source.learn(docs, self.cfg["width"])
-        self._checked(docs, features)
-        for dropout in (m for m in self._module().modules() if isinstance(m, nn.Dropout)):
-            dropout.p = drop
-        shim_of(self.model).set_rate_factor(self._rate_factor(features))
-        logits, _ = self.model.begin_update(features)
-        loss = loss_of(self._output(logits, features)) / self.cfg["targets_per_doc"]
-        value = float(loss.detach()) / len(docs)  # sync
-        check_loss(self.name, value)
-        if loss.requires_grad:
-            loss.backward()
-        send()
-        shim_of(self.model).count(len(docs), subwords=features.n_subwords, loss=value * len(docs))
-        losses[self.name] += value
-        encoder = self.reads.encoder
-        if features.hidden.requires_grad and encoder is not None and encoder.name in losses:
-            losses[encoder.name] += value
-
-    def _rate_factor(self, features: Features) -> float:
-        usual = 1.0 if features.hidden.requires_grad else _FROZEN_FACTOR
-        return usual if self.learn_rate_factor is None else self.learn_rate_factor
-
-    def training_state(self) -> TensorsByName:
-        """The state to resume training from after the last update."""
-        return shim_of(self.model).training_state()
-
-    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Resume training from the result of training_state."""
-        if self.reads.encoder is not None:  # a later move would replace the optimizer
-            shim_of(self.model).module = self._module().to(self.reads.encoder.encoder.device)
-        shim_of(self.model).load_training_state(state)
-
     # --- disk and bytes
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write cfg and model.safetensors."""
         head_files.write_head(Path(path), *self._at_rest(), head=self.name)
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "HeadPipe":
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> HeadPipe:
         """Load what to_disk wrote."""
         return self._load(*head_files.read_head(Path(path)))
 
@@ -256,27 +193,48 @@ class HeadPipe(RehearsedHead, DocwisePipe):
         """Pack cfg and weights into one bytestring."""
         return head_files.pack_head(*self._at_rest())
 
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "HeadPipe":
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> HeadPipe:
         """Load the result of to_bytes."""
         return self._load(*head_files.unpack_head(bytes_data))
 
     def _at_rest(self) -> tuple[dict[str, Any], bytes]:
-        shim, save_id = shim_of(self.model), self.reads.save_id
-        return {**self.cfg, head_files.SAVE_ID: save_id}, b"" if shim.module is None else shim.to_bytes()
+        shim, cfg = shim_of(self.model), {**self.cfg, head_files.SAVE_ID: self.reads.save_id}
+        if shim.waits:
+            return cfg, self._loaded[0]
+        return cfg, b"" if shim.module is None else shim.to_bytes()
 
-    def _load(self, cfg: dict[str, Any], weights: bytes) -> "HeadPipe":
+    def _load(self, cfg: dict[str, Any], weights: bytes) -> HeadPipe:
         self._teacher = None  # it is of other labels
         save_id = self.reads.save_id
-        tensors = head_files.checked(cfg, weights, head=self.name, save_id=save_id)
+        arrays = head_files.checked(cfg, weights, head=self.name, save_id=save_id)
         # Other keys keep the config's values, which may have been edited on purpose.
         self.cfg.update({key: cfg[key] for key in ("labels", "width", "targets_per_doc")})
         self.cfg.update(statistics=cfg.get("statistics", {}), labels_given=cfg.get("labels_given", False))
         for label in self.labels:
             self.vocab.strings.add(label)
-        if tensors:
-            settings = f"{self.task!r}, {len(self.labels)} labels"
-            head_files.load_weights(self._build(), tensors, head=self.name, settings=settings)
+        if arrays:
+            self._take(weights, arrays)
         return self
+
+    def _take(self, content: bytes, arrays: HeadWeights) -> None:
+        """Check loaded weights, and build the module with them, or leave that for later."""
+        task, settings = self.task, f"{self.task!r}, {len(self.labels)} labels"
+        if not (isinstance(task, InNumpy) and isinstance(task, HiddenLayer)):
+            self._build_with(arrays, settings)
+            return
+        n_outputs = task.n_outputs(len(self.labels))
+        found = misfit(arrays, task, width=self.cfg["width"], n_outputs=n_outputs)
+        if found:
+            raise head_files.dont_fit(self.name, settings, f"{found}.")
+        self._loaded = content, arrays
+        shim_of(self.model).build_later(partial(self._build_with, arrays, settings))
+
+    def _build_with(self, arrays: HeadWeights, settings: str) -> nn.Module:
+        need_torch(f"Training the head {self.name!r}, or changing its labels,")
+        module = self._build()
+        head_files.load_weights(module, arrays, head=self.name, settings=settings)
+        self._loaded = b"", {}
+        return module
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For spawned worker processes: bytes instead of pickled modules.
@@ -292,8 +250,12 @@ class HeadPipe(RehearsedHead, DocwisePipe):
 
 def _rebuild(
     vocab: Vocab, task: Task, name: str, settings: dict[str, Any], content: bytes, encoder: EncoderPipe | None
-) -> "HeadPipe":
+) -> HeadPipe:
     pipe = HeadPipe(vocab, task, name, **settings).from_bytes(content)
     if encoder is not None:
         encoder.add_listener(pipe, name)
     return pipe
+
+
+def _on_cpu(hidden: Rows) -> bool:
+    return isinstance(hidden, np.ndarray) or hidden.device.type == "cpu"

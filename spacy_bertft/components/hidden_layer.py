@@ -1,26 +1,13 @@
-"""The layer that a head may have between the encoder's vectors and its outputs."""
+"""The settings of the layer that a head may have between the encoder's vectors and its outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import gelu, relu
-
-from spacy_bertft.components.task import Head, new_linear
 from spacy_bertft.errors import ConfigError
 
 Activation = Literal["tanh", "gelu", "gelu_tanh", "relu"]
-_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "gelu": gelu,
-    "gelu_tanh": partial(gelu, approximate="tanh"),
-    "relu": relu,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +29,7 @@ class HiddenLayer:
             setting = f"norm_eps = {self.norm_eps}" if self.norm_eps is not None else "hidden_bias = false"
             raise ConfigError(
                 f"Found {setting} for a head without a hidden layer (activation = null). Expected an activation, one "
-                f"of {', '.join(_FUNCTIONS)}. Set one, or leave {setting.split()[0]} out."
+                f"of {', '.join(get_args(Activation))}. Set one, or leave {setting.split()[0]} out."
             )
         if self.norm_eps is not None and not 0 < self.norm_eps < 1:
             raise ConfigError(f"norm_eps is {self.norm_eps:g}; expected a number between 0 and 1, such as 1e-5.")
@@ -53,24 +40,3 @@ class PooledHiddenLayer(HiddenLayer):
     """The same for heads that read one vector per Doc: BERT's dense layer with tanh by default."""
 
     activation: Activation | None = "tanh"
-
-
-class HiddenHead(Head):
-    """A head with the hidden layer of its settings, and dropout before the output."""
-
-    def __init__(self, width: int, settings: HiddenLayer) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout()
-        self.dense = self.norm = None
-        self.function = _FUNCTIONS.get(settings.activation or "")
-        if self.function is not None:
-            self.dense = new_linear(width, width, bias=settings.hidden_bias)
-        if settings.norm_eps is not None:
-            self.norm = nn.LayerNorm(width, settings.norm_eps, bias=settings.hidden_bias)
-
-    def hidden(self, vectors: Tensor) -> Tensor:
-        """The hidden layer's output; the vectors themselves if there is none. (…, D) -> (…, D)."""
-        if self.dense is None or self.function is None:
-            return vectors
-        values = self.function(self.dense(vectors))
-        return values if self.norm is None else self.norm(values)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from spacy.tokens import Doc
 from spacy.util import registry
-from thinc.api import CupyOps, Model, torch2xp, xp2torch
+from thinc.api import CupyOps, Model, Ops, torch2xp
 from thinc.types import Floats2d
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.components.encoder_architecture import load_named
 from spacy_bertft.components.encoder_pipe import EncoderPipe
-from spacy_bertft.components.rehearsal import FrozenEncoder
-from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.encoder.features import as_numpy, as_torch
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
-from spacy_bertft.errors import ConfigError
+from spacy_bertft.encoder.text_encoder import TextEncoder
+from spacy_bertft.errors import ConfigError, need_torch
 from spacy_bertft.learning.shim import shim_of
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Rows
+
+if TYPE_CHECKING:
+    from spacy_bertft.components.rehearsal import FrozenEncoder
 
 Vectors = list[Floats2d]
 _Backprop = Callable[[Vectors], list[Doc]]
@@ -51,7 +53,7 @@ class Listener(Model[list[Doc], Vectors]):
         if earlier is not None and earlier is not encoder and earlier.nlp() is encoder.nlp():
             earlier.forget(self)
         module = shim_of(encoder.model).module
-        if isinstance(module, Encoder):
+        if isinstance(module, TextEncoder):
             self.set_width(module.width)
 
     def set_width(self, width: int) -> None:
@@ -150,19 +152,29 @@ def _tokens(
     model: Model[Any, Any], features: Features, pooling: TokenPooling, grad_factor: float, is_train: bool
 ) -> tuple[Vectors, _Backprop]:
     """An array (tokens, D) per Doc, of the type that thinc computes with, and its backprop."""
-    with torch.set_grad_enabled(is_train):
-        vectors = token_vectors(features, pooling)  # (T, D)
-    ops, found = model.ops, vectors.detach()
-    rows: Any = torch2xp(found) if isinstance(ops, CupyOps) else found.cpu().numpy()
-    parts = ops.xp.split(rows, np.cumsum(features.token_counts)[:-1])
+    if not is_train:
+        return _per_doc(model.ops, token_vectors(features, pooling), features), lambda gradients: []
+    need_torch("Training on an encoder")
+    import torch
+    from thinc.api import xp2torch
+
+    with torch.enable_grad():
+        vectors = token_vectors(as_torch(features), pooling)  # (T, D)
 
     def backprop(gradients: Vectors) -> list[Doc]:
         if vectors.requires_grad and gradients:  # else the encoder is frozen, or there are no Docs
-            gradient = xp2torch(ops.xp.concatenate(gradients)).to(vectors.device)
-            vectors.backward(gradient * grad_factor)  # type: ignore[no-untyped-call]
+            gradient = xp2torch(model.ops.xp.concatenate(gradients)).to(vectors.device)
+            vectors.backward(gradient * grad_factor)
         return []
 
-    return [ops.as_contig(part) for part in parts[: len(features.token_counts)]], backprop
+    return _per_doc(model.ops, vectors, features), backprop
+
+
+def _per_doc(ops: Ops, vectors: Rows, features: Features) -> Vectors:
+    """The tokens' vectors (T, D), in an array for each Doc, of the type that thinc computes with."""
+    rows: Any = torch2xp(vectors.detach()) if isinstance(ops, CupyOps) else as_numpy(vectors)
+    parts = ops.xp.split(rows, np.cumsum(features.token_counts)[:-1])
+    return [ops.as_contig(part) for part in parts[: len(features.token_counts)]]
 
 
 @registry.architectures("spacy-bertft.Listener.v1")

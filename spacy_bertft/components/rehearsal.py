@@ -11,24 +11,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import Model, Optimizer
-from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from spacy_bertft.components.boundary import Boundary, Rehearsal
 from spacy_bertft.components.doc_texts import texts_of
-from spacy_bertft.components.task import Head, HeadOutput, Task
-from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.components.task import HeadOutput, Task
+from spacy_bertft.encoder.features import as_torch
+from spacy_bertft.encoder.text_encoder import TextEncoder
 from spacy_bertft.learning.losses import CrossEntropy, MeanSquaredError
-from spacy_bertft.learning.optimizer import StepSettings
 from spacy_bertft.learning.shim import TorchShim, shim_of
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.types import Features
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spacy_bertft.components.head_modules import Head
     from spacy_bertft.components.upstream import Upstream
 
 _NEVER = -1e4  # logit of a probability of 0
@@ -37,7 +38,7 @@ _NEVER = -1e4  # logit of a probability of 0
 class FrozenEncoder:
     """An encoder as it was at one time. It is the encoder itself, and copied when that begins to learn."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
         self.copied = False
         self._last: tuple[list[weakref.ref[Doc]], Features] | None = None  # Docs, and their features
@@ -56,8 +57,12 @@ class FrozenEncoder:
         return self._last[1]
 
 
-def _copied(encoder: Encoder) -> Encoder:
+def _copied(encoder: TextEncoder) -> TextEncoder:
     """An encoder with a copy of the weights, or of an adapter beside weights that nobody changes."""
+    from spacy_bertft.encoder.encoder import Encoder
+
+    if not encoder.trainable:
+        return encoder
     checkpoint = encoder.to_save()  # an adapter's matrices are copies
     if checkpoint.adapter is None:
         # The model that is trained may use the very tensors of a checkpoint that it was built from.
@@ -81,7 +86,7 @@ class RehearsedEncoder:
         """The settled encoder as it is now; None if it has no weights. Until it learns, all callers get the same."""
         self.settle()
         shim = shim_of(self.model)
-        if not isinstance(shim.module, Encoder):
+        if not isinstance(shim.module, TextEncoder):
             return None
         found = self._frozen()
         if found is None or found.copied or found.encoder is not shim.module:
@@ -162,15 +167,18 @@ class Teacher:
     def differs(self, model: Model[Any, Any]) -> bool:
         """Whether the head has been trained, or got labels, since. Else its rehearsal would learn rounding errors."""
         module = shim_of(model).module
-        grown = isinstance(module, Head) and module.output.out_features != self.n_outputs
+        grown = module is not None and module.output.out_features != self.n_outputs
         return grown or shim_of(model).n_steps != self.n_steps
 
-    @torch.no_grad()
-    def logits(self, docs: Sequence[Doc], current: Features, encoder: nn.Module | None) -> Tensor:
+    def logits(self, docs: Sequence[Doc], current: Features, encoder: TextEncoder | None) -> Tensor:
         """Its logits, for the labels that it was trained for. current: the features from the encoder as it is now."""
+        import torch
+
         unchanged = not self.frozen.copied and self.frozen.encoder is encoder
         features = current if unchanged else self.frozen.features(docs)
-        logits: Tensor = self.module.to(features.hidden.device).eval()(features)
+        features = as_torch(features)
+        with torch.no_grad():
+            logits: Tensor = self.module.to(features.hidden.device).eval()(features)
         return logits[:, : self.n_outputs].to(current.hidden.device)
 
 
@@ -182,7 +190,7 @@ class RehearsedHead:
     task: Task
     reads: Upstream
     finish_update: Callable[[Optimizer], None]
-    _learn: Callable[[Sequence[Doc], Callable[[HeadOutput], Tensor], float, dict[str, float]], None]
+    _learn: Callable[[Sequence[Doc], Callable[[HeadOutput[Tensor]], Tensor], float, dict[str, float]], None]
     _teacher: Teacher | None = None
 
     @property
@@ -195,11 +203,12 @@ class RehearsedHead:
         self._teacher = None
         module = None if model is None else shim_of(model).module
         frozen = None if self.reads.encoder is None else self.reads.encoder.frozen()
-        if isinstance(module, Head) and frozen is not None:
+        if module is not None and frozen is not None:
             n_outputs = module.output.out_features
             if module.n_trained is not None and shim_of(self.model).n_steps == 0:
                 n_outputs = module.n_trained  # labels were added before nlp.resume_training()
-            self._teacher = Teacher(module.requires_grad_(False), n_outputs, frozen, shim_of(self.model).n_steps)
+            head: Any = module.requires_grad_(False)
+            self._teacher = Teacher(head, n_outputs, frozen, shim_of(self.model).n_steps)
 
     def rehearse(
         self,
@@ -242,8 +251,10 @@ class RehearsedHead:
             self.finish_update(sgd)
         return losses
 
-    def _divergence(self, output: HeadOutput, examples: Sequence[Example], teacher: Teacher) -> Tensor:
+    def _divergence(self, output: HeadOutput[Tensor], examples: Sequence[Example], teacher: Teacher) -> Tensor:
         """The loss on the teacher's output, less the lowest that it can be. ()."""
+        from torch.nn.functional import pad
+
         logits, encoder = output.logits, self.reads.encoder
         docs = [eg.predicted for eg in examples]
         known = teacher.logits(docs, output.features, encoder and shim_of(encoder.model).module)

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import registry, resolve_dot_names
@@ -54,7 +53,11 @@ def plan_run(
 def _check_processes() -> None:
     """Raise a ConfigError if torchrun started several processes and each is about to train by itself."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if count < 2:
+        return
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ConfigError(
             f"Found {count} processes (WORLD_SIZE, set by torchrun), each of which would train by itself and write to "
             "the same folder. Expected a command that shares the work: torchrun … -m spacy_bertft train CONFIG …, or "

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spacy.language import Language
 from spacy.tokens import Doc
-from torch import nn
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.encoder.features import gather
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.types import Features
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Source(Protocol):

@@ -4,53 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import torch
 from spacy.tokens import Doc
 from spacy.training import Example
-from torch import Tensor, nn
 
+from spacy_bertft.components.head_inference import HeadWeights
 from spacy_bertft.errors import DataError
 from spacy_bertft.learning.losses import Targets
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from spacy_bertft.components.head_modules import Head
+
+Logits = TypeVar("Logits")  # Floats of a prediction, torch's Tensor in training
 
 
 @dataclass(frozen=True, slots=True)
-class HeadOutput:
+class HeadOutput(Generic[Logits]):
     """The output of a head for B docs."""
 
-    logits: Tensor  # (T, L), (B, L) or (T + B, 2), depending on the task
+    logits: Logits  # (T, L), (B, L) or (T + B, 2), depending on the task
     features: Features  # input of the head
     labels: tuple[str, ...]
     statistics: Mapping[str, Any] = field(default_factory=dict)  # what `Task.prepare` found in the training data
     labels_given: bool = False  # by the user: other gold labels belong to another head
-
-
-class Head(nn.Module):
-    """A head's module, Features -> logits. Its last layer is `output`."""
-
-    output: nn.Linear
-    n_trained: int | None = None  # outputs that are not of labels added since the last step; None: none were added
-
-    def n_outputs(self, n_labels: int) -> int:
-        """The number of logits for `n_labels` labels; labels added later add theirs at the end."""
-        return n_labels
-
-    def grow(self, n_labels: int) -> None:
-        """Make room for added labels: known labels keep their weights, new ones start at random.
-
-        Their biases start at the lowest known one, as if they were the rarest labels: from 0, a label that doesn't
-        exclude the others would at first be assigned to every second text.
-        """
-        old = self.output
-        self.n_trained = old.out_features if self.n_trained is None else self.n_trained
-        new = new_linear(old.in_features, self.n_outputs(n_labels)).to(old.weight.device)
-        with torch.no_grad():
-            new.bias.copy_(old.bias.min().clamp(max=0.0))
-            new.weight[: old.out_features] = old.weight
-            new.bias[: old.out_features] = old.bias
-        self.output = new
 
 
 class Task(Protocol):
@@ -75,11 +55,25 @@ class Task(Protocol):
     def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
         """Build a new module. pooler: the encoder's pretrained one, if it has one."""
 
-    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+    def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """The targets of the logits; those without gold annotation are masked."""
 
-    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set the annotations that the logits mean."""
+
+
+@runtime_checkable
+class InNumpy(Protocol):
+    """A Task that predicts on a CPU without its module, and so without torch, as all heads of this package do.
+
+    It is a HiddenLayer, and its module a HiddenHead; the tests hold both to the same logits.
+    """
+
+    def n_outputs(self, n_labels: int) -> int:
+        """The number of logits for `n_labels` labels."""
+
+    def logits(self, weights: HeadWeights, features: Features) -> Floats:
+        """What the module computes in prediction. features: with numpy's arrays."""
 
 
 @runtime_checkable
@@ -94,20 +88,11 @@ class Started(Protocol):
 class Calibrated(Protocol):
     """A Task with settings that `bertft calibrate` can fit."""
 
-    def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[Any]:
+    def evidence(self, output: HeadOutput[Floats], examples: Sequence[Example]) -> list[Any]:
         """The data on each annotated Doc that `fit` needs."""
 
     def fit(self, evidence: Sequence[Any]) -> dict[str, float]:
         """The component's settings that fit the evidence best; empty if there are none to fit."""
-
-
-def new_linear(width: int, n_outputs: int, *, bias: bool = True) -> nn.Linear:
-    """A linear layer initialised like BERT's: normal weights of standard deviation 0.02, biases 0."""
-    layer = nn.Linear(width, n_outputs, bias=bias)
-    nn.init.normal_(layer.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def not_learned(kind: str, label: str, known: Sequence[str]) -> DataError:

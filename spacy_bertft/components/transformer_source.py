@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from spacy_bertft.encoder.features import gather
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.types import Features, Ints
 
-PIPE, _NOWHERE = "spacy_transformers.pipeline_component", ""
-LISTENER, HIDDEN = "spacy_transformers.layers.listener", "last_hidden_state"
+PIPE, _NOWHERE, HIDDEN = "spacy_transformers.pipeline_component", "", "last_hidden_state"
 
 
 class TransformerSource:
@@ -32,11 +32,9 @@ class TransformerSource:
         self.node = node
 
     @classmethod
-    def find(cls, upstream: str | None) -> TransformerSource | None:
-        """A source for a head; None if spacy-transformers is not in use."""
-        # A pipeline with a transformer has imported this module before it creates the heads after it.
-        module = sys.modules.get(LISTENER)
-        return None if module is None else cls(module.TransformerListener("*" if upstream is None else upstream))
+    def of(cls, listener: ModuleType, upstream: str | None) -> TransformerSource:
+        """A source for a head. listener: spacy-transformers' module."""
+        return cls(listener.TransformerListener("*" if upstream is None else upstream))
 
     @property
     def linked(self) -> bool:

@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from spacy.language import Language
 from spacy.pipeline.pipe import Pipe
 from spacy.tokens import Doc
 from thinc.types import Ragged
-from torch import Tensor
 
 from spacy_bertft.components import feature_store
 from spacy_bertft.components.doc_texts import texts_of
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.source import EncoderSource
 from spacy_bertft.components.streams import annotated, reduced
-from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.features import split
-from spacy_bertft.types import Features, Ints
+from spacy_bertft.encoder.features import as_numpy, split
+from spacy_bertft.encoder.pooling import take
+from spacy_bertft.encoder.text_encoder import TextEncoder
+from spacy_bertft.types import Features, Floats, Ints
+
+if TYPE_CHECKING:
+    from spacy_bertft.encoder.encoder import Encoder
 
 _NAME, _HIDDEN, _POOLED = "trf_data", "last_hidden_state", "pooler_output"
+_Pooler: TypeAlias = tuple[Floats, Floats]  # its weight (D, D) and bias (D,)
 _data: WeakKeyDictionary[Doc, Any] = WeakKeyDictionary()
 
 
@@ -75,14 +78,14 @@ class _TransformerData:
     align: the rows of each token, as in `last_hidden_state.reshape(-1, D)[align[token.i].data.flatten()]`.
     """
 
-    def __init__(self, features: Features, encoder: Encoder, doc: Doc, pooler: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, features: Features, encoder: TextEncoder, doc: Doc, pooler: _Pooler | None) -> None:
         """features: of this Doc alone."""
         first = features.cls_rows[:1]
-        hidden = features.hidden[np.append(first, features.rows)].float().cpu()  # (S, D)
-        self.model_output = _ModelOutput({_HIDDEN: hidden.numpy()[None]})
+        hidden = as_numpy(take(features.hidden, np.append(first, features.rows)))  # (S, D)
+        self.model_output = _ModelOutput({_HIDDEN: hidden[None]})
         if pooler is not None and len(first):
             weight, bias = pooler
-            self.model_output[_POOLED] = torch.tanh(hidden[:1] @ weight.T + bias).numpy()
+            self.model_output[_POOLED] = np.tanh(hidden[:1] @ weight.T + bias)
         rows = (features.token_subwords + len(first)).astype(np.int32)
         self.align = Ragged(rows, features.token_subword_counts.astype(np.int32))  # type: ignore[arg-type]
         self._encoder, self._texts = encoder, texts_of([doc])
@@ -114,7 +117,7 @@ class TrfDataPipe(Pipe):
         self.name = name
         self.upstream = upstream
         self._source = EncoderSource(self, upstream)
-        self._pooler: tuple[Encoder, tuple[Tensor, Tensor] | None] | None = None
+        self._pooler: tuple[TextEncoder, _Pooler | None] | None = None
         if not Doc.has_extension(_NAME):
             # Functions of this module, since spawned workers of nlp.pipe get pickled extensions. By force, since
             # another thread may set the same ones just now.
@@ -141,10 +144,11 @@ class TrfDataPipe(Pipe):
             doc._.trf_data = _TransformerData(of_doc, encoder, doc, self._pooler_of(encoder))
             feature_store.mark_read(doc, id(self))
 
-    def _pooler_of(self, encoder: Encoder) -> tuple[Tensor, Tensor] | None:
+    def _pooler_of(self, encoder: TextEncoder) -> _Pooler | None:
         """Weight (D, D) and bias (D,) of an encoder's pooler. Training leaves them as they are, so they are kept."""
         if self._pooler is None or self._pooler[0] is not encoder:
-            self._pooler = encoder, _read_pooler(encoder)
+            trainable = encoder.trainable and encoder.checkpoint.trained_pooler
+            self._pooler = encoder, _read_pooler(encoder) if trainable else None  # type: ignore[arg-type]
         return self._pooler[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -159,12 +163,10 @@ def _rebuild(name: str, upstream: str | None, encoder: EncoderPipe | None) -> Tr
     return pipe
 
 
-def _read_pooler(encoder: Encoder) -> tuple[Tensor, Tensor] | None:
-    if not (encoder.trainable and encoder.checkpoint.trained_pooler):
-        return None
+def _read_pooler(encoder: Encoder) -> _Pooler | None:
     weights = encoder.weights()
     found = next((name for name in ("pooler.dense", "pooler") if f"{name}.weight" in weights), None)
-    return None if found is None else (weights[f"{found}.weight"].float().cpu(), weights[f"{found}.bias"].float().cpu())
+    return None if found is None else (as_numpy(weights[f"{found}.weight"]), as_numpy(weights[f"{found}.bias"]))
 
 
 @Language.factory("bertft_trf_data", assigns=["doc._.trf_data"], default_config={"encoder": None})

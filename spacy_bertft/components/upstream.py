@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from spacy.language import Language
 from thinc.api import Model
-from torch import nn
 
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.source import EncoderSource, Source
-from spacy_bertft.components.transformer_source import TransformerSource
 from spacy_bertft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spacy_bertft.components.transformer_source import TransformerSource
+
+# The module of spacy-transformers that has its listener.
+_LISTENER = "spacy_transformers.layers.listener"
 
 
 class Upstream:
@@ -21,7 +28,7 @@ class Upstream:
         """head: the component that reads; name: of the component to read, None: the nearest before the head."""
         self._head = head
         self._encoder = EncoderSource(head, name)
-        self._transformer = TransformerSource.find(name)
+        self._transformer = _find_transformer(name)
 
     @property
     def layers(self) -> list[Model[Any, Any]]:
@@ -55,7 +62,7 @@ class Upstream:
     def start(self, nlp: Language | None, *, needs_segments: bool) -> tuple[int, nn.Linear | None]:
         """Start the source; return its width and pretrained pooler."""
         source = self.source
-        if isinstance(source, TransformerSource) and not source.linked:
+        if source is self._transformer and not self._transformer.linked:
             source = self._encoder  # it raises the error that says what is missing
         if needs_segments and not source.knows_segments:
             raise ConfigError(
@@ -63,3 +70,14 @@ class Upstream:
                 "support. Expected a bertft_encoder component before it. Replace the transformer with one."
             )
         return source.start(nlp)
+
+
+def _find_transformer(name: str | None) -> TransformerSource | None:
+    """A source for a head; None if spacy-transformers is not in use."""
+    # A pipeline with a transformer has imported this module before it creates the heads after it.
+    listener = sys.modules.get(_LISTENER)
+    if listener is None:
+        return None
+    from spacy_bertft.components.transformer_source import TransformerSource
+
+    return TransformerSource.of(listener, name)

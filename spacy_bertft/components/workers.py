@@ -6,11 +6,11 @@ import os
 import sys
 from multiprocessing import parent_process
 
-import torch
+from spacy_bertft import compat
 
 
 class ThreadGuard:
-    """Limit PyTorch to one thread in a worker of nlp.pipe(n_process=…): other workers use the other cores.
+    """Limit PyTorch and ONNX Runtime to one thread in a worker of nlp.pipe(n_process=…): others use the other cores.
 
     A forked process, whoever forked it, would also wait forever for threads that were not forked with it.
     """
@@ -19,11 +19,11 @@ class ThreadGuard:
         self._process = self._origin = os.getpid()
 
     def __call__(self) -> None:
-        """Check which process this is; called before PyTorch computes anything."""
+        """Check which process this is; called before anything is computed."""
         forked = os.getpid() != self._process
         spawned = os.getpid() != self._origin and parent_process() is not None
         if forked or spawned:
-            torch.set_num_threads(1)
+            compat.use_one_thread()
             self._process = self._origin = os.getpid()
 
     def __getstate__(self) -> int:

@@ -7,19 +7,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
+from spacy_bertft.encoder.checkpoint import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from spacy_bertft.engines.low_rank import LowRank, SharedWeights, Updates
 from spacy_bertft.errors import ConfigError, EncoderError, how_to_install
 
-# peft's own file names and format, so that peft loads our adapters too.
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Our own, beside them: a hash of the base's weights.
-ADAPTER_BASE = "adapter_base.json"
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 _PREFIX = "base_model.model."
 _ADAPTER = "default"  # the name inside a model
 
@@ -107,6 +103,8 @@ def read_updates(
 
     names: of the linear maps that an engine can update; None: of a family that only transformers' model runs.
     """
+    from safetensors.torch import load_file
+
     path = folder / ADAPTER_WEIGHTS
     try:
         tensors = load_file(path)
@@ -147,6 +145,8 @@ def inject(module: nn.Module, names: Sequence[str], *, rank: int, alpha: float, 
 
 def set_dropout(module: nn.Module, probability: float) -> None:
     """Set the dropout of the inputs of a module's matrices."""
+    from torch import nn
+
     for _, child in _adapted(module):
         child.lora_dropout[_ADAPTER] = nn.Dropout(probability) if probability else nn.Identity()
 
@@ -155,6 +155,8 @@ def restore(module: nn.Module, updates: Updates) -> None:
     """Add an adapter's matrices to a module that has none."""
     if not updates:
         return
+    import torch
+
     one = next(iter(updates.values()))
     inject(module, list(updates), rank=len(one.down), alpha=one.scale * len(one.down))
     with torch.no_grad():
@@ -184,9 +186,12 @@ def whole_weights(module: nn.Module) -> Mapping[str, Tensor]:
     return _folded(whole, updates_of(module))
 
 
-@torch.no_grad()
 def _folded(weights: Mapping[str, Tensor], updates: Updates) -> dict[str, Tensor]:
-    return {**weights, **{f"{name}.weight": weights[f"{name}.weight"] + one.delta() for name, one in updates.items()}}
+    import torch
+
+    with torch.no_grad():
+        changed = {f"{name}.weight": weights[f"{name}.weight"] + one.delta() for name, one in updates.items()}
+    return {**weights, **changed}
 
 
 def peft() -> Any:

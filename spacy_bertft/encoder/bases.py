@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from spacy_bertft.encoder.adapters import ADAPTER_CONFIG, Adapter, read_base, read_updates
-from spacy_bertft.encoder.checkpoint import WEIGHTS, Checkpoint, read_checkpoint, read_files
+from spacy_bertft.encoder.adapters import Adapter, read_base, read_updates
+from spacy_bertft.encoder.checkpoint import ADAPTER_CONFIG, WEIGHTS, Checkpoint, read_checkpoint, read_files
 from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.loading import check_files, find_folder, is_known, load, load_saved, told
+from spacy_bertft.encoder.folders import check_files, find_folder, told
+from spacy_bertft.encoder.loading import is_known, load, load_saved
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.encoder.weights_check import check_finite, check_sizes
 from spacy_bertft.engines.family_weights import linear_names, read_shape
@@ -23,15 +24,13 @@ _BASES: WeakValueDictionary[tuple[object, ...], SharedWeights] = WeakValueDictio
 def load_for_adapter(name: str, settings: EncoderSettings, *, revision: str = "main") -> Encoder:
     """Load an encoder whose weights stay as they are, beside an adapter that is yet to be trained."""
     encoder = load(name, settings, revision=revision)
-    if not encoder.trainable:
-        return encoder
     shared = _shared_weights(name, revision)
     return Encoder(replace(encoder.checkpoint, weights=shared, adapter=Adapter(name, revision, shared)), settings)
 
 
 def load_saved_encoder(folder: Path, settings: EncoderSettings) -> Encoder:
     """Load an encoder from the folder of a saved pipeline, which holds its weights or an adapter."""
-    if settings.backend != "torch" or not (folder / ADAPTER_CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         return load_saved(folder, settings)
     with told(folder):
         config = check_files(folder)

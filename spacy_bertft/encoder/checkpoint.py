@@ -12,24 +12,26 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from spacy_bertft import compat
-from spacy_bertft.encoder.adapters import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
-from spacy_bertft.engines.base import Form
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.files import PART, replace_files
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    from spacy_bertft.encoder.adapters import Adapter
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
+# peft's own file names and format, so that peft loads our adapters too.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Our own, beside them: a hash of the base's weights.
+ADAPTER_BASE = "adapter_base.json"
 _SAVE_ID = "save_id"  # in the metadata of the weights
 
 
@@ -42,11 +44,6 @@ class Checkpoint:
     graph: NDArray[np.uint8] | None = None  # ONNX, instead of weights
     trained_pooler: bool = True  # False: the weights had no pooler
     adapter: Adapter | None = None  # beside the weights, which are then shared and saved elsewhere
-
-    @property
-    def form(self) -> Form:
-        """Whether it holds weights or an ONNX graph."""
-        return "weights" if self.graph is None else "onnx"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -78,6 +75,7 @@ class Checkpoint:
 
     def model(self) -> PreTrainedModel:
         """transformers' model with these weights."""
+        import torch
         from transformers import AutoConfig, AutoModel
 
         with TemporaryDirectory() as folder, compat.quiet_transformers():
@@ -98,6 +96,8 @@ class Checkpoint:
         """A hash of the weights, or of an adapter and what it belongs to; None for a graph."""
         if self.graph is not None:
             return None
+        import torch
+
         digest = blake2b(digest_size=16)
         weights = self.weights_to_save() if self.adapter is None else self.adapter.tensors()
         for content in () if self.adapter is None else self.adapter.config().values():
@@ -150,6 +150,8 @@ def _check_base_elsewhere(adapter: Adapter, folder: Path) -> None:
 
 
 def _write_weights(weights: dict[str, Tensor], save_id: str | None, path: Path) -> None:
+    from safetensors.torch import save_file
+
     if save_id is None:
         save_file(weights, path, metadata={"format": "pt"})
         return
@@ -172,6 +174,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """
     if not all((folder / name).is_file() for name in (CONFIG, TOKENIZER, WEIGHTS)):
         return None
+    from safetensors.torch import load_file
+
     try:
         found = load_file(folder / WEIGHTS)
     except SafetensorError:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from spacy_bertft.encoder.pooling import take
 from spacy_bertft.text.alignment import take_groups
 from spacy_bertft.text.batches import special_rows, subword_rows
 from spacy_bertft.text.subwords import Texts, align_texts
-from spacy_bertft.types import Features, Ints, Specials, Subwords, Windows
+from spacy_bertft.types import Features, Floats, Ints, Rows, Specials, Subwords, Windows
 
 
 def locate(
-    hidden: Tensor, first_rows: Ints, subwords: Subwords, windows: Windows, texts: Texts, specials: Specials
+    hidden: Rows, first_rows: Ints, subwords: Subwords, windows: Windows, texts: Texts, specials: Specials
 ) -> Features:
     """Find the rows of each subword, token and window. hidden: (N, D); first_rows: (W,) first row of each window."""
     alignment = align_texts(subwords, texts)
@@ -33,6 +33,21 @@ def locate(
         special_rows=rows_of_specials,
         special_counts=special_counts,
     )
+
+
+def as_numpy(hidden: Rows) -> Floats:
+    """The rows as numpy's array; on a CPU, of the same memory."""
+    array: Floats = hidden if isinstance(hidden, np.ndarray) else hidden.detach().float().cpu().numpy()
+    return array
+
+
+def as_torch(features: Features) -> Features:
+    """The same with a tensor of hidden rows, to train on."""
+    if not isinstance(features.hidden, np.ndarray):
+        return features
+    import torch
+
+    return replace(features, hidden=torch.from_numpy(features.hidden))
 
 
 def gather(parts: Sequence[tuple[Features, int]]) -> Features:
@@ -69,7 +84,7 @@ def split(features: Features) -> list[Features]:
         of_cls, of_specials = np.split(places[len(rows) :], [len(cls_rows)])
         found.append(
             Features(
-                hidden=features.hidden[torch.from_numpy(used).to(features.hidden.device)],
+                hidden=take(features.hidden, used),
                 rows=places[: len(rows)],
                 subword_counts=np.array([len(rows)]),
                 token_subwords=token_subwords - first,
@@ -97,7 +112,7 @@ def _join(batches: Sequence[Features]) -> Features:
     n_rows = [len(batch.hidden) for batch in batches]
     n_subwords = [len(batch.rows) for batch in batches]
     return Features(
-        hidden=torch.cat([batch.hidden for batch in batches]),
+        hidden=_concatenated([batch.hidden for batch in batches]),
         rows=shifted([batch.rows for batch in batches], n_rows),
         subword_counts=concatenate([batch.subword_counts for batch in batches]),
         token_subwords=shifted([batch.token_subwords for batch in batches], n_subwords),
@@ -108,6 +123,14 @@ def _join(batches: Sequence[Features]) -> Features:
         special_rows=shifted(special_rows, n_rows) if known else None,
         special_counts=concatenate(special_counts) if known else None,
     )
+
+
+def _concatenated(parts: list[Rows]) -> Rows:
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)
 
 
 def _select(features: Features, chosen: Ints) -> Features:

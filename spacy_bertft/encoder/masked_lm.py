@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from spacy_bertft import compat
 from spacy_bertft.encoder.checkpoint import CONFIG, Checkpoint, saved_files
 from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.loading import find_folder
+from spacy_bertft.encoder.folders import find_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.choose import uses_half
 from spacy_bertft.errors import ConfigError, EncoderError

@@ -1,23 +1,20 @@
-"""Rows of subwords -> vectors of tokens and of documents."""
+"""Rows of subwords -> vectors of tokens and of documents; of torch's tensors, or of numpy's arrays without torch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.text.alignment import ramps
-from spacy_bertft.types import Features, Ints
+from spacy_bertft.types import Features, Floats, Ints, Rows
 
 TokenPooling = Literal["first", "mean"]
 DocPooling = Literal["cls", "mean", "mean_all"]
 
 
-def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Tensor:
+def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Rows:
     """One subword of each token, or the mean of its subwords; zeros for a token without subwords. -> (T, D)."""
     rows, counts = features.rows[features.token_subwords], features.token_subword_counts
     if how != "mean":
@@ -25,11 +22,11 @@ def token_vectors(features: Features, how: TokenPooling | Literal["last"]) -> Te
         chosen = behind - counts if how == "first" else behind - 1
         rows, counts = rows[chosen[counts > 0]], np.minimum(counts, 1)
         if counts.all():
-            return features.hidden[_tensor(rows, features.hidden)]
+            return take(features.hidden, rows)
     return _segment_mean(features.hidden, rows, counts)
 
 
-def doc_vectors(features: Features, how: DocPooling) -> Tensor:
+def doc_vectors(features: Features, how: DocPooling) -> Rows:
     """A mean of subwords' rows. -> (B, D).
 
     how: of the windows' first special subwords ("cls"), of all subwords without special ones ("mean"), or of all
@@ -51,11 +48,32 @@ def doc_vectors(features: Features, how: DocPooling) -> Tensor:
     return _segment_mean(features.hidden, rows, counts)
 
 
-def _segment_mean(hidden: Tensor, rows: Ints, counts: Ints) -> Tensor:
+def take(hidden: Rows, rows: Ints) -> Rows:
+    """The chosen rows. (N, D), (R,) -> (R, D)."""
+    return hidden[rows] if isinstance(hidden, np.ndarray) else hidden[_tensor(rows, hidden)]
+
+
+def _segment_mean(hidden: Rows, rows: Ints, counts: Ints) -> Rows:
     """Mean of the rows of each group, zeros for an empty one. (N, D), (R,), (G,) -> (G, D)."""
-    offsets = _tensor(np.cumsum(counts) - counts, hidden)
-    return embedding_bag(_tensor(rows, hidden), hidden, offsets, mode="mean")
+    starts = np.cumsum(counts) - counts
+    if isinstance(hidden, np.ndarray):
+        return _numpy_mean(hidden, rows, starts, counts)
+    from torch.nn.functional import embedding_bag
+
+    return embedding_bag(_tensor(rows, hidden), hidden, _tensor(starts, hidden), mode="mean")
 
 
-def _tensor(array: Ints, like: Tensor) -> Tensor:
+def _numpy_mean(hidden: Floats, rows: Ints, starts: Ints, counts: Ints) -> Floats:
+    filled = counts > 0
+    if counts.max(initial=0) == 1 and filled.all():
+        return hidden[rows]
+    means = np.zeros((len(counts), hidden.shape[1]), dtype=np.float32)
+    if filled.any():
+        means[filled] = np.add.reduceat(hidden[rows], starts[filled], axis=0) / counts[filled, None].astype(np.float32)
+    return means
+
+
+def _tensor(array: Ints, like: Rows) -> Rows:
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(array)).to(like.device)

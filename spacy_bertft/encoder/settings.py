@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from spacy_bertft import compat
 from spacy_bertft.engines.base import Precision
 from spacy_bertft.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Batching = Literal["auto", "packed", "padded"]
@@ -58,6 +59,8 @@ class EncoderSettings:
 
 def resolve_device(device: Device) -> torch.device:
     """The device to run on; "auto": spaCy's chosen GPU, else CUDA, else MPS, else the CPU."""
+    import torch
+
     if device == "auto":
         chosen = compat.spacy_gpu()
         if chosen is None and torch.cuda.is_available():

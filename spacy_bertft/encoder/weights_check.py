@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.engines.family_settings import is_size
 from spacy_bertft.engines.family_weights import eps_setting, misfit, read_shape, size_settings
 from spacy_bertft.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Suffixes of transformers' classes with a task head.
 _FINE_TUNED = ("ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -104,6 +104,8 @@ def check_sizes(source: str, config: Mapping[str, Any], weights: Mapping[str, Te
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """The names of weights that hold NaN or infinite numbers."""
+    import torch
+
     # A sum takes one pass, and is not finite if one of its terms is not.
     return [name for name, tensor in weights.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
 

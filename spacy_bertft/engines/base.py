@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacy_bertft.types import Packed
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Precision = Literal["auto", "float32", "bfloat16"]
-Form = Literal["weights", "onnx"]  # what a saved encoder holds
 
 
 class Engine(Protocol):

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.engines.base import Engine, Form, Precision
+from spacy_bertft.engines.base import Engine, Precision
 from spacy_bertft.engines.family_dropouts import read_dropouts
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.fused_training import FusedTrainingEngine
 from spacy_bertft.engines.low_rank import SharedWeights, Updates
 from spacy_bertft.engines.net import Shape
-from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.transformers import TransformersEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EngineName = Literal["onnx", "fused", "fused_training", "transformers"]
+EngineName = Literal["fused", "fused_training", "transformers"]
 
 
 class Runnable(Protocol):
     """What engines need to know about an encoder. Its weights are float32, and named as AutoModel names them."""
-
-    @property
-    def form(self) -> Form:
-        """Whether it holds weights or an ONNX graph."""
 
     @property
     def device(self) -> torch.device:
@@ -58,14 +51,6 @@ class Runnable(Protocol):
     def first_position(self) -> int:
         """The position of a window's first subword."""
 
-    @property
-    def graph(self) -> NDArray[np.uint8] | None:
-        """The ONNX graph; None if it holds weights."""
-
-    @property
-    def padding_id(self) -> int | None:
-        """The id of the padding subword, if there is one."""
-
     def weights(self) -> Mapping[str, Tensor]:
         """The current weights."""
 
@@ -78,10 +63,8 @@ class Runnable(Protocol):
         """The weights that it shares with other encoders."""
 
 
-def candidates(form: Form, device: torch.device, *, padded: bool, learning: bool) -> tuple[EngineName, ...]:
+def candidates(device: torch.device, *, padded: bool, learning: bool) -> tuple[EngineName, ...]:
     """The engines that may run, best first. padded: the user has chosen padding."""
-    if form == "onnx":
-        return ("onnx",)
     if device.type != "cpu" or padded:
         return ("transformers",)
     return ("fused_training" if learning else "fused", "transformers")
@@ -104,12 +87,12 @@ def version_of(model: nn.Module | None) -> tuple[tuple[int, int], ...]:
 
 
 class Engines:
-    """Chooses the engine of one encoder. A costly one is kept until another is chosen or the weights change."""
+    """Chooses the engine of one encoder. What it predicts with is kept until the weights or the engine change."""
 
     def __init__(self, *, precision: Precision, padded: bool) -> None:
         self.precision: Precision = precision
         self.padded = padded
-        self._kept: tuple[EngineName, object, Engine] | None = None  # name, state of the weights, engine
+        self._kept: tuple[object, Engine] | None = None  # state of the weights, and the engine with them
 
     def fresh(self) -> Engines:
         """A copy without an engine, for a copy of the encoder: weights in oneDNN's layout can't be copied."""
@@ -118,13 +101,13 @@ class Engines:
     def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
         """The engine for the next forward pass."""
         half = uses_half(self.precision, encoder.device, fused=True)
-        for name in candidates(encoder.form, encoder.device, padded=self.padded, learning=learning):
+        for name in candidates(encoder.device, padded=self.padded, learning=learning):
             if name == "transformers":
                 break
             if name == "fused_training":
                 self._kept, engine = None, _make_fused_training(encoder, half=half)
             else:
-                engine = self._costly(name, encoder, half=half)
+                engine = self._fused(encoder, half=half)
             if engine is not None:
                 return engine
         self._kept = None
@@ -133,22 +116,18 @@ class Engines:
             encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
         )
 
-    def _costly(self, name: EngineName, encoder: Runnable, *, half: bool) -> Engine | None:
+    def _fused(self, encoder: Runnable, *, half: bool) -> Engine | None:
         state = version_of(encoder.loaded)  # the model may have been trained since
-        if self._kept is None or self._kept[:2] != (name, state):
+        if self._kept is None or self._kept[0] != state:
             self._kept = None  # free the old engine before building the new one
-            engine = _MAKERS[name](encoder, half)
+            engine = _make_fused(encoder, half=half)
             if engine is None:
                 return None
-            self._kept = name, state, engine
-        return self._kept[2]
+            self._kept = state, engine
+        return self._kept[1]
 
 
-def _make_onnx(encoder: Runnable, half: bool) -> Engine | None:  # a graph has its own precision
-    return None if encoder.graph is None else OnnxEngine(encoder.graph, padding=encoder.padding_id)
-
-
-def _make_fused(encoder: Runnable, half: bool) -> Engine | None:
+def _make_fused(encoder: Runnable, *, half: bool) -> Engine | None:
     if encoder.shape is None:
         return None
     shared = encoder.shared
@@ -173,6 +152,3 @@ def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
         return None
     words: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
     return FusedTrainingEngine(net, words, dropouts, half=half)
-
-
-_MAKERS: dict[str, Callable[[Runnable, bool], Engine | None]] = {"onnx": _make_onnx, "fused": _make_fused}

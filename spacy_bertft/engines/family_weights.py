@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.functional import layer_norm
+from typing import TYPE_CHECKING, Any
 
 from spacy_bertft.engines.family_names import FAMILIES, Names
 from spacy_bertft.engines.family_settings import is_size
 from spacy_bertft.engines.net import Activation, Disentangled, Layer, Linear, Net, Norm, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -148,7 +147,11 @@ class _Weights:
                 raise _MisfitError
         elif tuple(found.shape) != size:
             raise _MisfitError(f"{name} is {tuple(found.shape)}, but config.json says {size}")
-        return torch.empty(size, device="meta") if self.lenient or found is None else found
+        if found is not None and not self.lenient:
+            return found
+        import torch
+
+        return torch.empty(size, device="meta")
 
     def columns(self, *names: str) -> int | None:
         """The number of columns of the first of these weights that there is."""
@@ -236,6 +239,8 @@ def _distances(shape: Shape, weights: _Weights) -> dict[str, Tensor]:
         return {"distance_biases": weights.table(names.distances, found.buckets, shape.heads)}
     rows = weights.table(names.distances, 2 * found.span, shape.width)
     if found.norm and names.distance_norm:
+        from torch.nn.functional import layer_norm
+
         norm = weights.norm(names.distance_norm, shape.width)
         rows = layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, shape.eps)
     return {"distances": rows}

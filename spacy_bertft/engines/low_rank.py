@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from spacy_bertft.engines.fused import FusedEngine
 
 
@@ -60,7 +60,7 @@ def add_updates(hidden: Tensor, product: Tensor, updates: Sequence[UpdatedRows])
     return product
 
 
-class SharedWeights(dict[str, Tensor]):
+class SharedWeights(dict[str, "Tensor"]):
     """Weights by name that the encoders of several adapters have in common, and that nobody changes.
 
     digest: a hash of them.

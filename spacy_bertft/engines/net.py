@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from spacy_bertft.text.batches import positions
 from spacy_bertft.types import Ints, Packed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 
@@ -139,6 +139,8 @@ class Layer:
 
     def query_key_value(self) -> Linear:
         """The three products as one. (3D, D)."""
+        import torch
+
         three = (self.query, self.key, self.value)
         return Linear(torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three]))
 

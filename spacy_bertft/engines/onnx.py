@@ -8,14 +8,13 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from spacy_bertft import compat
 from spacy_bertft.errors import EncoderError, how_to_install
 from spacy_bertft.locks import Lock
 from spacy_bertft.text.batches import pad
-from spacy_bertft.types import Packed
+from spacy_bertft.types import Floats, Packed
 
 # The graph's inputs (windows, longest), int64, and outputs. It removes padding for everything except attention, and has
 # no input for segments if the encoder doesn't distinguish them.
@@ -54,18 +53,18 @@ class OnnxEngine:
         self._started: tuple[int, Any] | None = None  # a process, and its session
         self._starting = Lock()
 
-    def __call__(self, packed: Packed) -> Tensor:
+    def __call__(self, packed: Packed) -> Floats:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         real, ids = pad(packed.ids, packed.lengths, self.padding)
         segments = np.zeros_like(ids) if packed.segments is None else pad(packed.segments, packed.lengths, 0)[1]
         (rows,) = self._run([ROWS], {IDS: ids, MASK: real.astype(np.int64), SEGMENTS: segments})
-        return torch.from_numpy(rows)
+        return rows
 
-    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[Floats]:
         """Run the graph and return the named outputs; inputs that the graph lacks are left out."""
         session = self._session()
         known = [one.name for one in session.get_inputs()]
-        found: list[NDArray[np.float32]] = session.run(outputs, {name: inputs[name] for name in known})
+        found: list[Floats] = session.run(outputs, {name: inputs[name] for name in known})
         return found
 
     def _session(self) -> Any:
@@ -89,10 +88,10 @@ def _new_session(graph: NDArray[np.uint8]) -> Any:
     except ImportError:
         raise EncoderError(
             'The encoder\'s backend is "onnxruntime", which is not installed. Expected the package onnxruntime: '
-            f"{how_to_install('onnx')}."
+            f"{how_to_install('onnx', distribution='spacy-bertft-core')}."
         ) from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = compat.n_threads()
     options.log_severity_level = 3  # errors only
     # Spinning threads would take the cores from the heads, other workers and other programs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

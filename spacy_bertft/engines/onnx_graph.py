@@ -56,7 +56,7 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
     except ImportError:
         raise EncoderError(
             "Exporting an encoder to ONNX needs the package onnx, which is not installed. Expected it beside "
-            f"onnxruntime: {how_to_install('onnx')}."
+            f"onnxruntime: {how_to_install('export')}."
         ) from None
     graph = _Graph(int8=outliers is not None)
     _encoder(graph, net, outliers)

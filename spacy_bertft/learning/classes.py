@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy_bertft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # None: all targets count the same. "balanced": the classes count the same, however frequent they are. "effective": in
 # between, see `_of_counts`. A table: the weights of the classes named in it; others have 1.
@@ -56,10 +56,14 @@ class Classes:
 
     def log_odds(self) -> Tensor:
         """The logit of each label's share, (C,); 0 for a label without annotation."""
+        import torch
+
         return torch.tensor([math.log(share / (1 - share)) for share in self._shares()])
 
     def log_shares(self) -> Tensor:
         """The logarithm of each class's share, less their mean, (C,); the softmax doesn't depend on the mean."""
+        import torch
+
         logs = torch.tensor([math.log(share) for share in self._shares()])
         return logs - logs.mean()
 
@@ -91,6 +95,8 @@ def label_weights(weighting: Weighting, classes: Classes | None, like: Tensor) -
     The first is what torch calls pos_weight: with "balanced", the number of texts without the label for each one with
     it. The second makes the average weight of the label's training targets 1; with a table it is 1 itself.
     """
+    import torch
+
     classes = _named(classes)
     if isinstance(weighting, dict):
         positive = _of_table(weighting, classes)
@@ -107,6 +113,8 @@ def _of_counts(weighting: Weighting, counts: Tensor) -> Tensor:
     slowly than the counts and stay below 1,000 (Cui et al., 2019, Class-balanced loss based on effective number of
     samples, with beta 0.999). Both are scaled so that the average over all targets is 1.
     """
+    import torch
+
     numbers = -torch.expm1(counts * math.log(_BETA)) / (1 - _BETA) if weighting == "effective" else counts
     weights = (1 / numbers).masked_fill(counts == 0, 0.0)
     weights = weights * counts.sum(dim=0) / (weights * counts).sum(dim=0)
@@ -120,6 +128,8 @@ def _of_table(table: Mapping[str, float], classes: Classes) -> Tensor:
             f"class_weights names {', '.join(map(repr, unknown))}, which the head doesn't have. Expected some of: "
             f"{', '.join(classes.names)}. Correct the names in the block of the head's loss."
         )
+    import torch
+
     return torch.tensor([table.get(name, 1.0) for name in classes.names], dtype=torch.float64)
 
 
@@ -141,4 +151,6 @@ def _counted(classes: Classes) -> tuple[Tensor, Tensor]:
             "earlier version. Expected counts saved with the head. Initialise it anew, or set class_weights to a table "
             "with a weight for each label."
         )
+    import torch
+
     return torch.tensor(classes.counts, dtype=torch.float64), torch.tensor(classes.totals, dtype=torch.float64)

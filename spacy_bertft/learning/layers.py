@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from spacy_bertft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ def layers_of(module: nn.Module) -> Layers:
 
 def stack_of(module: nn.Module) -> Sequence[nn.Module]:
     """The modules of the layers, the lowest first."""
+    from torch import nn
+
     found = next((child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child)), None)
     if found is None:
         raise ConfigError(
@@ -55,6 +59,8 @@ def stack_of(module: nn.Module) -> Sequence[nn.Module]:
 
 def reinitialize(layers: Sequence[nn.Module], std: float) -> None:
     """Set layers back to random weights, as BERT starts: normal weights of standard deviation `std`, biases 0."""
+    from torch import nn
+
     for layer in layers:
         for child in layer.modules():
             for name, parameter in child.named_parameters(recurse=False):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from spacy_bertft.encoder.adapters import inject, peft, set_dropout, updates_of
 from spacy_bertft.engines.low_rank import LowRank
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.layers import stack_of
 from spacy_bertft.learning.tuning import ParameterGroup, Unit
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _matches(name: str, target: str) -> bool:
 
 def _linear_names(module: nn.Module) -> list[str]:
     """The full names of the linear maps in an encoder's layers."""
+    from torch import nn
+
     list(module.parameters())  # builds an encoder that is built late
     inside = {id(child) for layer in stack_of(module) for child in layer.modules()}
     return [name for name, child in module.named_modules() if isinstance(child, nn.Linear) and id(child) in inside]

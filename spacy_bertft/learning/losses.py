@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss, one_hot, pad
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.classes import Classes, Weighting, class_weights, label_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -100  # cross_entropy leaves these targets out
 # "exclusive": one of C classes per row; "independent": each of C labels holds or not; "number": regression.
@@ -44,6 +43,8 @@ class Targets:
         """The logits that the targets are for, (R, C); -inf where there is no candidate."""
         if self.candidates is None:
             return logits
+        import torch
+
         chosen = logits.flatten()[self.candidates.clamp(min=0)]
         return chosen.masked_fill(self.candidates < 0, -torch.inf)
 
@@ -55,6 +56,9 @@ class Targets:
         teacher's alone. But where a row's own target is one of the teacher's classes, it is none of the others, so
         their target is 0.
         """
+        import torch
+        from torch.nn.functional import pad
+
         columns = torch.arange(n_columns, device=teacher.device)
         known = columns < teacher.shape[1]
         wide = (0, n_columns - teacher.shape[1])
@@ -73,8 +77,9 @@ class Targets:
         return Targets(self.kind, values, values.new_ones(len(values), dtype=torch.bool), candidates, self.scale)
 
 
-# Logits and targets -> the loss summed over all targets, times their scale. ().
-Loss = Callable[[Tensor, Targets], Tensor]
+# Logits and targets -> the loss summed over all targets, times their scale. (). Any is torch's Tensor: a saved head
+# names its loss, and loads without torch.
+Loss = Callable[[Any, Targets], Any]
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class CrossEntropy:
         return total * (targets.scale * factor)
 
     def _of_labels(self, rows: Tensor, targets: Targets) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
         goals = targets.values
         if self.label_smoothing:
             goals = goals + self.label_smoothing * (0.5 - goals)
@@ -120,6 +127,8 @@ class CrossEntropy:
         return losses.masked_fill(~targets.mask, 0.0).sum()
 
     def _of_classes(self, rows: Tensor, targets: Targets) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
         values, mask = targets.values, targets.mask
         weights = None
         if self.class_weights is not None:
@@ -168,6 +177,9 @@ class FocalLoss:
         return total * targets.scale
 
     def _of_labels(self, rows: Tensor, targets: Targets) -> Tensor:
+        import torch
+        from torch.nn.functional import logsigmoid
+
         positive = both = torch.ones_like(rows[:1])
         if self.class_weights is not None:
             positive, both = label_weights(self.class_weights, targets.classes, rows)
@@ -185,6 +197,8 @@ class FocalLoss:
 
     def _focused(self, logs: Tensor) -> Tensor:
         """The losses of targets whose probabilities have these logarithms."""
+        import torch
+
         # At 1 - p = 0, the gradient of a power below 1 is infinite.
         rest = (-torch.expm1(logs)).clamp(min=torch.finfo(logs.dtype).eps)
         return -(rest**self.gamma) * logs
@@ -198,6 +212,8 @@ class MeanSquaredError:
         """The sum over all targets. ()."""
         if targets.kind != "number":
             raise _unfit(self, "categories", "spacy-bertft.CrossEntropy.v1")
+        from torch.nn.functional import mse_loss
+
         mask = targets.mask
         return mse_loss(targets.rows(logits)[mask], targets.values[mask], reduction="sum") * targets.scale
 
@@ -211,6 +227,8 @@ def _unfit(loss: object, found: str, fix: str) -> ConfigError:
 
 def _distributions(targets: Targets, rows: Tensor) -> Tensor:
     """The annotated targets as distributions over the columns of the rows, (annotated, C)."""
+    from torch.nn.functional import one_hot
+
     values = targets.values[targets.mask]
     return values if values.ndim == 2 else one_hot(values, rows.shape[1]).to(rows)
 

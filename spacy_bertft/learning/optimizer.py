@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from spacy_bertft.errors import DataError
+from spacy_bertft.errors import diverged
 from spacy_bertft.learning.averages import Averages
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.learning.tuning import FullTuning, ParameterGroup, Tuning
 
 _LAST = 2**62  # an epoch after all others
-
-
-@dataclass(frozen=True, slots=True)
-class StepSettings:
-    """Settings of one step, read from the training loop's optimizer."""
-
-    learn_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    eps: float
-    clip: float  # largest global norm of the gradients; 0: no limit
-    averages: bool = False  # keep moving averages of the weights
 
 
 class ModuleOptimizer:
@@ -180,11 +168,3 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     norms = [norm.to(gradients[0].device) for norm in torch._foreach_norm(gradients)]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm
-
-
-def diverged(found: str) -> DataError:
-    """Build the error for a loss or gradient that is NaN or infinite. found: which one, and its value."""
-    return DataError(
-        f"{found}: training has diverged. Expected a finite number. Lower the learning rate in [training.optimizer] "
-        "(2e-5 to 3e-4 is usual), use warm-up, or set grad_clip = 1.0."
-    )

@@ -7,23 +7,23 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
 from thinc.api import Model, Optimizer, Shim
-from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
-from spacy_bertft.learning.state import TensorsByName, load_module_state, module_state
+from spacy_bertft.learning.step_settings import DEFAULTS, StepSettings, read_settings
 from spacy_bertft.learning.tally import Tally
 from spacy_bertft.learning.tuning import FullTuning, Tuning
 from spacy_bertft.locks import Lock
 
-# What spaCy's default optimizer has beside its learning rate and betas.
-_DEFAULTS = StepSettings(learn_rate=0.0, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, clip=1.0)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from spacy_bertft.learning.optimizer import ModuleOptimizer
+    from spacy_bertft.learning.state import TensorsByName
+
 _AVERAGES = "averages"  # with a shim's id, its key in the averages of thinc's optimizer
 _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
 
@@ -31,7 +31,8 @@ _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
 class TorchShim(Shim):
     """Runs a torch module inside a thinc Model and updates it with the settings of the training loop's optimizer.
 
-    The module is set later (`module = …`): a pipeline is built from its config before its weights are known.
+    The module is set later (`module = …`): a pipeline is built from its config before its weights are known. Or it is
+    built when it is first asked for (`build_later`), so that who never trains it needs no torch.
     """
 
     def __init__(
@@ -54,22 +55,41 @@ class TorchShim(Shim):
         self.optimizer: ModuleOptimizer | None = None
         self.tally = Tally()  # for the loggers of a run
         self._reported: int | None = None
-        self._settings = _DEFAULTS  # of the last step
+        self._builder: Callable[[], nn.Module] | None = None
+        self._building = Lock()  # of threads that share a pipeline, one builds
+        self._settings = DEFAULTS  # of the last step
         self._moving = Lock()
-        self._moved: nn.Module | None = None  # as a whole
+        self._moved: Any = None  # the module that was moved as a whole
 
     @property
-    def module(self) -> nn.Module | None:
-        """The torch module; None before it is initialised or loaded."""
-        module: nn.Module | None = self._model
-        return module
+    def module(self) -> Any:
+        """The torch module, or an encoder that needs no torch; None before it is initialised or loaded."""
+        with self._building:
+            if self._builder is not None:
+                self.module = self._builder()
+        return self._model
 
     @module.setter
-    def module(self, module: nn.Module | None) -> None:
-        self._model = module
+    def module(self, module: Any) -> None:
+        self._model, self._builder = module, None
         self.optimizer = None if module is None else self._new_optimizer(module)
 
-    def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer:
+    def build_later(self, builder: Callable[[], nn.Module]) -> None:
+        """Build the module when it is first asked for."""
+        self.module = None
+        self._builder = builder
+
+    @property
+    def waits(self) -> bool:
+        """Whether the module is yet to be built."""
+        return self._builder is not None
+
+    def _new_optimizer(self, module: nn.Module) -> ModuleOptimizer | None:
+        """An optimizer for the module; None for an exported encoder, which is no torch module."""
+        if not getattr(module, "trainable", True):
+            return None
+        from spacy_bertft.learning.optimizer import ModuleOptimizer
+
         if self.optimizer is not None:
             self.optimizer.release()
             self.optimizer.averages.forget_trained()
@@ -87,14 +107,20 @@ class TorchShim(Shim):
 
     def predict(self, inputs: Any) -> Any:
         """Run the module without dropout and without gradients."""
-        assert self._model is not None
-        self._model.eval()
+        import torch
+
+        module = self.module
+        assert module is not None
+        module.eval()
         with torch.no_grad():
-            return self._model(inputs)
+            return module(inputs)
 
     def begin_update(self, inputs: Any) -> tuple[Any, Callable[[Tensor], None]]:
         """Run the module for training, or as in prediction if none of its weights is trained."""
-        assert self._model is not None
+        import torch
+
+        module = self.module
+        assert module is not None
         if not self.tuning.learns:
             self.report(0)
             return self.predict(inputs), lambda gradient: None
@@ -102,16 +128,18 @@ class TorchShim(Shim):
         if self.optimizer is not None:
             self.optimizer.averages.restore()
             if self.optimizer.begin():
-                self.report(sum(p.numel() for p in self._model.parameters() if p.requires_grad))
-        self._model.train()
+                self.report(sum(p.numel() for p in module.parameters() if p.requires_grad))
+        module.train()
         with torch.enable_grad():
-            output = self._model(inputs)
+            output = module(inputs)
         tensor = self.backward_from(output)
         if not tensor.requires_grad:
             return output, lambda gradient: None
         return output, lambda gradient: self._backpropagate(tensor, gradient)
 
     def _backpropagate(self, tensor: Tensor, gradient: Tensor) -> None:
+        import torch
+
         # A prediction in between has switched dropout off; activations that are recomputed now need it.
         self._model.train()
         with compat.without_cudnn_attention(tensor.device):
@@ -203,10 +231,13 @@ class TorchShim(Shim):
         """A copy of the module, all of whose parameters get gradients."""
         if self.optimizer is not None:
             self.optimizer.release()
-        return copy.deepcopy(self.module)
+        twin: nn.Module | None = copy.deepcopy(self.module)
+        return twin
 
     def training_state(self) -> TensorsByName:
         """Weights, moments, and gradients that wait for a step; empty if there is no module yet."""
+        from spacy_bertft.learning.state import module_state
+
         return {} if self.module is None or self.optimizer is None else module_state(self.module, self.optimizer)
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
@@ -214,12 +245,14 @@ class TorchShim(Shim):
         if self.module is not None:
             self.before_change()
             self.optimizer = self._new_optimizer(self.module)
+        if self.module is not None and self.optimizer is not None:
+            from spacy_bertft.learning.state import load_module_state
+
             load_module_state(state, self.module, self.optimizer)
 
     def move(self, device: torch.device) -> None:
         """Move the weights. Threads that come while another one moves them wait until all of them are there."""
-        module = self.module
-        assert module is not None
+        module: nn.Module = self.module
         if self._moved is not module or next(module.parameters()).device != device:
             with self._moving:
                 if next(module.parameters()).device != device:
@@ -228,19 +261,23 @@ class TorchShim(Shim):
 
     def to_device(self, device_type: str, device_id: int) -> None:
         """Move the weights; thinc calls a CUDA device "gpu"."""
-        if self._model is not None:
-            self._model.to(f"cuda:{device_id}" if device_type == "gpu" else device_type)
-            self.module = self._model
+        if self.module is not None and self.optimizer is not None:
+            self.module.to(f"cuda:{device_id}" if device_type == "gpu" else device_type)
+            self.module = self._model  # with a new optimizer
 
     def to_bytes(self) -> bytes:
         """The weights as safetensors."""
-        state = {} if self._model is None else self._model.state_dict()
+        import safetensors.torch
+
+        state = {} if self.module is None else self.module.state_dict()
         return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
 
     def from_bytes(self, data: bytes) -> TorchShim:
         """Load weights into the module."""
-        if self._model is not None:
-            self._model.load_state_dict(safetensors.torch.load(data))
+        import safetensors.torch
+
+        if self.module is not None:
+            self.module.load_state_dict(safetensors.torch.load(data))
             self.module = self._model
         return self
 
@@ -257,37 +294,6 @@ def shim_of(model: Model[Any, Any]) -> TorchShim:
     (shim,) = model.shims
     assert isinstance(shim, TorchShim)
     return shim
-
-
-def read_settings(optimizer: Optimizer) -> StepSettings:
-    """Read a step's settings from thinc's optimizer. Raises a ConfigError for settings that are not supported."""
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(
-            f"The optimizer is a {type(optimizer).__name__}; expected a thinc.api.Optimizer. Pass sgd = "
-            "nlp.create_optimizer(), nlp.initialize()'s result, or one from [training.optimizer]."
-        )
-    for found, problem, fix in (
-        (optimizer.use_radam, "is RAdam", "use_radam = false"),
-        (
-            bool(optimizer.L2) and not optimizer.L2_is_weight_decay,
-            "adds L2 to the gradients",
-            "L2_is_weight_decay = true",
-        ),
-        (not (optimizer.b1 > 0 and optimizer.b2 > 0), "is plain SGD", '@optimizers = "Adam.v1"'),
-    ):
-        if found:
-            raise ConfigError(
-                f"The optimizer {problem}, which a fine-tuned encoder and its heads don't support: they use AdamW. "
-                f"Set {fix} in [training.optimizer]."
-            )
-    return StepSettings(
-        learn_rate=float(optimizer.learn_rate),
-        weight_decay=float(optimizer.L2),
-        betas=(float(optimizer.b1), float(optimizer.b2)),
-        eps=float(optimizer.eps),
-        clip=float(optimizer.grad_clip),
-        averages=optimizer.averages is not None,
-    )
 
 
 def _forward(model: Model[Any, Any], inputs: Any, is_train: bool) -> tuple[Any, Callable[[Tensor], None]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.layers import Layers, layers_of, reinitialize, stack_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Unit = Literal["steps", "epochs"]
 

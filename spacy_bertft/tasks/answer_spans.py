@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spacy_bertft.types import Ints
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.types import Features, Ints
 
 _SUREST = 36.0  # beyond this margin, the probability is 1 in float64
 
@@ -24,6 +25,15 @@ class Candidates(NamedTuple):
     def margin(self) -> float:
         """Logit of the best answer minus that of no answer; -inf without candidates."""
         return float(self.scores[0]) - self.no_answer if len(self.scores) else -np.inf
+
+
+def check_first_special(features: Features) -> None:
+    """Raise a ConfigError if a text has no first special subword, whose logits are those of no answer."""
+    if not features.window_counts.all():
+        raise ConfigError(
+            "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS], which "
+            'bertft_qa reads as "no answer". Use another encoder.'
+        )
 
 
 def best_spans(logits: np.ndarray[Any, Any], no_answer: float, shift: int, max_tokens: int, n_best: int) -> Candidates:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
 
 
 def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) -> float:
@@ -18,10 +16,13 @@ def fit_temperature(logits: np.ndarray[Any, Any], gold: np.ndarray[Any, Any]) ->
     texts, all predicted correctly, do not lead to certainty.
     """
     smoothing = 1 / (len(gold) + 2)
+    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    # Of each row, the mean of the logits under its smoothed target.
+    wanted = (1 - smoothing) * centred[np.arange(len(gold)), gold] + smoothing * centred.mean(axis=1)
 
     def loss(log_temperature: float) -> float:
-        scaled = torch.from_numpy(logits) / math.exp(log_temperature)
-        return float(cross_entropy(scaled, torch.from_numpy(gold), label_smoothing=smoothing))
+        factor = math.exp(-log_temperature)
+        return float((np.log(np.exp(centred * factor).sum(axis=1)) - wanted * factor).mean())  # cross-entropy
 
     # The loss is convex in 1/T, so it has one minimum in log T too.
     low, high = math.log(0.05), math.log(20.0)

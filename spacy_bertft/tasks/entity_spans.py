@@ -14,15 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacy_bertft.text.alignment import ramps
-from spacy_bertft.types import Ints
+from spacy_bertft.types import Floats, Ints
 
-Floats = NDArray[np.float32]
 Scheme = Literal["bio", "biluo", "io", "iob1"]
 PREFIXES: dict[str, str] = {"bio": "BI", "biluo": "BILU", "io": "I", "iob1": "BI"}
 # Prefixes of inside tags, which may only follow an open tag of their label, and prefixes of open tags. In "iob1", an
 # entity begins with I, or with B right after another one of its label (Ramshaw & Marcus, 1995).
 _INSIDE = {"bio": "I", "biluo": "IL", "io": "", "iob1": "B"}
 _OPENS = {"bio": "BI", "biluo": "BI", "io": "I", "iob1": "BI"}
+
+
+def n_tags(scheme: Scheme, n_labels: int) -> int:
+    """The number of tags: O, and the scheme's prefixes for each label."""
+    return 1 + n_labels * len(PREFIXES[scheme])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,25 +7,29 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from spacy.tokens import Doc, Span
 from spacy.training import Example
-from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer
+from spacy_bertft.components.head_inference import HeadWeights, hidden_vectors, outputs, outputs_without_bias
+from spacy_bertft.components.hidden_layer import HiddenLayer
 from spacy_bertft.components.spans import scored_spans, set_scored_spans
-from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
+from spacy_bertft.components.task import HeadOutput, not_learned
 from spacy_bertft.encoder.features import group_sums
 from spacy_bertft.encoder.pooling import TokenPooling, token_vectors
 from spacy_bertft.learning.classes import Classes
 from spacy_bertft.learning.losses import Targets
-from spacy_bertft.tasks.entity_spans import PREFIXES, Scheme, Tagging, decode
+from spacy_bertft.tasks.entity_spans import Scheme, Tagging, decode, n_tags
 from spacy_bertft.text.alignment import ramps
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from spacy_bertft.components.head_modules import Head
 
 MISSING = -1  # a token without gold annotation
 # spaCy's gold tags are BILUO: their prefixes in each scheme; in "iob1" they depend on the tag before.
@@ -34,31 +38,6 @@ _FROM_BILUO = {
     "biluo": {"B": "B", "I": "I", "L": "L", "U": "U"},
     "io": {"B": "I", "I": "I", "L": "I", "U": "I"},
 }
-
-
-class TokenHead(HiddenHead):
-    """A hidden layer, if any, dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
-
-    def __init__(
-        self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling, hidden: HiddenLayer | None = None
-    ) -> None:
-        super().__init__(width, hidden or HiddenLayer())
-        self.scheme = scheme
-        self.pooling = pooling
-        self.output = new_linear(width, self.n_outputs(n_labels))
-
-    def n_outputs(self, n_labels: int) -> int:
-        """One tag for O and the scheme's prefixes for each label."""
-        return 1 + n_labels * len(PREFIXES[self.scheme])
-
-    def forward(self, features: Features) -> Tensor:
-        """Logits of all tokens; those of tokens without a subword mean nothing."""
-        if self.training or self.dense is not None:
-            logits: Tensor = self.output(self.dropout(self.hidden(token_vectors(features, self.pooling))))
-            return logits
-        # The same result, but pooling a few logits is faster than pooling wide vectors.
-        of_rows = replace(features, hidden=features.hidden @ self.output.weight.T)  # (N, L)
-        return token_vectors(of_rows, self.pooling) + self.output.bias
 
 
 @dataclass(frozen=True)
@@ -93,20 +72,39 @@ class EntityTask(HiddenLayer):
         counts = {tag: tags[tag] for tag in sorted(tags) if tag}
         return {"targets_per_doc": max(1.0, n_targets / max(1, len(examples))), "counts": counts}
 
-    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> TokenHead:
+    def n_outputs(self, n_labels: int) -> int:
+        """One for each tag."""
+        return n_tags(self.scheme, n_labels)
+
+    def logits(self, weights: HeadWeights, features: Features) -> Floats:
+        """Logits of all tokens (T, L); those of tokens without a subword mean nothing."""
+        if self.activation is not None:
+            return outputs(weights, hidden_vectors(weights, self, token_vectors(features, self.pooling)))
+        # The same result, but pooling a few logits is faster than pooling wide vectors.
+        of_rows = replace(features, hidden=outputs_without_bias(weights, features.hidden))  # (N, L)
+        pooled: Floats = token_vectors(of_rows, self.pooling) + weights["output.bias"]
+        return pooled
+
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
         """A new TokenHead."""
+        from spacy_bertft.tasks.modules import TokenHead
+
         return TokenHead(width, n_labels, self.scheme, self.pooling, self)
 
     def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
         """Let the biases predict the share of each tag in the training data (Lin et al., 2017, section 4.1)."""
+        import torch
+
         with torch.no_grad():
             module.output.bias.copy_(self._classes(labels, statistics).log_shares())
 
     def _classes(self, labels: Sequence[str], statistics: Mapping[str, Any]) -> Classes:
         return Classes.exclusive(_tagging(tuple(labels), self.scheme).tags, statistics)
 
-    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+    def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """The tag of each token that has gold annotation and a subword."""
+        import torch
+
         classes = self._classes(output.labels, output.statistics)
         tag_ids = {tag: place for place, tag in enumerate(classes.names)}
         tags = np.array([self._target(tag, tag_ids) for eg in examples for tag in self._tags(eg)], dtype=np.int64)
@@ -137,15 +135,14 @@ class EntityTask(HiddenLayer):
                 yield tag if tag == "O" else f"{_FROM_BILUO[self.scheme][kind]}-{label}"
             before = label
 
-    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set doc.ents, and the entities with their scores in doc.spans."""
         features, labels = output.features, output.labels
         # Tokens without a subword, such as white space, are left out of the decoding.
         has_subword = features.token_subword_counts > 0  # (T,)
         counts = group_sums(has_subword.astype(np.int64), features.token_counts)  # (B,)
         place_in_doc = ramps(features.token_counts)[has_subword]
-        logits = output.logits.float().cpu().numpy()[has_subword]  # sync
-        entities = decode(logits, counts, _tagging(labels, self.scheme))
+        entities = decode(output.logits[has_subword], counts, _tagging(labels, self.scheme))
         shift = (np.cumsum(counts) - counts)[entities.sequence]  # (E,)
         starts = place_in_doc[entities.starts + shift]
         ends = place_in_doc[entities.ends + shift - 1] + 1

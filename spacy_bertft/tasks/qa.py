@@ -5,62 +5,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from spacy.tokens import Doc, Span
 from spacy.training import Example
-from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer
+from spacy_bertft.components.head_inference import HeadWeights, hidden_vectors, outputs
+from spacy_bertft.components.hidden_layer import HiddenLayer
 from spacy_bertft.components.pairs import find_segments
 from spacy_bertft.components.spans import set_scored_spans
-from spacy_bertft.components.task import HeadOutput, new_linear
+from spacy_bertft.components.task import HeadOutput
 from spacy_bertft.encoder.pooling import token_vectors
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.learning.losses import Targets
-from spacy_bertft.tasks.answer_spans import Candidates, best_spans, probability_of_margin
+from spacy_bertft.tasks.answer_spans import Candidates, best_spans, check_first_special, probability_of_margin
 from spacy_bertft.tasks.calibration import fit_answer_threshold
 from spacy_bertft.tasks.scorers import ANSWERS_KEY, exact_match, gold_answers, token_f1
 from spacy_bertft.text.alignment import ramps
-from spacy_bertft.types import Features, Ints
+from spacy_bertft.types import Features, Floats, Ints
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from spacy_bertft.components.head_modules import Head
 
 LABEL = "ANSWER"
 MISSING = -1  # target of a question without gold annotation
-
-
-class AnswerHead(HiddenHead):
-    """BERT's answer head: start and end logits for each token, and for "no answer" in each Doc.
-
-    Features -> (T + B, 2): tokens first. A token's start logit is from its first subword, its end logit from its last.
-    The no-answer logits are the first special subword's (Devlin et al., 2019, section 4.3): the minimum over windows.
-    """
-
-    def __init__(self, width: int, hidden: HiddenLayer) -> None:
-        super().__init__(width, hidden)
-        self.output = new_linear(width, 2)
-
-    def n_outputs(self, n_labels: int) -> int:
-        """Two: start and end."""
-        return 2
-
-    def forward(self, features: Features) -> Tensor:
-        """Logits of all tokens and Docs; those of tokens without a subword are meaningless."""
-        if not features.window_counts.all():
-            raise ConfigError(
-                "The encoder's tokenizer puts no special subword before a text. Expected one like [CLS], which "
-                'bertft_qa reads as "no answer". Use another encoder.'
-            )
-        of_rows = replace(features, hidden=self.output(self.dropout(self.hidden(features.hidden))))  # (N, 2)
-        starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
-        of_windows = of_rows.hidden[torch.from_numpy(features.cls_rows).to(features.hidden.device)]  # (W, 2)
-        doc_of = torch.from_numpy(np.repeat(np.arange(len(features.window_counts)), features.window_counts))
-        index = doc_of.to(of_windows.device)[:, None].expand(-1, 2)
-        of_docs = of_windows.new_zeros(len(features.window_counts), 2)
-        of_docs = of_docs.scatter_reduce(0, index, of_windows, "amin", include_self=False)  # (B, 2)
-        return torch.cat([torch.cat([starts, ends], dim=1), of_docs])
 
 
 @dataclass(frozen=True)
@@ -105,16 +77,35 @@ class AnswerTask(HiddenLayer):
         """Nothing: the loss of a question is already the mean of the losses of its start and end."""
         return {}
 
-    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> AnswerHead:
+    def n_outputs(self, n_labels: int) -> int:
+        """Two: start and end."""
+        return 2
+
+    def logits(self, weights: HeadWeights, features: Features) -> Floats:
+        """Logits of all tokens and Docs, as AnswerHead explains them. (T + B, 2)."""
+        check_first_special(features)
+        of_rows = replace(features, hidden=outputs(weights, hidden_vectors(weights, self, features.hidden)))  # (N, 2)
+        starts, ends = token_vectors(of_rows, "first")[:, :1], token_vectors(of_rows, "last")[:, 1:]
+        first_windows = np.cumsum(features.window_counts) - features.window_counts
+        of_docs = np.zeros((0, 2), dtype=np.float32)
+        if len(first_windows):
+            of_docs = np.minimum.reduceat(of_rows.hidden[features.cls_rows], first_windows, axis=0)  # (B, 2)
+        return np.concatenate([np.concatenate([starts, ends], axis=1), of_docs])
+
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
         """A new AnswerHead."""
+        from spacy_bertft.tasks.modules import AnswerHead
+
         return AnswerHead(width, self)
 
-    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+    def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """Start and end of each answer: each is a token of the context, or no answer.
 
         All windows share one softmax (Clark & Gardner, 2018, Simple and effective multi-paragraph reading
         comprehension). The first gold answer is the target.
         """
+        import torch
+
         contexts = _contexts([eg.predicted for eg in examples])
         targets = np.array(
             [self._target(eg, context) for eg, context in zip(examples, contexts, strict=True)], dtype=np.int64
@@ -158,7 +149,7 @@ class AnswerTask(HiddenLayer):
         places[:, 1:][is_token] = np.where(features.token_subword_counts[tokens] > 0, tokens, -1)
         return places
 
-    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set doc.spans: the best answers with their probabilities, or none if the best one is below the threshold."""
         for doc, found in zip(docs, self._candidates(docs, output), strict=True):
             limit = self.n_best if probability_of_margin(found.margin) >= self.threshold else 0
@@ -170,12 +161,10 @@ class AnswerTask(HiddenLayer):
             no_answer = float(np.exp(found.no_answer - found.log_total))
             set_scored_spans(doc, ANSWERS_KEY, spans, scores.tolist(), no_answer=no_answer)
 
-    def _candidates(self, docs: Sequence[Doc], output: HeadOutput) -> list[Candidates]:
+    def _candidates(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> list[Candidates]:
         contexts = _contexts(docs)
         places = self._places(contexts, output.features)
-        values = (
-            output.logits.float().cpu().numpy()[np.maximum(places, 0)].astype(np.float64)
-        )  # sync  # (B, 1 + longest, 2)
+        values = output.logits[np.maximum(places, 0)].astype(np.float64)  # (B, 1 + longest, 2)
         values[places < 0] = -np.inf
         return [
             best_spans(
@@ -184,7 +173,7 @@ class AnswerTask(HiddenLayer):
             for of_doc, context in zip(values, contexts, strict=True)
         ]
 
-    def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[tuple[float, float, float]]:
+    def evidence(self, output: HeadOutput[Floats], examples: Sequence[Example]) -> list[tuple[float, float, float]]:
         """For each annotated question: the margin of its best answer, that answer's F1, and the F1 of no answer."""
         found = []
         docs = [eg.predicted for eg in examples]

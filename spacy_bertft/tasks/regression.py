@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import registry
-from torch import nn
 
 from spacy_bertft.components.doc_values import set_value, value_of
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.head_inference import HeadWeights
 from spacy_bertft.components.hidden_layer import PooledHiddenLayer
 from spacy_bertft.components.metric_kinds import ERROR
 from spacy_bertft.components.task import HeadOutput
 from spacy_bertft.encoder.pooling import DocPooling
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.learning.losses import Targets
-from spacy_bertft.tasks.textcat import DocHead
+from spacy_bertft.tasks.textcat import doc_logits
+from spacy_bertft.types import Features, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from spacy_bertft.components.head_modules import Head
 
 LABEL = "VALUE"
 
@@ -57,22 +62,34 @@ class RegressionTask(PooledHiddenLayer):
         deviation = float(np.std(found)) if found else 0.0
         return {"mean": mean, "scale": deviation or 1.0}
 
-    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> DocHead:
+    def n_outputs(self, n_labels: int) -> int:
+        """One."""
+        return 1
+
+    def logits(self, weights: HeadWeights, features: Features) -> Floats:
+        """The output of each Doc (B, 1)."""
+        return doc_logits(weights, self, self.pooling, features)
+
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
         """A new DocHead with one output."""
+        from spacy_bertft.tasks.modules import DocHead
+
         return DocHead(width, 1, self.pooling, pooler, self)
 
-    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+    def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """The gold number of each Doc, on the scale of the output."""
+        import torch
+
         found = [value_of(eg.reference) for eg in examples]
         values = torch.tensor([0.0 if value is None else value for value in found], device=output.logits.device)
         mask = torch.tensor([value is not None for value in found], device=output.logits.device)
         mean, scale = output.statistics["mean"], output.statistics["scale"]
         return Targets("number", ((values - mean) / scale)[:, None], mask[:, None])
 
-    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set doc._.value."""
-        values = output.logits[:, 0].double() * output.statistics["scale"] + output.statistics["mean"]
-        for doc, value in zip(docs, values.tolist(), strict=True):  # sync
+        values = output.logits[:, 0].astype(np.float64) * output.statistics["scale"] + output.statistics["mean"]
+        for doc, value in zip(docs, values.tolist(), strict=True):
             set_value(doc, value)
 
 

@@ -7,46 +7,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from spacy.tokens import Doc
 from spacy.training import Example
-from torch import Tensor, nn
 
 from spacy_bertft.components.head_factory import head_factory
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer, PooledHiddenLayer
-from spacy_bertft.components.task import Head, HeadOutput, new_linear, not_learned
+from spacy_bertft.components.head_inference import HeadWeights, hidden_vectors, outputs, sigmoid, softmax
+from spacy_bertft.components.hidden_layer import PooledHiddenLayer
+from spacy_bertft.components.task import HeadOutput, not_learned
 from spacy_bertft.encoder.pooling import DocPooling, doc_vectors
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.learning.classes import Classes
 from spacy_bertft.learning.losses import Targets
 from spacy_bertft.tasks.calibration import fit_temperature, fit_threshold
-from spacy_bertft.types import Features
+from spacy_bertft.types import Features, Floats
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class DocHead(HiddenHead):
-    """BERT's classification head: a hidden layer, dropout and one linear layer on each Doc. Features -> logits (B, L).
-
-    With "cls" pooling, a hidden layer with tanh starts as the checkpoint's pooler, if any (Devlin et al., 2019, section
-    3).
-    """
-
-    def __init__(
-        self, width: int, n_labels: int, pooling: DocPooling, pooler: nn.Linear | None, hidden: HiddenLayer
-    ) -> None:
-        super().__init__(width, hidden)
-        self.pooling = pooling
-        self.output = new_linear(width, n_labels)
-        usual = pooling == "cls" and hidden.activation == "tanh" and hidden.hidden_bias
-        if pooler is not None and self.dense is not None and usual:
-            self.dense.load_state_dict(pooler.state_dict())
-
-    def forward(self, features: Features) -> Tensor:
-        """Logits of all Docs; one longer than a window is pooled over its windows."""
-        logits: Tensor = self.output(self.dropout(self.hidden(doc_vectors(features, self.pooling))))
-        return logits
+    from spacy_bertft.components.head_modules import Head
 
 
 @dataclass(frozen=True)
@@ -123,12 +104,24 @@ class CategoryTask(PooledHiddenLayer):
         found = {"counts": dict(sorted(counts.items()))}
         return found if self.exclusive else {**found, "annotated": dict(sorted(annotated.items()))}
 
-    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> DocHead:
+    def n_outputs(self, n_labels: int) -> int:
+        """One for each label."""
+        return n_labels
+
+    def logits(self, weights: HeadWeights, features: Features) -> Floats:
+        """Logits of all Docs (B, L)."""
+        return doc_logits(weights, self, self.pooling, features)
+
+    def build(self, width: int, n_labels: int, pooler: nn.Linear | None) -> Head:
         """A new DocHead."""
+        from spacy_bertft.tasks.modules import DocHead
+
         return DocHead(width, n_labels, self.pooling, pooler, self)
 
     def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
         """Let the biases predict the share of each category in the training data (Lin et al., 2017, section 4.1)."""
+        import torch
+
         classes = self._classes(labels, statistics)
         with torch.no_grad():
             module.output.bias.copy_(classes.log_shares() if self.exclusive else classes.log_odds())
@@ -138,12 +131,14 @@ class CategoryTask(PooledHiddenLayer):
             return Classes.exclusive(labels, statistics, shared=self.unknown_label)
         return Classes.independent(labels, statistics)
 
-    def targets(self, output: HeadOutput, examples: Sequence[Example]) -> Targets:
+    def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """A distribution over the labels of each Doc, or the probability of each label if they are not exclusive.
 
         The target of a text of the unknown category is the uniform distribution (Hendrycks et al., 2019, Deep anomaly
         detection with outlier exposure).
         """
+        import torch
+
         found = torch.from_numpy(self._targets(examples, output)).to(output.logits.device)  # (B, L)
         values = found.nan_to_num(0.0)
         classes = self._classes(output.labels, output.statistics)
@@ -152,7 +147,9 @@ class CategoryTask(PooledHiddenLayer):
             return Targets("exclusive", values, values.sum(dim=1) > 0, classes=classes)
         return Targets("independent", values, ~found.isnan(), scale=1 / len(output.labels), classes=classes)
 
-    def _targets(self, examples: Sequence[Example], output: HeadOutput) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _targets(
+        self, examples: Sequence[Example], output: HeadOutput[Tensor]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The gold values (B, L), NaN where there is none."""
         place = {label: number for number, label in enumerate(output.labels)}
         targets = np.full((len(examples), len(place)), np.nan, dtype=np.float32)
@@ -179,22 +176,22 @@ class CategoryTask(PooledHiddenLayer):
                 row[:] = 1 / len(place)
         return targets
 
-    def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
+    def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set doc.cats; categories of other components stay."""
         labels = output.labels
-        logits = output.logits.float() / self.temperature
+        logits = output.logits / np.float32(self.temperature)
         if self.unknown_label is not None:
             labels = (*labels, self.unknown_label)
-            logits = torch.nn.functional.pad(logits, (0, 1), value=self.unknown_threshold)
-        scores = logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
-        for doc, row in zip(docs, scores.tolist(), strict=True):  # sync
+            logits = np.pad(logits, ((0, 0), (0, 1)), constant_values=self.unknown_threshold)
+        scores = softmax(logits) if self.exclusive else sigmoid(logits)
+        for doc, row in zip(docs, scores.tolist(), strict=True):
             doc.cats.update(zip(labels, row, strict=True))
 
-    def evidence(self, output: HeadOutput, examples: Sequence[Example]) -> list[tuple[Any, int]]:
+    def evidence(self, output: HeadOutput[Floats], examples: Sequence[Example]) -> list[tuple[Any, int]]:
         """The logits (L,) of each annotated Doc, and the index of its category: L for the unknown one."""
         places = {label: place for place, label in enumerate([*output.labels, self.unknown_label])}
         found = []
-        for row, eg in zip(output.logits.float().cpu().numpy(), examples, strict=True):  # sync
+        for row, eg in zip(output.logits, examples, strict=True):
             cats = {label: value for label, value in eg.reference.cats.items() if label in places and value > 0.5}
             if cats:
                 found.append((row, places[max(cats, key=lambda label: cats[label])]))
@@ -222,6 +219,11 @@ class CategoryTask(PooledHiddenLayer):
             right = best[known][logits[known].argmax(axis=1) == gold[known]]
             fitted["unknown_threshold"] = round(fit_threshold(right, best[~known], n_known=int(known.sum())), 4)
         return fitted
+
+
+def doc_logits(weights: HeadWeights, layer: PooledHiddenLayer, pooling: DocPooling, features: Features) -> Floats:
+    """Logits of all Docs (B, L); one longer than a window is pooled over its windows."""
+    return outputs(weights, hidden_vectors(weights, layer, doc_vectors(features, pooling)))
 
 
 SCORE_WEIGHTS = {

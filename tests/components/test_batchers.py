@@ -43,7 +43,7 @@ def batcher(tiny_bert):
 
     def make(**settings):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("spacy_bertft.components.batchers.load_splitter", lambda name: splitter)
+            patch.setattr("spacy_bertft.encoder.loading.load_splitter", lambda name: splitter)
             made = create_batch_by_subwords("name", **settings)
             list(made([text(1)]))
         return made

@@ -15,9 +15,9 @@ from spacy.language import Language
 from spacy.util import load_config, registry
 
 from spacy_bertft.components.head_factory import head_factory
+from spacy_bertft.components.head_modules import Head, new_linear
 from spacy_bertft.components.head_pipe import HeadPipe
 from spacy_bertft.components.metric_kinds import ERROR, POINTS, kind_of
-from spacy_bertft.components.task import Head, new_linear
 from spacy_bertft.encoder.pooling import doc_vectors
 from spacy_bertft.learning.losses import CrossEntropy, MeanSquaredError, Targets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -23,6 +24,10 @@ CFG = {"labels": ["Straße", "東京"], "width": 3, "targets_per_doc": 2.5, "sta
 
 def weights_of(module):
     return safetensors.torch.save(module.state_dict())
+
+
+def arrays_of(module):
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 def test_a_folder_gives_back_what_was_written(tmp_path):
@@ -65,7 +70,7 @@ def test_bytes_give_back_what_was_packed(weights):
 
 def test_weights_come_back_into_a_module():
     module, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    load_weights(other, module.state_dict(), head="ner", settings="…")
+    load_weights(other, arrays_of(module), head="ner", settings="…")
     assert torch.equal(other.weight, module.weight)
     assert torch.equal(other.bias, module.bias)
 
@@ -76,7 +81,7 @@ def test_weights_that_do_not_fit_are_an_error_that_names_the_settings(saved):
         r"weights of the head 'ner' don't fit its settings \(scheme='bio', 2 labels\): \S.* Expected .*Undo the change"
     )
     with pytest.raises(ConfigError, match=said):
-        load_weights(nn.Linear(3, 2), saved.state_dict(), head="ner", settings="scheme='bio', 2 labels")
+        load_weights(nn.Linear(3, 2), arrays_of(saved), head="ner", settings="scheme='bio', 2 labels")
 
 
 # --- whole or not at all
@@ -140,10 +145,12 @@ def checked_of(weights=b"", **settings):
     return checked({**CFG, **settings}, weights, head="ner", save_id=None)
 
 
-def test_what_fits_gives_its_tensors():
+def test_what_fits_gives_its_arrays():
     module = nn.Linear(3, 2)
-    tensors = checked_of(weights_of(module))
-    assert torch.equal(tensors["weight"], module.weight)
+    arrays = checked_of(weights_of(module))
+    assert np.array_equal(arrays["weight"], module.weight.detach().numpy())
+    halves = checked_of(safetensors.torch.save({name: one.half() for name, one in module.state_dict().items()}))
+    assert halves["weight"].dtype == np.float32
     assert checked_of(width=None) == {}
     assert checked({"labels": [], "width": None, "targets_per_doc": 1}, b"", head="ner", save_id="x") == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import spacy
 import torch
@@ -9,8 +10,12 @@ from pipelines import blank, examples, module_of
 from spacy.training import Example
 
 from spacy_bertft import pair_doc
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer, PooledHiddenLayer
+from spacy_bertft.components.head_files import unpack_head
+from spacy_bertft.components.head_modules import HiddenHead
+from spacy_bertft.components.hidden_layer import HiddenLayer, PooledHiddenLayer
+from spacy_bertft.encoder.features import as_torch
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.learning.shim import shim_of
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -92,7 +97,39 @@ def test_every_head_has_the_settings_learns_with_them_and_keeps_them(tiny_bert, 
     assert loaded.get_pipe_config("head")["activation"] == "relu"
     docs = [eg.predicted.copy() for eg in egs]
     logits = [one.get_pipe("head").predict(docs).logits for one in (nlp, loaded)]
-    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "settings"),
+    [
+        *((factory, {}) for factory in HEADS),
+        *(("bertft_ner", {"pooling": "mean", "activation": how}) for how in (None, "gelu")),
+        *(("bertft_textcat", {"pooling": how}) for how in ("mean", "mean_all")),
+    ],
+)
+def test_a_loaded_head_predicts_in_numpy_what_its_module_would(tiny_bert, tmp_path, factory, settings):
+    nlp = blank(tiny_bert, {}, window=16)
+    nlp.add_pipe(factory, name="head", config=settings)
+    torch.manual_seed(0)
+    egs = gold(nlp, factory)
+    nlp.initialize(lambda: egs)
+    with torch.no_grad():
+        for parameter in module_of(nlp, "head").parameters():
+            parameter.normal_()
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    pipe = loaded.get_pipe("head")
+    docs = [eg.predicted.copy() for eg in egs]
+    before = pipe.predict(docs)
+    assert shim_of(pipe.model).waits
+    with torch.no_grad():
+        expected = module_of(loaded, "head").eval()(as_torch(before.features)).numpy()
+    assert not shim_of(pipe.model).waits
+    for found in (before.logits, pipe.predict(docs).logits):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert unpack_head(pipe.to_bytes())[1] == unpack_head(nlp.get_pipe("head").to_bytes())[1]
 
 
 def test_other_settings_than_those_it_was_trained_with_are_refused(tiny_bert, tmp_path):

@@ -269,7 +269,7 @@ def test_package(saved, factory, tmp_path):
     package(saved, tmp_path, create_sdist=False, name="it", version="1.0.0")
     folder = tmp_path / "en_it-1.0.0"
     asked = json.loads((folder / "meta.json").read_text("utf-8"))["requirements"]
-    assert [line.partition(">")[0] for line in asked] == ["spacy-bertft"]
+    assert [line.partition(">")[0] for line in asked] == ["spacy-bertft-core[train]"]
     assert said_of_all(spacy.load(folder / "en_it" / "en_it-1.0.0")) == said_of_all(spacy.load(saved))
     labels = {"bertft_ner": "CITY", "bertft_qa": "", **dict.fromkeys(set(FACTORIES) - set(HEADS), "")}.get(
         factory, "home"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spacy_bertft.components.task import Calibrated, Head, HeadOutput, new_linear, not_learned
+from spacy_bertft.components.head_modules import Head, new_linear
+from spacy_bertft.components.task import Calibrated, HeadOutput, not_learned
 from spacy_bertft.errors import DataError
-from spacy_bertft.tasks.ner import EntityTask, TokenHead
+from spacy_bertft.tasks.modules import TokenHead
+from spacy_bertft.tasks.ner import EntityTask
 from spacy_bertft.tasks.textcat import CategoryTask
 
 

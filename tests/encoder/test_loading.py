@@ -16,7 +16,8 @@ from tiny import FAMILIES, WIDTH, make_encoder
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from spacy_bertft.encoder.loading import find_folder, load, load_saved, load_splitter
+from spacy_bertft.encoder.folders import find_folder
+from spacy_bertft.encoder.loading import load, load_saved, load_splitter
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.family_names import FAMILIES as FUSED
 from spacy_bertft.engines.fused import FusedEngine

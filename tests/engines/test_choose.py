@@ -17,7 +17,8 @@ from spacy_bertft.engines import choose
 from spacy_bertft.engines.choose import Engines, candidates, uses_half
 from spacy_bertft.engines.fused import FusedEngine
 from spacy_bertft.engines.transformers import TransformersEngine
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -28,25 +29,19 @@ PLAIN = {"padded": False, "learning": False}
 # --- the table
 
 
-@pytest.mark.parametrize("changes", [{}, {"padded": True}, {"learning": True}])
-@pytest.mark.parametrize("device", [CPU, CUDA])
-def test_a_graph_is_run_by_onnx_runtime_alone(device, changes):
-    assert candidates("onnx", device, **(PLAIN | changes)) == ("onnx",)
-
-
 def test_prediction_on_a_cpu_is_fused_where_the_family_is_known():
-    assert candidates("weights", CPU, **PLAIN) == ("fused", "transformers")
+    assert candidates(CPU, **PLAIN) == ("fused", "transformers")
 
 
 def test_training_on_a_cpu_is_fused_where_the_family_is_known():
-    assert candidates("weights", CPU, **(PLAIN | {"learning": True})) == ("fused_training", "transformers")
+    assert candidates(CPU, **(PLAIN | {"learning": True})) == ("fused_training", "transformers")
 
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")])
 def test_all_else_is_for_transformers(device, padded, learning):
-    found = candidates("weights", device, padded=padded, learning=learning)
+    found = candidates(device, padded=padded, learning=learning)
     if device.type != "cpu" or padded:
         assert found == ("transformers",)
     else:
@@ -94,12 +89,9 @@ class Standing:
 
     packed = True
     first_position = 2
-    graph = None
-    padding_id = 0
     shape = None
 
-    def __init__(self, form="weights", device=CPU, loaded=True):
-        self.form = form
+    def __init__(self, device=CPU, loaded=True):
         self.device = device
         self.loaded = None
         if loaded:
@@ -148,13 +140,6 @@ class Making:
 def fused(monkeypatch):
     maker = Making()
     monkeypatch.setitem(choose._MAKERS, "fused", maker)
-    return maker
-
-
-@pytest.fixture
-def onnx(monkeypatch):
-    maker = Making()
-    monkeypatch.setitem(choose._MAKERS, "onnx", maker)
     return maker
 
 
@@ -256,15 +241,6 @@ def test_transformers_model_is_run_as_the_encoder_says(fused, settings, learning
     assert engine.model is encoder.loaded
     assert (engine.half, engine.padded, engine.first_position) == (half, not packed, 2)
     assert not fused.alive_at_making
-
-
-@pytest.mark.parametrize("learning", [True, False])
-def test_a_graph_is_kept_and_needs_no_model(onnx, learning):
-    encoder, ours = Standing("onnx", loaded=False), engines()
-    first = ours.choose(encoder, learning=learning)
-    assert ours.choose(encoder, learning=learning) is first
-    assert first is onnx.made[0]()
-    assert encoder.loaded is None
 
 
 def test_what_is_fresh_has_the_settings_and_makes_an_engine_of_its_own(fused):

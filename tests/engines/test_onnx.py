@@ -37,7 +37,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft import pair_doc
 from spacy_bertft.components.encoder_pipe import texts_of as pipe_texts
-from spacy_bertft.encoder.loading import load, load_folder
+from spacy_bertft.encoder.exported import load_exported, load_named_export
+from spacy_bertft.encoder.features import as_torch
+from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.onnx_graph import build
@@ -55,8 +57,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("family", KNOWN)
 def test_hidden_rows_equal_the_plain_model_on_each_text_alone(tiny_encoder, tmp_path, family):
     folder = tiny_encoder(family)
-    with torch.no_grad():
-        features = exported(encoder_of(folder), tmp_path)(texts_of(MIXED))
+    features = as_torch(exported(encoder_of(folder), tmp_path).predict(texts_of(MIXED)))
     expected = plain_forward(folder, MIXED)
     for rows, text in zip(split(features.hidden[features.rows], features.subword_counts), expected, strict=True):
         assert_near(rows, text[1:-1])
@@ -128,7 +129,7 @@ def test_any_batch_gives_what_transformers_gives(tiny_encoder, tmp_path, family,
 @pytest.mark.parametrize("budget", [1, 50])
 def test_batches_do_not_matter_in_float32(tiny_bert, tmp_path, budget):
     whole = exported(encoder_of(tiny_bert), tmp_path)
-    few = load_folder(tmp_path, EncoderSettings(backend="onnxruntime", batch_subwords=budget)).eval()
+    few = load_exported(tmp_path, EncoderSettings(backend="onnxruntime", batch_subwords=budget))
     assert_near(rows_of(few, [*MIXED, LONG]), rows_of(whole, [*MIXED, LONG]))
     assert rows_of(whole, []).shape == (0, WIDTH)
 
@@ -145,7 +146,7 @@ def test_a_damaged_graph_is_refused(tiny_bert, tmp_path, kept):
     exported(encoder_of(tiny_bert), tmp_path)
     content = (tmp_path / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").write_bytes(content[: int(kept * len(content))] + b"garbage")
-    encoder = load_folder(tmp_path, EncoderSettings(backend="onnxruntime"))
+    encoder = load_exported(tmp_path, EncoderSettings(backend="onnxruntime"))
     with pytest.raises(EncoderError, match=r"could not be read by ONNX Runtime .* Expected the whole file .*export"):
         rows_of(encoder, MIXED)
 
@@ -253,12 +254,12 @@ def test_training_it_is_refused_but_heads_learn_on_it(folder):
 
 def test_a_folder_without_a_graph_is_refused(tiny_bert):
     with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* holds no model\.onnx .*bertft export'):
-        load_folder(tiny_bert, EncoderSettings(backend="onnxruntime"))
+        load_exported(tiny_bert, EncoderSettings(backend="onnxruntime"))
 
 
 def test_a_hub_name_has_no_graph():
     with pytest.raises(EncoderError, match=r'backend is "onnxruntime", but .* is not a folder here .*bertft export'):
-        load("bert-base-cased", EncoderSettings(backend="onnxruntime"))
+        load_named_export("bert-base-cased", EncoderSettings(backend="onnxruntime"))
 
 
 def test_a_graph_without_the_backend_is_refused(folder):
@@ -266,8 +267,11 @@ def test_a_graph_without_the_backend_is_refused(folder):
         load_folder(folder[0] / "encoder/encoder", EncoderSettings())
 
 
-@pytest.mark.parametrize(("missing", "use"), [("onnxruntime", "run"), ("onnx", "build")])
-def test_a_missing_package_names_the_extra(tiny_bert, tmp_path, monkeypatch, missing, use):
+@pytest.mark.parametrize(
+    ("missing", "use", "install"),
+    [("onnxruntime", "run", r"spacy-bertft-core\[onnx\]"), ("onnx", "build", r"spacy-bertft\[export\]")],
+)
+def test_a_missing_package_names_the_extra(tiny_bert, tmp_path, monkeypatch, missing, use, install):
     encoder = encoder_of(tiny_bert)
     ready = exported(encoder, tmp_path)
     original = builtins.__import__
@@ -279,7 +283,7 @@ def test_a_missing_package_names_the_extra(tiny_bert, tmp_path, monkeypatch, mis
 
     monkeypatch.delitem(sys.modules, missing)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(EncoderError, match=r'not installed\. Expected .*pip install "spacy-bertft\[onnx\]"'):
+    with pytest.raises(EncoderError, match=rf'not installed\. Expected .*pip install "{install}"'):
         rows_of(ready, MIXED) if use == "run" else build(net_of(encoder))
 
 
@@ -288,7 +292,6 @@ def test_a_missing_package_names_the_extra(tiny_bert, tmp_path, monkeypatch, mis
 def test_pairs_keep_their_segments(tiny_encoder, tmp_path, family, int8):
     encoder, nlp = encoder_of(tiny_encoder(family)), spacy.blank("en")
     texts = pipe_texts([pair_doc(nlp, "Anna lives", "in Berlin near the garden"), nlp("Bob"), pair_doc(nlp, "a", "b")])
-    with torch.no_grad():
-        found, expected = (one(texts) for one in (exported(encoder, tmp_path, int8=int8), encoder))
+    found, expected = (as_torch(one.predict(texts)) for one in (exported(encoder, tmp_path, int8=int8), encoder))
     difference = (found.hidden[found.rows] - expected.hidden[expected.rows]).abs()
     assert difference.mean() < (0.03 if int8 else 1e-5)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from spacy_bertft.learning.averages import Averages
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 
 
 def parameter(*numbers):

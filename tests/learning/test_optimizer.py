@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from spacy_bertft.errors import DataError
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.learning.tuning import FrozenTuning, FullTuning, ParameterGroup
 
 RATE = 0.5

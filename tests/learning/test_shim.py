@@ -10,8 +10,9 @@ from thinc.api import Adam, Optimizer
 from torch import nn
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
-from spacy_bertft.learning.shim import TorchShim, read_settings, shim_of, wrap
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.shim import TorchShim, shim_of, wrap
+from spacy_bertft.learning.step_settings import StepSettings, read_settings
 from spacy_bertft.learning.tuning import FrozenTuning, FullTuning
 
 PLAIN = {"L2": 0.1, "grad_clip": 0.5, "use_averages": False, "L2_is_weight_decay": True}

@@ -14,7 +14,7 @@ from thinc.api import Optimizer
 from torch import nn
 
 from spacy_bertft.components.doc_values import set_value
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
 from spacy_bertft.learning.state import (
     Resumable,
     load_module_state,
@@ -22,6 +22,7 @@ from spacy_bertft.learning.state import (
     module_state,
     random_state,
 )
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.learning.tuning import FrozenTuning
 
 pytestmark = pytest.mark.touches_transformers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from pipelines import ANNOTATED, TEXTS, blank, examples, initialized, loss_of, module_of, trained
+from pipelines import ANNOTATED, TEXTS, blank, examples, initialized, loss_of, module_of, output_of, trained
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 
@@ -56,7 +56,7 @@ def test_white_space_in_an_entity_does_not_break_it(tiny_bert):
 def test_the_score_is_the_lowest_probability_of_its_tags(tiny_bert):
     nlp = trained(tiny_bert, NER, steps=25)
     doc = nlp.make_doc(TEXTS[1])
-    logits = nlp.get_pipe("ner").predict([doc]).logits
+    logits = output_of(nlp.get_pipe("ner"), [doc]).logits
     doc = nlp(TEXTS[1])
     probabilities = logits.softmax(dim=1).max(dim=1).values
     assert doc.ents
@@ -128,7 +128,7 @@ def test_missing_annotation_is_left_out_of_the_loss(tiny_bert):
     gold = nlp.make_doc(TEXTS[1])
     gold.set_ents([Span(gold, 0, 2, "PERSON")], missing=[gold[2:6]], default="outside")
     eg = Example(doc, gold)
-    logits = pipe.predict([doc]).logits
+    logits = output_of(pipe, [doc]).logits
     tags = [1 + 2 * pipe.labels.index("PERSON"), 2 + 2 * pipe.labels.index("PERSON"), 0, 0]
     expected = torch.nn.functional.cross_entropy(logits[[0, 1, 6, 7]], torch.tensor(tags), reduction="sum")
     assert _loss_of(nlp, eg) == pytest.approx(float(expected), rel=1e-5)
@@ -145,7 +145,7 @@ def test_gold_tokens_that_differ_are_aligned(tiny_bert):
     )
     assert predicted.text == gold.text == text
     pipe = nlp.get_pipe("ner")
-    logits = pipe.predict([predicted]).logits
+    logits = output_of(pipe, [predicted]).logits
     city, person = (pipe.labels.index(label) for label in ("CITY", "PERSON"))
     tags = [1 + 2 * person, 0, 0, 1 + 2 * city, 2 + 2 * city]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(tags), reduction="sum")
@@ -160,7 +160,7 @@ def test_gold_entities_that_fit_no_token_are_counted_in_one_warning(tiny_bert):
     with pytest.warns(UserWarning, match="2 of 4 gold entities") as caught:
         nlp.initialize(lambda: egs)
     assert len(caught) == 1
-    logits = nlp.get_pipe("ner").predict([egs[0].predicted]).logits
+    logits = output_of(nlp.get_pipe("ner"), [egs[0].predicted]).logits
     tags = torch.tensor([0, 0, 1 + 2 * nlp.get_pipe("ner").labels.index("CITY")])
     expected = torch.nn.functional.cross_entropy(logits[1:], tags, reduction="sum")
     assert _loss_of(nlp, egs[0]) == pytest.approx(float(expected), rel=1e-5)
@@ -236,7 +236,7 @@ def test_a_hidden_layer_comes_before_the_tags(tiny_bert):
     )
     hidden = torch.nn.functional.gelu(vectors @ module.dense.weight.T)
     hidden = torch.nn.functional.layer_norm(hidden, (len(hidden[0]),), module.norm.weight)
-    torch.testing.assert_close(head.predict([doc]).logits, module.output(hidden), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output_of(head, [doc]).logits, module.output(hidden), rtol=1e-4, atol=1e-5)
     module.train().dropout.p = 0.0
     torch.testing.assert_close(module(features), module.output(hidden), rtol=1e-4, atol=1e-5)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import spacy
 import torch
-from pipelines import blank, module_of
+from pipelines import blank, module_of, output_of
 from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training import Corpus, Example
@@ -111,13 +111,13 @@ def test_a_long_pair_is_the_mean_of_its_windows(nlp):
     assert features.window_counts[0] > 2
     module = module_of(nlp, "pair").eval()
     mean = features.hidden[features.cls_rows].mean(dim=0)
-    logits = nlp.get_pipe("pair").predict([doc]).logits
+    logits = output_of(nlp.get_pipe("pair"), [doc]).logits
     torch.testing.assert_close(logits[0], module.output(torch.tanh(module.dense(mean))))
 
 
 def test_the_temperature_divides_the_logits(tiny_bert, saved):
     plain, cooled = (configured(tiny_bert, temperature=t).from_bytes(saved) for t in (1.0, 4.0))
-    logits = plain.get_pipe("pair").predict(docs_of(plain)).logits
+    logits = output_of(plain.get_pipe("pair"), docs_of(plain)).logits
     expected = (logits / 4).softmax(dim=1)
     found = [list(doc.cats.values()) for doc in cooled.pipe(docs_of(cooled))]
     torch.testing.assert_close(torch.tensor(found), expected)
@@ -237,7 +237,7 @@ def test_relations_can_be_weighted_by_their_counts(tiny_bert):
     nlp.initialize(lambda: egs)
     pipe = nlp.get_pipe("pair")
     assert pipe.cfg["statistics"]["counts"] == {"answers": 1.0, "asks": 3.0}
-    output = pipe.predict([eg.predicted for eg in egs])
+    output = output_of(pipe, [eg.predicted for eg in egs])
     of_each = torch.nn.functional.cross_entropy(output.logits, torch.tensor([1, 1, 1, 0]), reduction="none")
     expected = (of_each * torch.tensor([4 / 6, 4 / 6, 4 / 6, 2.0])).sum()
     torch.testing.assert_close(pipe.loss(output.logits, pipe.task.targets(output, egs)), expected)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import spacy
 import torch
-from pipelines import TEXTS, blank, examples, initialized, loss_of, module_of, trained
+from pipelines import TEXTS, blank, examples, initialized, loss_of, module_of, output_of, trained
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import load_config
@@ -35,7 +35,7 @@ def _example(nlp, cats, text="A text"):
 
 def _loss(nlp, egs):
     pipe = nlp.get_pipe("textcat")
-    return pipe.predict([eg.predicted for eg in egs]).logits, loss_of(pipe, egs)
+    return output_of(pipe, [eg.predicted for eg in egs]).logits, loss_of(pipe, egs)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_long_text_is_the_mean_of_its_windows(tiny_bert):
     assert features.window_counts[0] > 2
     module = module_of(nlp, "textcat").eval()
     mean = features.hidden[features.cls_rows].mean(dim=0)
-    logits = nlp.get_pipe("textcat").predict([doc]).logits
+    logits = output_of(nlp.get_pipe("textcat"), [doc]).logits
     torch.testing.assert_close(logits[0], module.output(torch.tanh(module.dense(mean))))
 
 

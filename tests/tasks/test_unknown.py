@@ -10,7 +10,7 @@ import spacy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipelines import ANNOTATED, blank
+from pipelines import ANNOTATED, blank, output_of
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.vocab import Vocab
@@ -68,18 +68,18 @@ def doc_with(cats):
     return doc
 
 
-def output_of(logits, labels):
+def output_with(logits, labels):
     return HeadOutput(logits, None, tuple(labels))
 
 
 def loss_of(logits, egs, labels):
-    return CrossEntropy()(logits, CategoryTask(unknown_label="none").targets(output_of(logits, labels), egs))
+    return CrossEntropy()(logits, CategoryTask(unknown_label="none").targets(output_with(logits, labels), egs))
 
 
 def annotated(task, logits, labels):
     """doc.cats for rows of logits."""
     docs = [doc_with({}) for _ in logits]
-    task.annotate(docs, output_of(torch.as_tensor(logits), labels))
+    task.annotate(docs, output_with(np.asarray(logits, dtype=np.float32), labels))
     return [doc.cats for doc in docs]
 
 
@@ -107,7 +107,7 @@ def test_known_and_unknown_texts_are_told_apart(load):
 def test_its_probability_is_a_logistic_function_of_the_energy(load):
     nlp = load(unknown_threshold=1.5, temperature=2.5)
     docs = [nlp.make_doc(text) for text, _ in ALL]
-    logits = nlp.get_pipe("textcat").predict(docs).logits
+    logits = output_of(nlp.get_pipe("textcat"), docs).logits
     expected = torch.sigmoid(1.5 - (logits / 2.5).logsumexp(dim=1))
     found = torch.tensor([doc.cats["none"] for doc in nlp.pipe(docs)])
     torch.testing.assert_close(found, expected)
@@ -340,7 +340,7 @@ def test_the_evidence_of_annotated_texts():
     logits = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     golds = [{"b": 1.0, "a": 0.0}, {}, {"none": 1.0}, {"a": 0.0, "of_another": 1.0}]
     egs = [Example(doc_with({}), doc_with(gold)) for gold in golds]
-    found = CategoryTask(True, unknown_label="none").evidence(output_of(logits, "ab"), egs)
+    found = CategoryTask(True, unknown_label="none").evidence(output_with(logits.numpy(), "ab"), egs)
     assert [(row.tolist(), gold) for row, gold in found] == [([1.0, 2.0], 1), ([5.0, 6.0], 2)]
 
 

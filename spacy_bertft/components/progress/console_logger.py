@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from spacy.language import Language
 from spacy.util import registry
 
@@ -56,6 +55,8 @@ class _Console:
         folder = output_folder()
         path = Path(output_file) if output_file else folder / LOG_FILE if folder else None
         self.log = LogFile(path, [*meter.heads, *meter.others], first=meter.began.steps) if path else None
+        import torch
+
         columns = columns_of(meter.heads, meter.others, training["score_weights"], gpu=torch.cuda.is_available())
         self.table = Table(columns, shutil.get_terminal_size().columns if _is_terminal(stdout) else None)
         self.mixed = any(weight and kind_of(name) is not POINTS for name, weight in training["score_weights"].items())

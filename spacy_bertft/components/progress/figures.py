@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import psutil
-import torch
 from spacy.language import Language
 from thinc.api import Model
 
@@ -143,7 +141,7 @@ class RunMeter:
             pause=max(0.0, now - ended),
             learn_rate=stepped[0].learn_rate if stepped else None,
             stretch=_between(before, sums),
-            memory=psutil.Process().memory_info().rss / _MIB,
+            memory=_memory(),
             gpu_memory=_gpu_memory(),
             evaluation=None if info is None else self._evaluation(info, sums),
         )
@@ -187,7 +185,16 @@ def _between(before: _Sums, after: _Sums, summed: Mapping[str, float] = MappingP
     return Stretch(losses, after.subwords - before.subwords, after.seconds - before.seconds, norm)
 
 
+def _memory() -> float:
+    import psutil
+
+    rss: int = psutil.Process().memory_info().rss
+    return rss / _MIB
+
+
 def _gpu_memory() -> float | None:
+    import torch
+
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.cuda.max_memory_allocated() / _MIB if started else None
 

@@ -7,16 +7,18 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import torch
+import numpy as np
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
-from torch import Tensor
 
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.head_pipe import HeadPipe
 from spacy_bertft.components.pairs import pair_doc
+from spacy_bertft.encoder.features import as_numpy
+from spacy_bertft.encoder.pooling import take
 from spacy_bertft.jobs.export.report import Change, Hidden
+from spacy_bertft.types import Floats
 
 # Words that hidden states and speed are measured on.
 SAMPLE_WORDS = 5000
@@ -71,21 +73,21 @@ def hidden_states(before: Language, after: Language, names: Sequence[str], docs:
         for start in range(0, len(docs), _BATCH):
             chosen = docs[start : start + _BATCH]
             old, new = (_rows(nlp, name, chosen) for nlp in (before, after))
-            differences = (new - old).abs()
-            largest = max(largest, float(differences.amax()) if len(old) else 0.0)
-            total += float(differences.sum(dtype=torch.float64))
-            size += float(old.abs().sum(dtype=torch.float64))
-            n_values += old.numel()
+            differences = np.abs(new - old)
+            largest = max(largest, float(differences.max(initial=0.0)))
+            total += float(differences.sum(dtype=np.float64))
+            size += float(np.abs(old).sum(dtype=np.float64))
+            n_values += old.size
     n_values = max(n_values, 1)
     return Hidden(largest, total / n_values, size / n_values, len(docs))
 
 
-def _rows(nlp: Language, name: str, docs: Sequence[Doc]) -> Tensor:
+def _rows(nlp: Language, name: str, docs: Sequence[Doc]) -> Floats:
     """Hidden states of all subwords, then of each window's first special token. (S + W, D)."""
     pipe = nlp.get_pipe(name)
     assert isinstance(pipe, EncoderPipe)
     features = pipe.predict(docs)
-    return features.hidden[[*features.rows, *features.cls_rows]].cpu()
+    return as_numpy(take(features.hidden, np.append(features.rows, features.cls_rows)))
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:

@@ -10,10 +10,10 @@ import srsly
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from spacy.language import Language
-from spacy.util import get_minor_version_range, load_config
+from spacy.util import load_config
 
-from spacy_bertft import __version__
 from spacy_bertft.components.encoder_pipe import ENCODER_FOLDER, EncoderPipe
+from spacy_bertft.components.requirements import CORE, requirement
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.engines.family_names import FAMILIES
@@ -38,7 +38,7 @@ def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, 
         _exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
     backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
     load_config(folder / PIPELINE, overrides=backends, interpolate=False).to_disk(folder / PIPELINE, interpolate=False)
-    _require_onnx(folder / _META)
+    _require_onnx(folder / _META, nlp)
 
 
 def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
@@ -55,10 +55,14 @@ def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
     return Checkpoint(checkpoint.files, graph=build(net, outliers))
 
 
-def _require_onnx(meta: Path) -> None:
-    """Add ONNX Runtime to the requirements of the pipeline's wheels."""
+def _require_onnx(meta: Path, nlp: Language) -> None:
+    """Let the pipeline's wheels require ONNX Runtime, and no longer what training needs."""
     content = srsly.read_json(meta)
-    lines = content.get("requirements", [])
-    others = [line for line in lines if canonicalize_name(Requirement(line).name) != "spacy-bertft"]
-    ours = f"spacy-bertft[onnx]{get_minor_version_range(__version__)}"
-    srsly.write_json(meta, content | {"requirements": [*others, ours]})
+    others = [line for line in content.get("requirements", []) if not _is_ours(line)]
+    needs_torch = any(nlp.get_pipe_meta(name).factory == "bertft_mlm" for name in nlp.component_names)
+    ours = [requirement("onnx"), *([requirement("train")] if needs_torch else [])]
+    srsly.write_json(meta, content | {"requirements": [*others, *ours]})
+
+
+def _is_ours(line: str) -> bool:
+    return canonicalize_name(Requirement(line).name) in (CORE, "spacy-bertft")

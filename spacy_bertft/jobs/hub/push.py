@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from spacy.language import Language
 
-from spacy_bertft.encoder.adapters import ADAPTER_CONFIG, read_base
-from spacy_bertft.encoder.loading import find_folder
+from spacy_bertft.encoder.adapters import read_base
+from spacy_bertft.encoder.checkpoint import ADAPTER_CONFIG
+from spacy_bertft.encoder.folders import find_folder
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.evaluate import load_pipeline

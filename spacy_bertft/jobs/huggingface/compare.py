@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacy_bertft.components.hidden_layer import HiddenHead
+from spacy_bertft.components.head_modules import HiddenHead
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.jobs.export.compare import OWN_TEXTS
-from spacy_bertft.tasks.textcat import DocHead
+from spacy_bertft.tasks.modules import DocHead
 from spacy_bertft.text.subwords import Splitter, Texts
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from spacy_bertft import compat
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.fill_mask_pipe import FillMaskPipe
 from spacy_bertft.components.head_files import pack_head
+from spacy_bertft.components.head_modules import HiddenHead
 from spacy_bertft.components.head_pipe import HeadPipe
-from spacy_bertft.components.hidden_layer import HiddenHead
 from spacy_bertft.encoder.checkpoint import Checkpoint, saved_files
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.fill_mask import FillMask
-from spacy_bertft.encoder.loading import find_folder, load_tokenizer, loading, require_files
+from spacy_bertft.encoder.folders import find_folder, require_files
+from spacy_bertft.encoder.loading import load_tokenizer, loading
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.encoder.weights_check import check_finite, listed, may_be_left
 from spacy_bertft.errors import ConfigError, EncoderError

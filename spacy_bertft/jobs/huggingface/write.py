@@ -16,8 +16,9 @@ from torch import nn
 
 from spacy_bertft import compat
 from spacy_bertft.components.fill_mask_pipe import FillMaskPipe
+from spacy_bertft.components.head_modules import HiddenHead
 from spacy_bertft.components.head_pipe import HeadPipe
-from spacy_bertft.components.hidden_layer import HiddenHead, HiddenLayer
+from spacy_bertft.components.hidden_layer import HiddenLayer
 from spacy_bertft.encoder.checkpoint import CONFIG, Checkpoint
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.errors import ConfigError
@@ -114,7 +115,8 @@ def _encoder_of(name: str, pipe: HeadPipe) -> Encoder:
             f"The encoder that the head {name!r} reads is {what}. Expected a bertft_encoder with its weights. Export "
             "the pipeline that was trained."
         )
-    return source.encoder
+    encoder: Encoder = source.encoder
+    return encoder
 
 
 @dataclass(frozen=True)

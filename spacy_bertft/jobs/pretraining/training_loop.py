@@ -24,7 +24,8 @@ from spacy_bertft.jobs.pretraining.resume import RunState, load_checkpoint, save
 from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
 from spacy_bertft.jobs.pretraining.starting_model import starting_model
 from spacy_bertft.jobs.processes import join_processes
-from spacy_bertft.learning.optimizer import ModuleOptimizer, StepSettings
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import StepSettings
 from spacy_bertft.types import Ints
 
 

@@ -14,7 +14,7 @@ from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.head_pipe import HeadPipe
 
 Rows = list[tuple[str, str]]
-_PACKAGES = ("spacy-bertft", "spacy", "thinc", "torch", "transformers", "tokenizers", "numpy")
+_PACKAGES = ("spacy-bertft-core", "spacy", "thinc", "torch", "transformers", "tokenizers", "numpy")
 _TRAINING = ("seed", "max_epochs", "max_steps", "patience", "eval_frequency", "dropout", "accumulate_gradient")
 
 

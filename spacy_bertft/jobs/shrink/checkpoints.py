@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spacy_bertft.encoder.checkpoint import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Checkpoint
-from spacy_bertft.engines.family_weights import FAMILIES
+from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.errors import EncoderError
 from spacy_bertft.jobs.shrink.vocabulary import Vocabulary, numbered
 
@@ -32,6 +32,8 @@ _ROWS = (
 # Files of slow tokenizers, which hold the whole vocabulary once more.
 _STALE = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 _STALE_ENDINGS = (".model", ".spm")
+# Families whose layers have weights of their own and are all of one kind.
+_LAYERED = frozenset(FAMILIES) - {"albert", "modernbert"}
 
 
 def named_ids(config: Mapping[str, Any]) -> dict[str, int]:
@@ -100,10 +102,10 @@ def n_layers(checkpoint: Checkpoint) -> int | None:
 
 def check_layers(checkpoint: Checkpoint) -> None:
     """Raise an EncoderError if the checkpoint's family is none whose layers can be dropped."""
-    if checkpoint.config.get("model_type") not in FAMILIES:
+    if checkpoint.config.get("model_type") not in _LAYERED:
         raise EncoderError(
             f"The encoder is of the family {checkpoint.config.get('model_type')}, whose layers can't be dropped. "
-            f"Expected one of {', '.join(sorted(FAMILIES))}. Leave --layers out, or choose another encoder."
+            f"Expected one of {', '.join(sorted(_LAYERED))}. Leave --layers out, or choose another encoder."
         )
 
 
@@ -111,7 +113,8 @@ def with_layers(checkpoint: Checkpoint, layers: Sequence[int]) -> Checkpoint:
     """The checkpoint with these of its layers only, renumbered."""
     check_layers(checkpoint)
     names = FAMILIES[str(checkpoint.config["model_type"])]
-    inside = re.compile(rf"^((?:.*\.)?{re.escape(names.layer)}\.)(\d+)(\..*)$")
+    layer = names.layer.removesuffix("{group}")
+    inside = re.compile(rf"^((?:.*\.)?{re.escape(layer)})(\d+)(\..*)$")
     numbers = {old: new for new, old in enumerate(layers)}
     weights: dict[str, Tensor] = {}
     for name, one in checkpoint.weights.items():

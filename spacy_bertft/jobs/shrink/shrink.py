@@ -12,7 +12,8 @@ import numpy as np
 
 from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.encoder.checkpoint import CONFIG, TOKENIZER, Checkpoint
-from spacy_bertft.encoder.loading import find_folder, load_folder
+from spacy_bertft.encoder.folders import find_folder
+from spacy_bertft.encoder.loading import load_folder
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE, staged_pipeline

@@ -37,7 +37,8 @@ def of_pipe(pipe: EncoderPipe) -> Checkpoint:
             f"The encoder {pipe.name!r} was exported for ONNX Runtime, whose graph can't be cut. Expected the trained "
             'pipeline, whose encoders have backend = "torch": shrink that one and export it again.'
         )
-    return encoder.at_rest()
+    checkpoint: Checkpoint = encoder.at_rest()
+    return checkpoint
 
 
 def of_masked(model: MaskedModel) -> Checkpoint:

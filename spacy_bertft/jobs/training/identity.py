@@ -13,7 +13,7 @@ from spacy.language import Language
 
 from spacy_bertft.errors import ConfigError, DataError
 
-_PACKAGES = ("spacy-bertft", "spacy", "thinc", "torch", "transformers", "tokenizers", "numpy", "peft")
+_PACKAGES = ("spacy-bertft-core", "spacy", "thinc", "torch", "transformers", "tokenizers", "numpy", "peft")
 # Sections of the config that don't change what is learned. The texts themselves have a fingerprint.
 _OF_NO_EFFECT = ("paths", "training.logger", "training.before_to_disk", "system.gpu_allocator")
 _SHOWN = 5

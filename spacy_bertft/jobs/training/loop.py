@@ -21,11 +21,10 @@ from spacy.training.loop import subdivide_batch
 from thinc.api import Optimizer
 
 from spacy_bertft.components.encoder_pipe import EncoderPipe
-from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.errors import ConfigError, DataError, diverged
 from spacy_bertft.jobs.processes import Processes
 from spacy_bertft.jobs.training.batches import Batches
 from spacy_bertft.jobs.training.gradients import add_up_gradients
-from spacy_bertft.learning.optimizer import diverged
 from spacy_bertft.learning.shim import shim_of
 
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]

@@ -14,6 +14,7 @@ import torch
 import transformers
 from checkpoints import CATEGORIES, KINDS, TAGS, make_checkpoint, named, plain_logits, settings_of
 from encoders import rewrite
+from pipelines import output_of
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, make_encoder
 
@@ -40,7 +41,7 @@ def imported(tmp_path, family, task, **settings):
 
 def logits_of(nlp, name, doc):
     """The logits of a head on the Doc, read from the encoder in the pipeline."""
-    return nlp.get_pipe(name).predict([doc]).logits
+    return output_of(nlp.get_pipe(name), [doc]).logits
 
 
 def first_subwords(folder, doc, *texts):
