@@ -13,7 +13,8 @@ from spacy_bertft import compat
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.encoder import Encoder
-from spacy_bertft.encoder.loading import find_folder, load
+from spacy_bertft.encoder.folders import find_folder
+from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import MaskedModel
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.encoder.weights_check import may_be_left
