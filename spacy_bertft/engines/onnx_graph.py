@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spacy_bertft.engines.family_weights import Activation, Layer, Linear, Net, Norm
-from spacy_bertft.engines.int8_outliers import Outliers
+from spacy_bertft.engines.int8 import Smoothing, quantise_rows
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
+from spacy_bertft.engines.onnx_int8 import Int8Layer
 from spacy_bertft.errors import EncoderError, how_to_install
 
 # Versions of ONNX's operators and of ONNX Runtime's own; every ONNX Runtime that we support has both.
 _OPSET, _MICROSOFT_OPSET, _IR_VERSION = 17, 1, 9
 _MICROSOFT = "com.microsoft"
-# The largest weight of an int8 product. CPUs with AVX2 or AVX-512 but no VNNI add two products of an activation (0 to
-# 255) and a weight in 16 bits and clip the sum: 2 * 255 * 64 still fits, so results are the same on every machine. With
-# VNNI, all 8 bits would be no faster; the mean error of MiniLM's hidden values would fall from 0.016 to 0.013.
-WEIGHT_LIMIT = 64
-EMBEDDING_LIMIT = 127
 # A model file is one protobuf message, which can't be larger.
 SIZE_LIMIT = 2**31 - 1
 
@@ -34,11 +29,9 @@ SIZE_LIMIT = 2**31 - 1
 _FLOAT, _INT32, _INT64 = 1, 6, 7
 
 _ACTIVATIONS = {"gelu": ("Gelu", _MICROSOFT), "gelu_tanh": ("FastGelu", _MICROSOFT), "relu": ("Relu", "")}
-# An outlier among the inputs of `up` is split into this many equal channels, so that it doesn't need a wider scale.
-_SHARES = 8
 
 
-def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.uint8]:
+def build(net: Net, smoothing: Sequence[Smoothing] | None = None) -> NDArray[np.uint8]:
     """The encoder as the bytes of a model.onnx.
 
     Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. If
@@ -46,9 +39,9 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
     Outputs: last_hidden_state, (batch, sequence, D) float32, with zeros at padding; packed_hidden_state, (N, D)
     float32, only the real subwords, window by window.
 
-    outliers: of each layer, for int8; None for float32. In int8, the weights of products use 7 of 8 bits with a scale
-    per output channel, their inputs 8 bits with a scale per call (except outliers), and word embeddings 8 bits with a
-    scale per subword. Everything else stays float32.
+    smoothing: of each layer, for int8; None for float32. In int8, the weights of the layers' products use 8 bits with a
+    scale per output channel, their inputs 8 bits with a scale per row, and word embeddings 8 bits with a scale per
+    subword. Everything else stays float32.
     """
     try:
         from onnx import helper, numpy_helper
@@ -57,8 +50,8 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
             "Exporting an encoder to ONNX needs the package onnx, which is not installed. Expected it beside "
             f"onnxruntime: {how_to_install('onnx')}."
         ) from None
-    graph = _Graph(int8=outliers is not None)
-    _encoder(graph, net, outliers)
+    graph = Graph(int8=smoothing is not None)
+    _encoder(graph, net, smoothing)
     size = sum(array.nbytes for array in graph.constants.values())
     if size > SIZE_LIMIT - 2**20:  # the rest of the graph takes far less
         smaller = "" if graph.int8 else " With int8 its weights take about a quarter: try --int8."
@@ -86,13 +79,16 @@ def build(net: Net, outliers: Sequence[Outliers] | None = None) -> NDArray[np.ui
     return np.frombuffer(model.SerializeToString(), dtype=np.uint8)
 
 
-class _Graph:
+class Graph:
     """Collects the nodes and constants of a graph."""
+
+    microsoft = _MICROSOFT
 
     def __init__(self, *, int8: bool) -> None:
         self.int8 = int8
         self.nodes: list[dict[str, Any]] = []
         self.constants: dict[str, NDArray[Any]] = {}
+        self.added: set[str] = set()  # the outputs of all nodes
 
     def constant(self, name: str, values: Any) -> str:
         """Add a constant, unless it exists already, and return its name."""
@@ -116,23 +112,13 @@ class _Graph:
         self.nodes.append(
             {"op_type": kind, "inputs": inputs, "outputs": outputs, "name": name, "domain": domain, **attributes}
         )
+        self.added.update(outputs)
         return outputs[0]
 
-    def linear(self, name: str, rows: str, one: Linear, *, exact: bool = False) -> str:
-        """Add a product with bias. (N, in) -> (N, out). exact: in float32 even if others are in int8."""
-        weight, bias = _numpy(one.weight).T, self.floats(f"{name}.bias", one.bias)
-        if exact or not self.int8:
-            return self.add("Gemm", rows, self.constant(f"{name}.weight", weight), bias)
-        whole, scales = quantise(weight, WEIGHT_LIMIT, axis=0)
-        return self.add(
-            "DynamicQuantizeMatMul",
-            rows,
-            self.constant(f"{name}.weight", whole),
-            self.constant(f"{name}.scales", scales),
-            "",  # the zero point is 0
-            bias,
-            domain=_MICROSOFT,
-        )
+    def linear(self, name: str, rows: str, one: Linear) -> str:
+        """Add a product with bias in float32. (N, in) -> (N, out)."""
+        weight = self.constant(f"{name}.weight", _numpy(one.weight).T)
+        return self.add("Gemm", rows, weight, self.floats(f"{name}.bias", one.bias))
 
     def activate(self, activation: Activation, rows: str) -> str:
         """Add the activation between `up` and `down`."""
@@ -143,7 +129,7 @@ class _Graph:
         """Look up rows of a table. (N,) -> (N, E)."""
         if not self.int8:
             return self.add("Gather", self.floats(name, table), ids)
-        whole, scale = quantise(_numpy(table), EMBEDDING_LIMIT, axis=1)
+        whole, scale = quantise_rows(_numpy(table))
         values = self.add("Gather", self.constant(name, whole), ids)
         scales = self.add("Gather", self.constant(f"{name}.scales", scale[:, None]), ids)  # (N, 1)
         return self.add("Mul", self.add("Cast", values, to=_FLOAT), scales)
@@ -154,19 +140,12 @@ class _Graph:
         return self.add("LayerNormalization", rows, weight, bias, epsilon=eps)
 
 
-def quantise(values: NDArray[np.float32], limit: int, *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise `values` to integers in [-limit, limit], with one scale for each line along `axis`."""
-    largest = np.abs(values).max(axis=axis, keepdims=True)
-    scale = np.where(largest > 0, largest / limit, 1).astype(np.float32)
-    return np.rint(values / scale).astype(np.int8), scale.squeeze(axis)
-
-
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
     return array
 
 
-def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> None:
+def _encoder(graph: Graph, net: Net, smoothing: Sequence[Smoothing] | None) -> None:
     """Add all nodes, from ids and mask to hidden rows."""
     add, ints, shape = graph.add, graph.ints, net.shape
     flat = ints("flat", [-1])
@@ -187,63 +166,54 @@ def _encoder(graph: _Graph, net: Net, outliers: Sequence[Outliers] | None) -> No
     if net.project is not None:
         hidden = graph.linear("project", hidden, net.project)  # (N, D)
 
-    windows = add("Concat", size, ints("triple", [3 * shape.width]), axis=0)
+    windows = add("Concat", size, ints("width", [shape.width]), axis=0)
     real = add("Cast", MASK, to=_INT32)
-    third, wide = ints("third", [shape.width] * 3), ints("wide", [-1, shape.width])
-    for number, layer in enumerate(net.layers):
+    wide = ints("wide", [-1, shape.width])
+    row_count = add("Shape", cells)
+    for number, weights in enumerate(net.layers):
         name = f"layer.{number}"
-        triple = graph.linear(f"{name}.query_key_value", hidden, layer.query_key_value())  # (N, 3D)
-        triple = add("Reshape", add("Gather", triple, rows), windows)  # (batch, sequence, 3D)
-        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
-        add("Split", triple, third, axis=-1, outputs=parts)
-        mixed = add("MultiHeadAttention", *parts, "", real, domain=_MICROSOFT, num_heads=shape.heads)
+        layer: _FloatLayer | Int8Layer = _FloatLayer(graph, name, weights)
+        if smoothing is not None:
+            layer = Int8Layer(graph, name, weights, smoothing[number], row_count=row_count)
+        parts, bias = layer.query_key_value(hidden)
+        parts = [add("Reshape", add("Gather", part, rows), windows) for part in parts]  # (batch, sequence, D) each
+        mixed = add("MultiHeadAttention", *parts, bias, real, domain=_MICROSOFT, num_heads=shape.heads)
         mixed = add("Gather", add("Reshape", mixed, wide), cells)  # (N, D)
         # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
-        hidden = add("Add", graph.linear(f"{name}.out", mixed, layer.out), hidden)
-        hidden = graph.normalise(f"{name}.out_norm", hidden, layer.out_norm, shape.eps)
-        if outliers is None or not len(outliers[number].down):
-            inner = graph.activate(shape.activation, graph.linear(f"{name}.up", hidden, layer.up))
-            out = graph.linear(f"{name}.down", inner, layer.down)
-        else:
-            out = _up_and_down(graph, name, hidden, layer, outliers[number], shape.activation)
-        hidden = add("Add", out, hidden)
-        hidden = graph.normalise(f"{name}.down_norm", hidden, layer.down_norm, shape.eps)
+        hidden = graph.normalise(f"{name}.out_norm", layer.out(mixed, hidden), weights.out_norm, shape.eps)
+        inner = layer.feed_forward(hidden, shape.activation)
+        hidden = graph.normalise(f"{name}.down_norm", inner, weights.down_norm, shape.eps)
 
     add("Identity", hidden, outputs=[ROWS])
-    wide_cells = add("Concat", size, ints("width", [shape.width]), axis=0)
-    padded = add("Reshape", add("Gather", hidden, rows), wide_cells)
+    padded = add("Reshape", add("Gather", hidden, rows), windows)
     is_real = add("Unsqueeze", add("Cast", MASK, to=_FLOAT), ints("last_axis", [-1]))
     add("Mul", padded, is_real, outputs=[HIDDEN])
 
 
-def _up_and_down(
-    graph: _Graph, name: str, hidden: str, layer: Layer, outliers: Outliers, activation: Activation
-) -> str:
-    """Add `up` and `down` in int8; outliers of `up` are split, outliers of `down` stay float32. (N, D).
+class _FloatLayer:
+    """Adds the products of one layer in float32."""
 
-    Splitting: outlier channel splitting (Zhao et al., 2019).
-    """
-    weight, bias = layer.up.weight.detach().clone(), layer.up.bias.detach().clone()
-    far, above = torch.from_numpy(outliers.up), torch.from_numpy(outliers.down)
-    # The outliers of `down` take a separate path in float32. On the int8 path they are 0, and activations leave 0 as 0.
-    few = graph.linear(f"{name}.few_up", hidden, Linear(weight[above], bias[above]), exact=True)
-    down = layer.down.weight.detach().clone()
-    few_down = Linear(down[:, above], layer.down.bias)
-    few = graph.linear(f"{name}.few_down", graph.activate(activation, few), few_down, exact=True)
-    weight[above], bias[above], down[:, above] = 0.0, 0.0, 0.0
+    def __init__(self, graph: Graph, name: str, layer: Layer) -> None:
+        self.graph = graph
+        self.name = name
+        self.layer = layer
 
-    shares = np.ones(weight.shape[1], dtype=np.float32)
-    shares[outliers.up] /= _SHARES
-    shared = graph.add("Mul", hidden, graph.constant(f"{name}.shares", shares))
-    again = graph.add("Gather", shared, graph.constant(f"{name}.far", outliers.up), axis=1)
-    wider = graph.add("Concat", shared, *[again] * (_SHARES - 1), axis=1)  # (N, D + copies of outliers)
-    weight = torch.cat([weight, *[weight[:, far]] * (_SHARES - 1)], dim=1)
-    inner = graph.linear(f"{name}.up", wider, Linear(weight, bias))
-    most = Linear(down, torch.zeros_like(layer.down.bias))
-    return graph.add("Add", graph.linear(f"{name}.down", graph.activate(activation, inner), most), few)
+    def query_key_value(self, hidden: str) -> tuple[list[str], str]:
+        """Queries, keys and values (N, D), and the bias that attention is to add: none."""
+        parts = {"query": self.layer.query, "key": self.layer.key, "value": self.layer.value}
+        return [self.graph.linear(f"{self.name}.{part}", hidden, one) for part, one in parts.items()], ""
+
+    def out(self, mixed: str, hidden: str) -> str:
+        """The sum of attention's output and its input. (N, D)."""
+        return self.graph.add("Add", self.graph.linear(f"{self.name}.out", mixed, self.layer.out), hidden)
+
+    def feed_forward(self, hidden: str, activation: Activation) -> str:
+        """The sum of the feed-forward part's output and its input. (N, D)."""
+        inner = self.graph.activate(activation, self.graph.linear(f"{self.name}.up", hidden, self.layer.up))
+        return self.graph.add("Add", self.graph.linear(f"{self.name}.down", inner, self.layer.down), hidden)
 
 
-def _positions(graph: _Graph, first: int, size: str, cells: str) -> str:
+def _positions(graph: Graph, first: int, size: str, cells: str) -> str:
     """The position of each row, as in text/batches.positions. (N,)."""
     if not first:
         return graph.add("Mod", cells, graph.add("Gather", size, graph.ints("1", 1)))
