@@ -1,6 +1,6 @@
 """How fast our own engines run each family, beside transformers' model: random weights, encoder alone.
 
-    pip install -c constraints.txt -e ".[onnx]"
+    pip install -c constraints.txt -e ".[export]"
     python benchmarks/speed/families.py albert mpnet modernbert deberta-v2
 
 Layers of base size, few of them, since all cost the same. transformers gets windows of similar length in padded
