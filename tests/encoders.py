@@ -20,7 +20,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8_outliers import find_outliers
+from spacy_bertft.engines.int8 import find_smoothing
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.text.subwords import Texts
 
@@ -76,13 +76,19 @@ def net_of(encoder):
     return read_net(encoder.shape, encoder.at_rest().weights)
 
 
-def outliers_of(encoder, texts=(SENTENCE, LONG)):
-    return find_outliers(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
+def smoothing_of(encoder, texts=(SENTENCE, LONG)):
+    return find_smoothing(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
+
+
+def sums_of_pairs(whole):
+    """The sum of the weights of one sign in each pair of neighbouring inputs. (in, out) -> (pairs, out)."""
+    pairs = np.pad(whole.astype(np.int64), ((0, len(whole) % 2), (0, 0))).reshape(-1, 2, whole.shape[1])
+    return np.maximum(np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1))
 
 
 def exported(encoder, folder, *, int8=False):
     """The encoder for ONNX Runtime, from a folder."""
-    graph = build(net_of(encoder), outliers_of(encoder) if int8 else None)
+    graph = build(net_of(encoder), smoothing_of(encoder) if int8 else None)
     Checkpoint(encoder.at_rest().files, graph=graph).write(folder)
     return load_exported(folder, EncoderSettings(backend="onnxruntime"))
 

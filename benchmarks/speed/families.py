@@ -1,6 +1,6 @@
 """How fast our own engines run each family, beside transformers' model: random weights, encoder alone.
 
-    pip install -c constraints.txt -e ".[onnx]"
+    pip install -c constraints.txt -e ".[export]"
     python benchmarks/speed/families.py albert mpnet modernbert deberta-v2
 
 Layers of base size, few of them, since all cost the same. transformers gets windows of similar length in padded
@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel
 
 from spacy_bertft.engines.family_weights import read_net, read_shape
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8_outliers import find_outliers
+from spacy_bertft.engines.int8 import find_smoothing
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.text.batches import bucket, pad
@@ -71,12 +71,12 @@ def subjects_of(family: str) -> dict[str, tuple[Callable[[Packed], object], int,
     net = None if shape is None else read_net(shape, model.state_dict())
     if net is None:
         raise SystemExit(f"The family {family} is not one of ours.")
-    sample = find_outliers(net, batches_of(np.full(4, 64), budget=256, padded=False))
+    smoothing = find_smoothing(net, batches_of(np.full(4, 64), budget=256, padded=False))
     ours = {
         "float32": FusedEngine(net),
         "bfloat16": FusedEngine(net, half=True),
         "ONNX": OnnxEngine(build(net), padding=1),
-        "ONNX int8": OnnxEngine(build(net, sample), padding=1),
+        "ONNX int8": OnnxEngine(build(net, smoothing), padding=1),
     }
 
     def theirs(packed: Packed) -> object:

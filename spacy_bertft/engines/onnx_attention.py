@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +14,7 @@ from spacy_bertft.engines.distances import rows_of
 from spacy_bertft.engines.fused_attention import rotary_angles
 from spacy_bertft.engines.net import Disentangled, Layer, Linear, Net
 from spacy_bertft.engines.onnx import MASK
-
-_MICROSOFT = "com.microsoft"
-_INT32 = 6  # ONNX's type code
-
-
-class Graph(Protocol):
-    """Where nodes and constants are added; each method returns a name."""
-
-    def constant(self, name: str, values: Any) -> str:
-        """Add a constant, unless it exists already."""
-
-    def floats(self, name: str, tensor: Tensor) -> str:
-        """Add a float32 constant."""
-
-    def ints(self, name: str, values: int | list[int]) -> str:
-        """Add an int64 constant."""
-
-    def add(
-        self, kind: str, *inputs: str, domain: str = "", outputs: list[str] | None = None, **attributes: Any
-    ) -> str:
-        """Add a node."""
+from spacy_bertft.engines.onnx_nodes import INT32, MICROSOFT, Graph
 
 
 class Attention:
@@ -43,18 +24,22 @@ class Attention:
         """Names in the graph. size: of [batch, sequence]; rows: the row of each cell; cells: the cell of each row."""
         self.graph, self.net = graph, net
         self.size, self.rows, self.cells = size, rows, cells
-        self.real = graph.add("Cast", MASK, to=_INT32)
+        self.real = graph.add("Cast", MASK, to=INT32)
         self._made: dict[object, str] = {}
 
-    def attend(self, name: str, layer: Layer, triple: str) -> str:
-        """Attention of each window within itself: query, key and value (N, 3D) -> (N, D)."""
+    def attend(self, name: str, layer: Layer, rows: Sequence[str], bias: str = "") -> str:
+        """Attention of each window within itself. -> (N, D).
+
+        rows: query, key and value, as one (N, 3D) or three (N, D). bias: what is to be added to them first, (3D,); only
+        for attention that has no other use for them than their products.
+        """
         add, shape = self.graph.add, self.net.shape
-        parts = self._rotated(layer.rotary.base, triple) if layer.rotary else self._parts(triple, 3)
-        bias = self._bias(name, layer, parts)
+        parts = self._rotated(layer.rotary.base, rows) if layer.rotary else self._padded(rows)
+        scores = self._bias(name, layer, parts)
         options: dict[str, Any] = {"num_heads": shape.heads}
         if isinstance(shape.distances, Disentangled):
             options["scale"] = shape.scale
-        mixed = add("MultiHeadAttention", *parts, "", self.real, *bias, domain=_MICROSOFT, **options)
+        mixed = add("MultiHeadAttention", *parts, bias, self.real, *scores, domain=MICROSOFT, **options)
         flat = self.graph.ints("wide", [-1, shape.width])
         return add("Gather", add("Reshape", mixed, flat), self.cells)  # (N, D)
 
@@ -69,18 +54,30 @@ class Attention:
         add("Split", padded, ints(f"widths_{n_parts}", [width] * n_parts), axis=-1, outputs=names)
         return names
 
-    def _rotated(self, base: float, triple: str) -> list[str]:
+    def _padded(self, rows: Sequence[str]) -> list[str]:
+        """Query, key and value. (batch, sequence, D) each."""
+        return [part for joint in rows for part in self._parts(joint, 3 // len(rows))]
+
+    def _rotated(self, base: float, rows: Sequence[str]) -> list[str]:
         """Query, key and value, the first two turned by the angles of their positions."""
+        if len(rows) == 1:
+            (triple,), width = rows, self.net.shape.width
+            rows = [f"{triple}.query_key", f"{triple}.value"]
+            self.graph.add("Split", triple, self.graph.ints("two_and_one", [2 * width, width]), axis=-1, outputs=rows)
+        *turning, value = rows
+        n_parts = 2 // len(turning)
+        turned = [self._turned(base, joint, n_parts) for joint in turning]
+        return [part for joint in turned for part in self._parts(joint, n_parts)] + self._parts(value, 1)
+
+    def _turned(self, base: float, joint: str, n_parts: int) -> str:
+        """Rows (N, n * D), turned by the angles of their positions."""
         add, ints, shape = self.graph.add, self.graph.ints, self.net.shape
-        names = [f"{triple}.query_key", f"{triple}.value"]
-        add("Split", triple, ints("two_and_one", [2 * shape.width, shape.width]), axis=-1, outputs=names)
         angles = rotary_angles(base, shape.width // shape.heads, torch.arange(shape.positions))
         caches = [self.graph.floats(f"{part}_{base:g}", one[:, 0]) for part, one in zip("cs", angles, strict=True)]
         # Each row is a sequence of its own, since the operator limits the length of sequences.
-        single = add("Reshape", names[0], ints("single", [-1, 1, 2 * shape.width]))
-        turned = add("RotaryEmbedding", single, self._once("places", self._places), *caches, domain=_MICROSOFT)
-        turned = add("Squeeze", turned, ints("second_axis", [1]))
-        return [*self._parts(turned, 2), *self._parts(names[1], 1)]
+        single = add("Reshape", joint, ints(f"single_{n_parts}", [-1, 1, n_parts * shape.width]))
+        turned = add("RotaryEmbedding", single, self._once("places", self._places), *caches, domain=MICROSOFT)
+        return add("Squeeze", turned, ints("second_axis", [1]))
 
     # --- what is added to the scores
 

@@ -7,7 +7,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from spacy_bertft.cli import app
-from spacy_bertft.engines import onnx_graph as graph
+from spacy_bertft.engines import onnx_int8
 from spacy_bertft.jobs.export import compare
 
 pytestmark = pytest.mark.touches_transformers
@@ -62,8 +62,8 @@ def test_without_a_dev_set_it_says_that_no_scores_were_compared(pipeline, tmp_pa
 
 
 def test_a_drop_is_shown_and_refused_and_forced(pipeline, tmp_path, monkeypatch):
-    quantise = graph.quantise
-    monkeypatch.setattr(graph, "quantise", lambda values, *a, **k: quantise(0 * values, *a, **k))  # all weights 0
+    quantise = onnx_int8.quantise_weight
+    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight: quantise(0 * weight))  # all weights 0
     arguments = ("export", pipeline, tmp_path / "out", "--int8", "--dev", pipeline.with_name("dev.spacy"))
     result = run(*arguments)
     assert result.exit_code == 1

@@ -71,11 +71,11 @@ def _export(
     """Write to `folder`, which becomes `out` later, and compare."""
     before = _load(pipeline, names)
     examples = None if dev is None else read_examples(before, dev)
+    docs = compare.sample(before, examples)
     note(f"writing the graph of {', '.join(names)}")
     with writing(out):
-        write(before, pipeline, folder, names, int8=int8)
+        write(before, pipeline, folder, names, int8_texts=[doc.text for doc in docs] if int8 else None)
     after = _load(folder, names)
-    docs = compare.sample(before, examples)
     note("comparing hidden states")
     hidden = compare.hidden_states(before, after, names, docs)
     old, new = Scores({}, {}), Scores({}, {})

@@ -19,29 +19,33 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8_outliers import find_outliers
+from spacy_bertft.engines.int8 import find_smoothing
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE
-from spacy_bertft.jobs.export.compare import OWN_TEXTS
 
 _META = "meta.json"
 
 
-def write(nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8: bool) -> None:
-    """Copy the folder `pipeline`, loaded as `nlp`, to `folder`, with its encoders exported."""
+def write(
+    nlp: Language, pipeline: Path, folder: Path, names: Sequence[str], *, int8_texts: Sequence[str] | None = None
+) -> None:
+    """Copy the folder `pipeline`, loaded as `nlp`, to `folder`, with its encoders exported.
+
+    int8_texts: sample texts, to export in int8; None: in float32.
+    """
     replaced = {pipeline / name / ENCODER_FOLDER for name in names}
     shutil.copytree(pipeline, folder, ignore=lambda inside, files: files if Path(inside) in replaced else ())
     for name in names:
         pipe = nlp.get_pipe(name)
         assert isinstance(pipe, EncoderPipe)
-        _exported(name, pipe.encoder, int8=int8).write(folder / name / ENCODER_FOLDER)
+        _exported(name, pipe.encoder, int8_texts).write(folder / name / ENCODER_FOLDER)
     backends = {f"components.{name}.model.backend": "onnxruntime" for name in names}
     load_config(folder / PIPELINE, overrides=backends, interpolate=False).to_disk(folder / PIPELINE, interpolate=False)
     _require_onnx(folder / _META, nlp)
 
 
-def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
+def _exported(name: str, encoder: Encoder, int8_texts: Sequence[str] | None) -> Checkpoint:
     """The encoder as saved, with a graph instead of its weights. name: its component's name, for messages."""
     checkpoint = encoder.at_rest()
     net = read_net(encoder.shape, checkpoint.weights) if encoder.shape else None
@@ -51,8 +55,10 @@ def _exported(name: str, encoder: Encoder, *, int8: bool) -> Checkpoint:
             f"be exported. Expected one of {', '.join(sorted(FAMILIES))}, with GELU or ReLU and the positions of its "
             "family. Use the pipeline as it is, or train one with such an encoder."
         )
-    outliers = find_outliers(net, encoder.batches(OWN_TEXTS, budget=FusedEngine.budget)) if int8 else None
-    return Checkpoint(checkpoint.files, graph=build(net, outliers))
+    if int8_texts is None:
+        return Checkpoint(checkpoint.files, graph=build(net))
+    smoothing = find_smoothing(net, encoder.batches(int8_texts, budget=FusedEngine.budget))
+    return Checkpoint(checkpoint.files, graph=build(net, smoothing))
 
 
 def _require_onnx(meta: Path, nlp: Language) -> None:

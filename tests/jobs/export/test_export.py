@@ -24,7 +24,7 @@ from tiny import make_encoder
 
 from spacy_bertft import pair_doc
 from spacy_bertft.components.doc_texts import texts_of
-from spacy_bertft.engines import onnx_graph as graph
+from spacy_bertft.engines import onnx_int8
 from spacy_bertft.errors import ConfigError, DataError, EncoderError
 from spacy_bertft.export import Change, DroppedError, export
 from spacy_bertft.jobs.evaluate import read_examples
@@ -265,12 +265,9 @@ def test_a_score_has_dropped_beyond_the_tolerance(report, before, after, toleran
 @pytest.fixture
 def coarse(monkeypatch):
     """An int8 that ruins everything: all weights become 0."""
-    quantise = graph.quantise
+    quantise = onnx_int8.quantise_weight
 
-    def zeros(values, *args, **kwargs):
-        return quantise(0 * values, *args, **kwargs)
-
-    monkeypatch.setattr(graph, "quantise", zeros)
+    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight: quantise(0 * weight))
 
 
 def test_a_drop_is_refused_and_nothing_is_left(coarse, pipeline, dev, tmp_path):
