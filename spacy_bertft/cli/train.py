@@ -10,7 +10,7 @@ import typer
 
 from spacy_bertft.cli.console import clean_errors, import_code
 
-_STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
+STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
 
 _Config = Annotated[Path, typer.Argument(help="Training config, such as configs/ner.cfg; - reads stdin.")]
 _Output = Annotated[
@@ -56,7 +56,7 @@ def train_command(
 
     if verbose:
         logger.setLevel(logging.DEBUG)
-    overrides = _overrides(context.args)
+    overrides = overrides_of(context.args)
     if str(config_path) != "-" and not config_path.is_file():
         raise typer.BadParameter(f"found no file {str(config_path)!r}", param_hint="CONFIG_PATH")
     with clean_errors():
@@ -82,7 +82,7 @@ def train_command(
                     note=msg.info,
                 )
         except Stopped:
-            raise typer.Exit(_STOPPED) from None
+            raise typer.Exit(STOPPED) from None
 
 
 def _run_in_processes(context: typer.Context, count: int) -> None:
@@ -110,7 +110,7 @@ def _run_in_processes(context: typer.Context, count: int) -> None:
     raise typer.Exit(code)
 
 
-def _overrides(words: list[str]) -> dict[str, Any]:
+def overrides_of(words: list[str]) -> dict[str, Any]:
     """Settings from further options, and from the variable of the environment that spaCy reads."""
     from click import NoSuchOption
     from spacy.cli._util import parse_config_overrides

@@ -14,6 +14,7 @@ from thinc.api import Model, Optimizer
 from torch import Tensor, nn
 
 from spacy_bertft.components import feature_store, head_files
+from spacy_bertft.components.distillation import DistilledHead
 from spacy_bertft.components.encoder_pipe import EncoderPipe
 from spacy_bertft.components.finite import check_logits, check_loss
 from spacy_bertft.components.pairs import need_segments
@@ -36,7 +37,7 @@ _STREAM_TOKENS = 100_000
 _FROZEN_FACTOR = 50.0
 
 
-class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
+class HeadPipe(RehearsedHead, DistilledHead, TrainablePipe):  # type: ignore[misc]
     """A task head that reads and trains the encoder before it in the pipeline."""
 
     def __init__(
@@ -180,11 +181,11 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
             self.add_label(label)
         statistics = self.task.prepare(examples)
         self.cfg["targets_per_doc"] = statistics.pop("targets_per_doc", 1.0)
-        self.cfg["statistics"] = statistics
-        self.cfg["width"] = width
+        self.cfg["statistics"], self.cfg["width"] = statistics, width
         module = self._build(pooler)
         if isinstance(self.task, Started):
             self.task.start(module, self.labels, statistics)
+        self._begin_distillation(examples)
 
     def update(
         self,
@@ -200,8 +201,7 @@ class HeadPipe(RehearsedHead, TrainablePipe):  # type: ignore[misc]
         examples = list(examples)
         validate_examples(examples, "HeadPipe.update")
         if examples:
-            docs = [eg.predicted for eg in examples]
-            self._learn(docs, lambda found: self.loss(found.logits, self.task.targets(found, examples)), drop, losses)
+            self._learn([eg.predicted for eg in examples], lambda found: self._loss_of(found, examples), drop, losses)
             if sgd:
                 self.finish_update(sgd)
         return losses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from spacy.tokens import Doc
@@ -28,14 +28,22 @@ class HeadOutput:
 
 
 class Head(nn.Module):
-    """A head's module, Features -> logits. Its last layer is `output`."""
+    """A head's module, Features -> logits. Its last layer is `output`.
 
+    rows: what the rows of its logits are for: each token, each Doc, or first all tokens and then all Docs.
+    """
+
+    rows: ClassVar[tuple[Literal["tokens", "docs"], ...]] = ("docs",)
     output: nn.Linear
     n_trained: int | None = None  # outputs that are not of labels added since the last step; None: none were added
 
     def n_outputs(self, n_labels: int) -> int:
         """The number of logits for `n_labels` labels; labels added later add theirs at the end."""
         return n_labels
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """What the columns of its logits are for."""
+        return tuple(labels)
 
     def grow(self, n_labels: int) -> None:
         """Make room for added labels: known labels keep their weights, new ones start at random.
@@ -88,6 +96,14 @@ class Started(Protocol):
 
     def start(self, module: Head, labels: Sequence[str], statistics: Mapping[str, Any]) -> None:
         """Set the weights of a new module that follow from the statistics."""
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """A Task whose logits are numbers on a scale that its statistics define."""
+
+    def rescaled(self, logits: Tensor, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Tensor:
+        """The same numbers on another scale. found, wanted: the statistics that define the two."""
 
 
 @runtime_checkable

@@ -39,6 +39,8 @@ _FROM_BILUO = {
 class TokenHead(HiddenHead):
     """A hidden layer, if any, dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
 
+    rows = ("tokens",)
+
     def __init__(
         self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling, hidden: HiddenLayer | None = None
     ) -> None:
@@ -50,6 +52,10 @@ class TokenHead(HiddenHead):
     def n_outputs(self, n_labels: int) -> int:
         """One tag for O and the scheme's prefixes for each label."""
         return 1 + n_labels * len(PREFIXES[self.scheme])
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The tags."""
+        return _tagging(tuple(labels), self.scheme).tags
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens; those of tokens without a subword mean nothing."""

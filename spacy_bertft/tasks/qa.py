@@ -38,6 +38,8 @@ class AnswerHead(HiddenHead):
     The no-answer logits are the first special subword's (Devlin et al., 2019, section 4.3): the minimum over windows.
     """
 
+    rows = ("tokens", "docs")
+
     def __init__(self, width: int, hidden: HiddenLayer) -> None:
         super().__init__(width, hidden)
         self.output = new_linear(width, 2)
@@ -45,6 +47,10 @@ class AnswerHead(HiddenHead):
     def n_outputs(self, n_labels: int) -> int:
         """Two: start and end."""
         return 2
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The same two."""
+        return "start", "end"
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens and Docs; those of tokens without a subword are meaningless."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import registry
-from torch import nn
+from torch import Tensor, nn
 
 from spacy_bertft.components.doc_values import set_value, value_of
 from spacy_bertft.components.head_factory import head_factory
@@ -68,6 +68,11 @@ class RegressionTask(PooledHiddenLayer):
         mask = torch.tensor([value is not None for value in found], device=output.logits.device)
         mean, scale = output.statistics["mean"], output.statistics["scale"]
         return Targets("number", ((values - mean) / scale)[:, None], mask[:, None])
+
+    def rescaled(self, logits: Tensor, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Tensor:
+        """The same numbers, as deviations from another mean in other standard deviations."""
+        factor, shift = found["scale"] / wanted["scale"], (found["mean"] - wanted["mean"]) / wanted["scale"]
+        return logits.mul(factor).add(shift)
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput) -> None:
         """Set doc._.value."""
