@@ -17,6 +17,7 @@ FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
 # Modules that no file of tests is named after, and the file that tests them.
 ELSEWHERE = {
     "engines/base.py": "engines/test_choose.py",  # types alone
+    "components/distill_settings.py": "components/test_distillation.py",  # of the same callback
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/format.py": "jobs/convert/test_registry.py",
@@ -30,6 +31,10 @@ ELSEWHERE = {
     "jobs/convert/survey.py": "jobs/convert/test_convert.py",
     "jobs/convert/tally.py": "jobs/convert/test_convert.py",
     "learning/tally.py": "components/progress/test_figures.py",  # it holds what they are taken from
+    "jobs/distill/comparison.py": "jobs/distill/test_distill.py",  # the parts of one function
+    "jobs/distill/config.py": "jobs/distill/test_distill.py",
+    "jobs/distill/parts.py": "jobs/distill/test_distill.py",
+    "jobs/distill/teachers.py": "components/test_distillation.py",
     "jobs/evaluate.py": "cli/test_evaluate.py",  # what it gives is what the command shows
     "jobs/export/compare.py": "jobs/export/test_export.py",  # the parts of one function
     "jobs/export/report.py": "jobs/export/test_export.py",
@@ -61,6 +66,8 @@ ELSEWHERE = {
     "jobs/tune/configs.py": "jobs/tune/test_space.py",
     "jobs/tune/results.py": "jobs/tune/test_search.py",
     "jobs/tune/worker.py": "jobs/tune/test_trial.py",  # the process of a trial
+    "jobs/shrink/checkpoints.py": "jobs/distill/test_distill.py",
+    "jobs/shrink/choice.py": "jobs/distill/test_distill.py",
     "tasks/answer_spans.py": "tasks/test_qa.py",
     "tasks/calibration.py": "jobs/test_calibrate.py",
     "tasks/scorers.py": "tasks/test_qa.py",

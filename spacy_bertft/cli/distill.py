@@ -45,7 +45,7 @@ def _option(name: str, hint: Any) -> Any:
 def distill_command(
     context: typer.Context,
     teachers: _Teachers,
-    output: _Output,
+    output_path: _Output,
     dev: _Dev,
     train: _Train = None,
     unlabelled: _Unlabelled = None,
@@ -75,7 +75,7 @@ def distill_command(
         try:
             report = distill(
                 found,
-                output,
+                output_path,
                 Student(layers, student, revision),
                 dev=dev,
                 train=train,

@@ -12,6 +12,7 @@ from spacy.util import load_config_from_str
 from thinc.api import Config
 
 from spacy_bertft.errors import ConfigError
+from spacy_bertft.files import PIPELINE
 from spacy_bertft.jobs.config_check import check_overrides
 from spacy_bertft.jobs.convert.corpus import is_stored
 from spacy_bertft.jobs.convert.options import Options
@@ -82,32 +83,30 @@ def make_config(
     """
     task = RecipeTask(tuple(Head(name, kind) for name, kind in parts.heads), "", {})
     options = data.options if data.other_formats else None
-    recipe = _sections(render(task, file="", dev="", encoder=encoder, chosen=chosen, train="", options=options))
-    own = _sections(Config({"nlp": parts.nlp, "components": parts.components(encoder)}).to_str())
+    recipe = _sections(render(task, file="", train="train", dev="dev", encoder=encoder, chosen=chosen, options=options))
     training = {name: text for name, text in recipe.items() if name.partition(".")[0] == "training"}
-    training["training"] = training["training"].replace(
-        "frozen_components = []", f"frozen_components = {value_text(parts.frozen)}"
-    )
-    training["training.score_weights"] = (
-        Config({"training": {"score_weights": parts.score_weights}}).to_str().partition("\n\n")[2]
-    )
-    header = _HEADER.format(teachers=", ".join(distill["teachers"]), file=folder / "config.cfg", folder=folder)
+    frozen = f"frozen_components = {value_text(parts.frozen)}"
+    training["training"] = training["training"].replace("frozen_components = []", frozen)
+    header = _HEADER.format(teachers=", ".join(distill["teachers"]), file=folder / PIPELINE, folder=folder)
     sections = {
         "": header,
         "paths": _paths(data),
         "system": recipe["system"],
-        **own,
+        **_sections(Config({"nlp": parts.nlp}).to_str()),
+        **_sections(Config({"components": parts.components(encoder)}).to_str()),
         **_corpora(recipe, data),
         **training,
+        **_sections(Config({"training": {"score_weights": parts.score_weights}}).to_str(), but="training"),
         "initialize": _INITIALIZE + "\n".join(_settings(distill)),
     }
     return _overridden(sections, overrides)
 
 
-def _sections(text: str) -> dict[str, str]:
-    """The sections of a config's text by name, comments included. What comes before the first is under ""."""
-    parts = re.split(r"(?m)^(?=\[)", text)
-    return {(part[1:].partition("]\n")[0] if part.startswith("[") else ""): part.strip() for part in parts}
+def _sections(text: str, *, but: str = "") -> dict[str, str]:
+    """The sections of a config's text by name, comments included, but for one. What comes before the first is ""."""
+    parts = (part.strip() for part in re.split(r"(?m)^(?=\[)", text))
+    named = {(part[1:].partition("]")[0] if part.startswith("[") else ""): part for part in parts if part}
+    return {name: part for name, part in named.items() if name != but or not but}
 
 
 def _paths(data: Data) -> str:
@@ -149,18 +148,8 @@ def _overridden(sections: Mapping[str, str], overrides: Mapping[str, Any]) -> st
         raise ConfigError(
             f"Found {', '.join(overrides)} for the student's config, which can't be set: {error}"
         ) from error
-    plain, new = _sections(load_config_from_str(text).to_str(interpolate=False)), _sections(changed)
-    commented = _sections(text)
-    return (
-        "\n\n".join(
-            [
-                commented.get("", ""),
-                *(
-                    commented[name] if plain.get(name) == one and name in commented else one
-                    for name, one in new.items()
-                    if name
-                ),
-            ]
-        )
-        + "\n"
-    )
+    commented, new = _sections(text), _sections(changed)
+    before = _sections(load_config_from_str(text).to_str(interpolate=False))
+    kept = {name: commented.get(name, part) if before.get(name) == part else part for name, part in new.items()}
+    order = [*(name for name in commented if name in {"", *new}), *(name for name in new if name not in commented)]
+    return "\n\n".join({"": commented[""], **kept}[name] for name in order) + "\n"
