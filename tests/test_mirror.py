@@ -17,6 +17,7 @@ FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
 # Modules that no file of tests is named after, and the file that tests them.
 ELSEWHERE = {
     "engines/base.py": "engines/test_choose.py",  # types alone
+    "components/hidden_rows.py": "components/test_distillation.py",
     "components/distill_settings.py": "components/test_distillation.py",  # of the same callback
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them

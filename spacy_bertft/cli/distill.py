@@ -30,6 +30,7 @@ _Student = Annotated[str | None, typer.Option(help="Or another encoder: hub name
 _Revision = Annotated[str, typer.Option(help="Branch, tag or commit, for a hub name.")]
 _Weight = Annotated[float, typer.Option(help="Share of the loss on the teacher's outputs; the rest: annotations.")]
 _Temperature = Annotated[float, typer.Option(help="Divisor of the logits of teacher and student.")]
+_Hidden = Annotated[float, typer.Option(help="Factor of the loss on hidden rows; needs the teacher's tokenizer.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the student in the output folder.")]
 _Gpu = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU, counted from 0; -1: none for spaCy's own components.")]
@@ -54,6 +55,7 @@ def distill_command(
     revision: _Revision = "main",
     weight: _Weight = DistillSettings.weight,
     temperature: _Temperature = DistillSettings.temperature,
+    hidden: _Hidden = DistillSettings.hidden,
     resume: _Resume = False,
     overwrite: _Overwrite = False,
     use_gpu: _Gpu = -1,
@@ -80,7 +82,7 @@ def distill_command(
                 dev=dev,
                 train=train,
                 unlabelled=unlabelled or (),
-                method=DistillSettings(weight, temperature),
+                method=DistillSettings(weight, temperature, hidden),
                 overrides=overrides_of(overrides),
                 resume=resume,
                 overwrite=overwrite,

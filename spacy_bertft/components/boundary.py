@@ -29,6 +29,7 @@ class Boundary:
     backprop: Callable[[Tensor], None]  # backpropagates the leaf's gradient through the encoder
     docs: tuple[Doc, ...]
     rehearsal: Rehearsal | None = None  # None: it is of an update
+    extra: Tensor | None = None  # a gradient from elsewhere, which is added to the heads'
 
     @classmethod
     def open(
@@ -67,4 +68,4 @@ class Boundary:
         """Withdraw the features, and backpropagate the heads' gradient through the encoder."""
         feature_store.withdraw(self.docs, self.leaf)
         if self.leaf.grad is not None:
-            self.backprop(self.leaf.grad)
+            self.backprop(self.leaf.grad if self.extra is None else self.leaf.grad + self.extra)

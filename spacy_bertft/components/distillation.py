@@ -20,6 +20,7 @@ from torch import Tensor
 
 from spacy_bertft.components.distill_settings import DistillSettings
 from spacy_bertft.components.doc_texts import digest_of, n_characters
+from spacy_bertft.components.hidden_rows import HiddenRows
 from spacy_bertft.components.rehearsal import FrozenEncoder
 from spacy_bertft.components.task import Head, HeadOutput, Scaled, Task
 from spacy_bertft.errors import ConfigError
@@ -91,6 +92,7 @@ class Distillation:
     def __init__(self, teachers: Mapping[str, Sequence[Teacher]], settings: DistillSettings) -> None:
         """teachers: of each head, by its name; a head learns the mean of what its teachers say."""
         self.teachers, self.settings = teachers, settings
+        self.hidden_rows: list[HiddenRows] = []  # of the encoders that learn them
         self._kept: dict[tuple[str, bytes], list[_OfDoc]] | None = None  # by head and Doc; one for each teacher
 
     def keep(self, docs: Iterable[Doc]) -> None:
@@ -102,8 +104,12 @@ class Distillation:
         if self._kept is not None:
             return
         self._kept, left = {}, self.settings.cache_mb * _MIB
+        for encoder in self.hidden_rows:
+            encoder.begin(self.settings.cache_mb)
         distinct = {digest_of(doc): doc for doc in docs}
         for part in chunk(distinct.items(), size=_TEXTS, budget=_CHARACTERS, cost=lambda item: n_characters(item[1])):
+            for encoder in self.hidden_rows:
+                encoder.read([doc for _, doc in part])
             for head in self.teachers:
                 for (key, _), found in zip(part, self._read(head, [doc for _, doc in part]), strict=True):
                     left -= sum(rows.nbytes for of_doc in found for rows in of_doc)

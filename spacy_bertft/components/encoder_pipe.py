@@ -21,6 +21,7 @@ from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_from, load_named
 from spacy_bertft.components.feature_cache import FeatureCache
+from spacy_bertft.components.hidden_rows import DistilledEncoder
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.rehearsal import RehearsedEncoder
 from spacy_bertft.components.run import check_name, plan_run
@@ -44,7 +45,7 @@ STREAM_CHARACTERS = 400_000
 TRIM_EVERY = 4096
 
 
-class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore[misc]
+class EncoderPipe(WithReaders, RehearsedEncoder, DistilledEncoder, TrainablePipe):  # type: ignore[misc]
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
     In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder
@@ -199,8 +200,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
         examples = list(examples)
         validate_examples(examples, "EncoderPipe.update")
         self.settle()
-        learns = shim_of(self.model).tuning.learns
-        docs = [eg.predicted for eg in examples]
+        learns, docs = shim_of(self.model).tuning.learns, [eg.predicted for eg in examples]
         if learns:
             self._cache = None
             self._encoder().model  # noqa: B018  # raises for an encoder that can't be trained
@@ -210,6 +210,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, TrainablePipe):  # type: ignore
             shim_of(self.model).report(0)
             features, backprop = self._encode(docs), lambda gradient: None
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
+        self._match(features, losses)
         shim_of(self.model).count(len(docs), subwords=features.n_subwords)
         if sgd:
             self.finish_update(sgd)

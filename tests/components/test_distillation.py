@@ -11,6 +11,7 @@ from pipelines import ANNOTATED, TEXTS, blank, module_of, weights, without_dropo
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import fix_random_seed, registry
+from tiny import make_encoder
 
 from spacy_bertft import pair_doc, question_doc
 from spacy_bertft.components.distill_settings import DistillSettings
@@ -311,3 +312,50 @@ def test_settings_out_of_range(settings, said):
     with pytest.raises(ConfigError) as caught:
         DistillSettings(**settings)
     assert said in str(caught.value)
+
+
+# --- hidden rows
+
+
+def hidden_loss(nlp, head):
+    encoder = nlp.get_pipe("encoder")
+    docs = docs_for(nlp, head)
+    return encoder.hidden_rows.gradient(docs, encoder.predict(docs))[0]
+
+
+@pytest.mark.parametrize("head", ["ner", "pair"])
+@pytest.mark.parametrize("width", [32, 16])
+def test_hidden_rows_are_learned_directly_or_by_a_map(tmp_path, teacher, head, width):
+    encoder = make_encoder(tmp_path / "student", "bert-uncased", hidden_size=width, num_hidden_layers=1)
+    nlp = student(encoder, head, teacher(head), weight=1.0, hidden=1.0)
+    fix_random_seed(0)
+    optimizer = nlp.initialize(lambda: raw(nlp, head))
+    optimizer.learn_rate = 3e-3
+    before = hidden_loss(nlp, head)
+    for _ in range(60):
+        nlp.update(raw(nlp, head), sgd=optimizer)
+    nlp.get_pipe("encoder").settle()
+    assert hidden_loss(nlp, head) < 0.5 * before
+    nlp.to_disk(tmp_path / "pipeline")
+    assert not any(
+        "to_teacher" in name for name in spacy.load(tmp_path / "pipeline").get_pipe("encoder").encoder.weights()
+    )
+    assert ("to_teacher.weight" in module_of(nlp, "encoder").state_dict()) is (width == 16)
+
+
+def test_there_is_no_difference_from_the_teachers_own_rows(tiny_bert, teacher):
+    nlp = spacy.load(teacher("ner"))
+    registry.callbacks.get("spacy-bertft.distill.v1")([str(teacher("ner"))], hidden=1.0)(nlp)
+    assert hidden_loss(nlp, "ner") == pytest.approx(0, abs=1e-9)
+
+
+def test_hidden_rows_need_the_same_tokenizer(tiny_encoder, teacher):
+    nlp = student(tiny_encoder("roberta"), "ner", teacher("ner"), hidden=1.0)
+    said = refused(nlp, raw(nlp, "ner"))
+    assert "have different tokenizers (normalizer, pre_tokenizer, model, post_processor)" in said
+    assert "hidden = 0" in said
+
+
+def test_hidden_rows_need_the_same_windows(tiny_bert, teacher):
+    nlp = with_teachers(blank(tiny_bert, {"ner": "bertft_ner"}, window=16), teacher("ner"), hidden=1.0)
+    assert "have different windows" in refused(nlp, raw(nlp, "ner"))

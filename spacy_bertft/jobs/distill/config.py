@@ -43,6 +43,7 @@ _ABOUT = {
     "teachers": "",
     "weight": "Share of the loss on the teachers' outputs; the rest is for the head's own loss, on annotations.",
     "temperature": "Divisor of the logits of teacher and student; 1 changes nothing.",
+    "hidden": "Factor of the loss on the encoder's hidden rows; needs the teacher's tokenizer. 0: there is none.",
     "cache_mb": "MiB of teachers' outputs that are kept; texts beyond it are read by the teachers in every epoch.",
 }
 

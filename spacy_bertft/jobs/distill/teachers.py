@@ -12,6 +12,7 @@ from spacy.language import Language
 from spacy_bertft.components.distill_settings import DistillSettings
 from spacy_bertft.components.distillation import Distillation, Teacher
 from spacy_bertft.components.head_pipe import HeadPipe
+from spacy_bertft.components.hidden_rows import HiddenRows
 from spacy_bertft.components.rehearsal import FrozenEncoder
 from spacy_bertft.components.task import Head
 from spacy_bertft.errors import ConfigError
@@ -67,6 +68,11 @@ def _take(nlp: Language, head: HeadPipe, teachers: list[Teacher], distillation: 
                 f"{teacher.factory}. Expected the same kind of head. Change its factory, or its name."
             )
     head.distillation = distillation
+    encoder = head.reads.encoder
+    if distillation.settings.hidden and encoder is not None and encoder.hidden_rows not in distillation.hidden_rows:
+        first, weight = teachers[0], distillation.settings.hidden
+        encoder.hidden_rows = HiddenRows(first.source, first.encoder, encoder.student, weight)
+        distillation.hidden_rows.append(encoder.hidden_rows)
     if shim_of(head.model).module is None:
         for label in (label for teacher in teachers for label in teacher.labels):
             head.add_label(label)

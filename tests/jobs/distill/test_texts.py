@@ -10,7 +10,7 @@ import spacy
 from pipelines import annotated_file
 from spacy.tokens import DocBin
 
-from spacy_bertft.errors import DataError
+from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.convert.corpus import create_corpus
 from spacy_bertft.jobs.distill.texts import create_with_unlabelled
 
@@ -85,7 +85,7 @@ def test_a_folder_means_its_files(tmp_path):
 )
 def test_files_that_cant_be_read(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises((ConfigError, DataError), match=said):
         texts(tmp_path / name)
 
 
