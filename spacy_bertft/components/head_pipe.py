@@ -92,16 +92,16 @@ class HeadPipe(LearningHead, DocwisePipe):
             raise DataError(f"The label {label!r} is a {type(label).__name__}; expected a non-empty string.")
         if label in self.cfg["labels"]:
             return 0
-        is_built = shim_of(self.model).waits or shim_of(self.model).module is not None
-        if is_built:
+        shim = shim_of(self.model)
+        module = self._module() if shim.waits or shim.module is not None else None  # built with the labels known so far
+        if module is not None:
             self.task.check([*self.labels, label])
         self.cfg["labels"].append(label)
         self.vocab.strings.add(label)
-        if is_built:
-            module = self._module()
-            module.n_trained = None if shim_of(self.model).n_steps else module.n_trained
+        if module is not None:
+            module.n_trained = None if shim.n_steps else module.n_trained
             module.grow(len(self.labels))
-            shim_of(self.model).module = module
+            shim.module = module
         return 1
 
     # --- its source of features, and its module

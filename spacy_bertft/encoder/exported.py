@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import RLock
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,6 +16,7 @@ from spacy_bertft.encoder.weights_check import listed
 from spacy_bertft.engines.family_weights import read_shape
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.errors import ConfigError, EncoderError
+from spacy_bertft.locks import Lock
 from spacy_bertft.text.subwords import Splitter, Texts
 from spacy_bertft.types import Features, Floats, Ints, Windows
 
@@ -40,7 +40,7 @@ class ExportedEncoder(TextEncoder):
         self._set_windows(checkpoint.limit(shape.first_position))
         self._graph: NDArray[np.uint8] = checkpoint.graph
         self._engine: OnnxEngine | None = None
-        self._building = RLock()  # threads that share a pipeline may all start at once
+        self._building = Lock()  # threads that share a pipeline may all start at once
 
     @property
     def trainable(self) -> bool:
@@ -93,11 +93,8 @@ class ExportedEncoder(TextEncoder):
         return hidden, first_rows
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies make sessions of their own: those of ONNX Runtime, and locks, can't be copied.
-        return {**self.__dict__, "_engine": None, "_building": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({**state, "_building": RLock()})
+        # Copies make sessions of their own: those of ONNX Runtime can't be copied.
+        return {**self.__dict__, "_engine": None}
 
 
 def load_exported(folder: Path, settings: EncoderSettings) -> ExportedEncoder:

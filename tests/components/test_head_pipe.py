@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import spacy
 import torch
@@ -122,6 +123,18 @@ def test_labels_added_by_hand_are_enough_to_initialize(tiny_bert):
     nlp.initialize()
     assert nlp.get_pipe("ner").labels == ("B", "A")
     assert set(nlp("A text").cats) == {"x", "y"}
+
+
+def test_a_label_added_to_a_loaded_head_leaves_what_it_knows(tiny_bert, tmp_path):
+    trained(tiny_bert).to_disk(tmp_path)
+    nlp = spacy.load(tmp_path)  # whose heads have no modules yet
+    pipe = nlp.get_pipe("ner")
+    doc = nlp.make_doc(TEXTS[0])
+    before = pipe.predict([doc]).logits
+    assert pipe.add_label("PLANET") == 1
+    after = pipe.predict([doc]).logits
+    assert after.shape[1] == before.shape[1] + 2
+    np.testing.assert_allclose(after[:, : before.shape[1]], before, atol=1e-5)
 
 
 def test_a_label_that_is_no_text_is_an_error(tiny_bert):

@@ -121,7 +121,7 @@ class Making:
         self.halves = []
         self.able = True
 
-    def __call__(self, encoder, half):
+    def __call__(self, encoder, *, half):
         gc.collect()
         self.halves.append(half)
         self.alive_at_making.append(self.alive)
@@ -139,7 +139,7 @@ class Making:
 @pytest.fixture
 def fused(monkeypatch):
     maker = Making()
-    monkeypatch.setitem(choose._MAKERS, "fused", maker)
+    monkeypatch.setattr(choose, "_make_fused", maker)
     return maker
 
 

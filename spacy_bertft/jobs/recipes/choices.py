@@ -18,7 +18,8 @@ Aim = Literal["accuracy", "speed"]
 
 # The run: about so many steps, within these epochs. Measured by benchmarks/accuracy/recipes.py.
 _STEPS = {"accuracy": 700, "speed": 350}
-_EPOCHS = {"accuracy": (4, 20), "speed": (2, 10)}
+_STEPS_PER_LABEL = {"accuracy": 10, "speed": 5}  # that a run has at least
+_EPOCHS = {"accuracy": (4, 30), "speed": (2, 15)}
 _EVALUATIONS = 20
 # An evaluated text costs about a third of a trained one; all evaluations should take no more than a quarter of the run.
 _EVALUATED_SHARE = 0.75
@@ -89,7 +90,7 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     set_("rate", *_rate(encoder))
     set_("batch_size", *_batch_size(len(train)))
     steps = math.ceil(len(train) / found["batch_size"])  # an epoch
-    set_("epochs", *_epochs(steps, aim))
+    set_("epochs", *_epochs(steps, max(len(train.categories), len(train.entities)), aim))
     total = steps * found["epochs"]
     set_("eval_frequency", *_eval_frequency(total, len(train) * found["epochs"], len(dev)))
     set_(
@@ -141,14 +142,16 @@ def _rate(encoder: EncoderFacts) -> tuple[float, str]:
 
 
 def _batch_size(n_texts: int) -> tuple[int, str]:
-    size = 16 if n_texts < 8_000 else 32
+    size = 8 if n_texts < 500 else 16 if n_texts < 8_000 else 32
     return size, f"{n_texts:,} training texts"
 
 
-def _epochs(steps: int, aim: Aim) -> tuple[int, str]:
+def _epochs(steps: int, n_labels: int, aim: Aim) -> tuple[int, str]:
     fewest, most = _EPOCHS[aim]
-    epochs = min(max(round(_STEPS[aim] / steps), fewest), most)
-    return epochs, f"{steps:,} batches an epoch make {steps * epochs:,} steps"
+    wanted = max(_STEPS[aim], _STEPS_PER_LABEL[aim] * n_labels)
+    epochs = min(max(round(wanted / steps), fewest), most)
+    many = f", for {n_labels:,} labels" if wanted > _STEPS[aim] else ""
+    return epochs, f"{steps:,} batches an epoch make {steps * epochs:,} steps{many}"
 
 
 def _eval_frequency(total: int, trained: int, n_dev: int) -> tuple[int, str]:
