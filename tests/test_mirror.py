@@ -27,6 +27,8 @@ ELSEWHERE = {
     "components/learning_head.py": "components/test_head_pipe.py",
     "components/requirements.py": "jobs/export/test_export.py",
     "tasks/modules.py": "components/test_task.py",
+    "components/hidden_rows.py": "components/test_distillation.py",
+    "components/distill_settings.py": "components/test_distillation.py",  # of the same callback
     "components/transformer_source.py": "peer/test_transformer.py",  # needs spacy-transformers
     "jobs/convert/docs.py": "jobs/convert/test_convert.py",  # each format's reader makes records, and docs of them
     "jobs/convert/format.py": "jobs/convert/test_registry.py",
@@ -40,6 +42,10 @@ ELSEWHERE = {
     "jobs/convert/survey.py": "jobs/convert/test_convert.py",
     "jobs/convert/tally.py": "jobs/convert/test_convert.py",
     "learning/tally.py": "components/progress/test_figures.py",  # it holds what they are taken from
+    "jobs/distill/comparison.py": "jobs/distill/test_distill.py",  # the parts of one function
+    "jobs/distill/config.py": "jobs/distill/test_distill.py",
+    "jobs/distill/parts.py": "jobs/distill/test_distill.py",
+    "jobs/distill/teachers.py": "components/test_distillation.py",
     "jobs/evaluate.py": "cli/test_evaluate.py",  # what it gives is what the command shows
     "jobs/export/compare.py": "jobs/export/test_export.py",  # the parts of one function
     "jobs/export/report.py": "jobs/export/test_export.py",

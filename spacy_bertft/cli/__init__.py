@@ -16,6 +16,7 @@ from spacy_bertft.cli.adapt import adapt_command
 from spacy_bertft.cli.calibrate import calibrate_command
 from spacy_bertft.cli.console import told_what_is_missing
 from spacy_bertft.cli.convert import convert_command
+from spacy_bertft.cli.distill import distill_command
 from spacy_bertft.cli.evaluate import evaluate_command
 from spacy_bertft.cli.export import export_command
 from spacy_bertft.cli.fill_mask import fill_mask_command
@@ -50,6 +51,7 @@ app.command("convert")(convert_command)
 app.command("adapt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(adapt_command)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
 app.command("calibrate")(calibrate_command)
+app.command("distill", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(distill_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("fill-mask")(fill_mask_command)

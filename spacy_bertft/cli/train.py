@@ -14,7 +14,7 @@ from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.signatures import with_settings
 
-_STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
+STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
 
 # The options of the run itself, apart from its output and the number of its processes.
 _OF_RUN = (
@@ -89,7 +89,7 @@ def train_command(
     if config_path is not None and str(config_path).startswith("--"):  # without a config: the first setting
         context.args.insert(0, str(config_path))
         config_path = None
-    overrides = _overrides(context.args)
+    overrides = overrides_of(context.args)
     how = {"train": train, "dev": dev, "encoder": encoder, "revision": revision, "lang": lang, **settings}
     _check_source(context, config_path, task, [*how, "aim"])
     with clean_errors():
@@ -139,7 +139,7 @@ def _train(
             note=msg.info,
         )
     except Stopped:
-        raise typer.Exit(_STOPPED) from None
+        raise typer.Exit(STOPPED) from None
 
 
 def _check_source(context: typer.Context, config: Path | None, task: str | None, of_data: list[str]) -> None:
@@ -211,7 +211,7 @@ def _run_in_processes(context: typer.Context, config: Path, output: Path | None,
     raise typer.Exit(code)
 
 
-def _overrides(words: list[str]) -> dict[str, Any]:
+def overrides_of(words: list[str]) -> dict[str, Any]:
     """Settings from further options, and from the variable of the environment that spaCy reads."""
     from click import NoSuchOption
     from spacy.cli._util import parse_config_overrides

@@ -35,6 +35,7 @@ class Boundary:
     docs: tuple[Doc, ...]
     rehearsal: Rehearsal | None = None  # None: it is of an update
     thread: int = field(default_factory=get_ident)  # that trains
+    extra: Tensor | None = None  # a gradient from elsewhere, which is added to the heads'
 
     @classmethod
     def open(
@@ -79,4 +80,4 @@ class Boundary:
                 stacklevel=2,
             )
         if self.leaf.grad is not None:
-            self.backprop(self.leaf.grad)
+            self.backprop(self.leaf.grad if self.extra is None else self.leaf.grad + self.extra)

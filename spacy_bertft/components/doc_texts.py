@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 from spacy.attrs import IDX, LENGTH, ORTH, SPACY
@@ -36,6 +37,12 @@ def content_of(doc: Doc) -> bytes:
     """A key that copies of a Doc share: its tokens and spaces."""
     content: bytes = doc.to_array([ORTH, SPACY]).tobytes()
     return content
+
+
+def digest_of(doc: Doc) -> bytes:
+    """A digest of what an encoder reads of a Doc: tokens, spaces and segments. 16 bytes."""
+    bounds = segment_bounds([doc])
+    return blake2b(content_of(doc) + (b"" if bounds is None else bounds.tobytes()), digest_size=16).digest()
 
 
 def n_characters(doc: Doc) -> int:

@@ -19,6 +19,7 @@ from spacy_bertft.components.doc_tensors import set_tensors
 from spacy_bertft.components.doc_texts import STREAM_CHARACTERS, n_characters, texts_of
 from spacy_bertft.components.encoder_architecture import encoder_model, load_from, load_named
 from spacy_bertft.components.feature_cache import FeatureCache
+from spacy_bertft.components.hidden_rows import DistilledEncoder
 from spacy_bertft.components.readers import FeatureReader, WithReaders
 from spacy_bertft.components.rehearsal import RehearsedEncoder
 from spacy_bertft.components.run import check_name, plan_run
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 ENCODER_FOLDER = "encoder"
 
 
-class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
+class EncoderPipe(WithReaders, RehearsedEncoder, DistilledEncoder, DocwisePipe):
     """A fine-tunable encoder whose features the heads of the pipeline read.
 
     In training, the heads' backward passes end in a leaf tensor, which accumulates their gradients. The encoder
@@ -62,8 +63,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
         learn_rate_factor: float = 1.0,
         tuning: Tuning | None = None,
     ) -> None:
-        self.vocab = vocab
-        self.model = model
+        self.vocab, self.model = vocab, model
         shim = shim_of(model)
         shim.name, shim.rate_factor, shim.tuning = name, learn_rate_factor, tuning or FullTuning()
         shim.settle = self.settle
@@ -197,8 +197,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
         validate_examples(examples, "EncoderPipe.update")
         need_torch(f"Training the encoder {self.name!r}")
         self.settle()
-        learns = shim_of(self.model).tuning.learns
-        docs = [eg.predicted for eg in examples]
+        learns, docs = shim_of(self.model).tuning.learns, [eg.predicted for eg in examples]
         if learns:
             self._cache = None
             features, backprop = self.model.begin_update(texts_of(docs))
@@ -207,6 +206,7 @@ class EncoderPipe(WithReaders, RehearsedEncoder, DocwisePipe):
             shim_of(self.model).report(0)
             features, backprop = as_torch(self._encode(docs)), lambda gradient: None
         self._boundary = Boundary.open(self.name, docs, features, backprop, learns=learns)
+        self._match(features, losses)
         shim_of(self.model).count(len(docs), subwords=features.n_subwords)
         if sgd:
             self.finish_update(sgd)

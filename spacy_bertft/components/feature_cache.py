@@ -7,14 +7,12 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from spacy.tokens import Doc
 
-from spacy_bertft.components.doc_texts import content_of
-from spacy_bertft.components.pairs import segment_bounds
+from spacy_bertft.components.doc_texts import digest_of
 from spacy_bertft.encoder.features import gather, split
 from spacy_bertft.encoder.text_encoder import TextEncoder
 from spacy_bertft.learning.tuning import FrozenTuning, Tuning
@@ -67,7 +65,7 @@ class FeatureCache:
         """The features of Docs. encode: computes those of Docs that are not in the cache."""
         if not docs:
             return encode(docs)
-        keys = list(map(_key, docs))
+        keys = list(map(digest_of, docs))
         missing = {key: doc for key, doc in zip(keys, docs, strict=True) if key not in self._kept}
         if len(missing) == len(docs):  # as one batch, as without a cache
             encoded = encode(docs)
@@ -126,9 +124,3 @@ class FeatureCache:
             self._file.seek(place)
             content = self._file.read(4 * shape[0] * shape[1])
         return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(shape).copy())
-
-
-def _key(doc: Doc) -> bytes:
-    """A digest of what the encoder reads: tokens, spaces and segments."""
-    bounds = segment_bounds([doc])
-    return blake2b(content_of(doc) + (b"" if bounds is None else bounds.tobytes()), digest_size=16).digest()

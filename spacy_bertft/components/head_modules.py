@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,22 @@ _FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class Head(nn.Module):
-    """A head's module, Features -> logits. Its last layer is `output`."""
+    """A head's module, Features -> logits. Its last layer is `output`.
 
+    rows: what the rows of its logits are for: each token, each Doc, or first all tokens and then all Docs.
+    """
+
+    rows: ClassVar[tuple[Literal["tokens", "docs"], ...]] = ("docs",)
     output: nn.Linear
     n_trained: int | None = None  # outputs that are not of labels added since the last step; None: none were added
 
     def n_outputs(self, n_labels: int) -> int:
         """The number of logits for `n_labels` labels; labels added later add theirs at the end."""
         return n_labels
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """What the columns of its logits are for."""
+        return tuple(labels)
 
     def grow(self, n_labels: int) -> None:
         """Make room for added labels: known labels keep their weights, new ones start at random.

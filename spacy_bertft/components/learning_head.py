@@ -9,6 +9,7 @@ from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import Optimizer
 
+from spacy_bertft.components.distillation import DistilledHead
 from spacy_bertft.components.finite import check_loss
 from spacy_bertft.components.rehearsal import RehearsedHead
 from spacy_bertft.components.run import plan_run
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _FROZEN_FACTOR = 50.0
 
 
-class LearningHead(RehearsedHead):
+class LearningHead(RehearsedHead, DistilledHead):
     """Initialisation, updates and the state of training of a HeadPipe."""
 
     cfg: dict[str, Any]
@@ -70,6 +71,7 @@ class LearningHead(RehearsedHead):
         module = self._build(pooler)
         if isinstance(self.task, Started):
             self.task.start(module, tuple(self.cfg["labels"]), statistics)
+        self._begin_distillation(examples)
 
     def update(
         self,
@@ -85,8 +87,7 @@ class LearningHead(RehearsedHead):
         examples = list(examples)
         validate_examples(examples, "HeadPipe.update")
         if examples:
-            docs = [eg.predicted for eg in examples]
-            self._learn(docs, lambda found: self.loss(found.logits, self.task.targets(found, examples)), drop, losses)
+            self._learn([eg.predicted for eg in examples], lambda found: self._loss_of(found, examples), drop, losses)
             if sgd:
                 self.finish_update(sgd)
         return losses

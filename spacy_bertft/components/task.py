@@ -85,6 +85,14 @@ class Started(Protocol):
 
 
 @runtime_checkable
+class Scaled(Protocol):
+    """A Task whose logits are numbers on a scale that its statistics define."""
+
+    def rescaled(self, logits: Tensor, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Tensor:
+        """The same numbers on another scale. found, wanted: the statistics that define the two."""
+
+
+@runtime_checkable
 class Calibrated(Protocol):
     """A Task with settings that `bertft calibrate` can fit."""
 

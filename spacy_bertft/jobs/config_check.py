@@ -24,6 +24,7 @@ _FREE = ("paths", "system")  # sections of variables, which the rest of the conf
 _SECTIONS = {*DEFAULT_CONFIG, *CONFIG_SCHEMAS}
 _FIELDS = {name: set(schema.model_fields) for name, schema in CONFIG_SCHEMAS.items()}  # type: ignore[attr-defined]
 _DOT_NAMES = ("training.train_corpus", "training.dev_corpus", "pretraining.corpus")
+_WITH_UNLABELLED = "spacy-bertft.WithUnlabelled.v1"
 _READERS = ("spacy.Corpus.v1", "spacy-bertft.Corpus.v1", "spacy.JsonlCorpus.v1", "spacy.PlainTextCorpus.v1")
 
 
@@ -72,10 +73,13 @@ def check_files(config: Config) -> None:
     """
     values = DEFAULT_CONFIG.merge(config).interpolate()
     for what, role in (("train", "training"), ("dev", "development")):
-        block = _at(values, values["training"].get(f"{what}_corpus"))
+        name = values["training"].get(f"{what}_corpus")
+        block = _at(values, name)
+        if isinstance(block, dict) and block.get("@readers") == _WITH_UNLABELLED:
+            block, name = block.get("annotated"), f"{name}.annotated"
         if not isinstance(block, dict) or block.get("@readers") not in _READERS or "path" not in block:
             continue
-        path, setting = block["path"], f"{values['training'][f'{what}_corpus']}.path"
+        path, setting = block["path"], f"{name}.path"
         if path is None:
             option = f"--paths.{what} FILE" if _at(config, setting) == f"${{paths.{what}}}" else f"--{setting} FILE"
             raise ConfigError(

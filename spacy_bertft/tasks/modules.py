@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,14 @@ from spacy_bertft.components.head_modules import HiddenHead, new_linear
 from spacy_bertft.components.hidden_layer import HiddenLayer
 from spacy_bertft.encoder.pooling import DocPooling, TokenPooling, doc_vectors, take, token_vectors
 from spacy_bertft.tasks.answer_spans import check_first_special
-from spacy_bertft.tasks.entity_spans import Scheme, n_tags
+from spacy_bertft.tasks.entity_spans import Scheme, Tagging, n_tags
 from spacy_bertft.types import Features
 
 
 class TokenHead(HiddenHead):
     """A hidden layer, if any, dropout and one linear layer on each token: Features -> logits (T, L), L tags."""
+
+    rows = ("tokens",)
 
     def __init__(
         self, width: int, n_labels: int, scheme: Scheme, pooling: TokenPooling, hidden: HiddenLayer | None = None
@@ -30,6 +33,10 @@ class TokenHead(HiddenHead):
     def n_outputs(self, n_labels: int) -> int:
         """One tag for O and the scheme's prefixes for each label."""
         return n_tags(self.scheme, n_labels)
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The tags."""
+        return Tagging.of(labels, self.scheme).tags
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens; those of tokens without a subword mean nothing."""
@@ -72,6 +79,8 @@ class AnswerHead(HiddenHead):
     The no-answer logits are the first special subword's (Devlin et al., 2019, section 4.3): the minimum over windows.
     """
 
+    rows = ("tokens", "docs")
+
     def __init__(self, width: int, hidden: HiddenLayer) -> None:
         super().__init__(width, hidden)
         self.output = new_linear(width, 2)
@@ -79,6 +88,10 @@ class AnswerHead(HiddenHead):
     def n_outputs(self, n_labels: int) -> int:
         """Two: start and end."""
         return 2
+
+    def columns(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The same two."""
+        return "start", "end"
 
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens and Docs; those of tokens without a subword are meaningless."""

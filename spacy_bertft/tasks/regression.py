@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,11 @@ class RegressionTask(PooledHiddenLayer):
         mask = torch.tensor([value is not None for value in found], device=output.logits.device)
         mean, scale = output.statistics["mean"], output.statistics["scale"]
         return Targets("number", ((values - mean) / scale)[:, None], mask[:, None])
+
+    def rescaled(self, logits: Tensor, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Tensor:
+        """The same numbers, as deviations from another mean in other standard deviations."""
+        factor, shift = found["scale"] / wanted["scale"], (found["mean"] - wanted["mean"]) / wanted["scale"]
+        return logits.mul(factor).add(shift)
 
     def annotate(self, docs: Sequence[Doc], output: HeadOutput[Floats]) -> None:
         """Set doc._.value."""

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from spacy.language import Language
@@ -96,15 +97,25 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Ch
 
 
 def speed(before: Language, after: Language, docs: Sequence[Doc]) -> Change:
-    """Measure words per second of the whole pipelines, after the tokenizer: medians over runs in turns."""
+    """Measure words per second of two pipelines."""
+    return Change("words/s", *words_per_second((before, after), docs))
+
+
+def words_per_second(pipelines: Sequence[Language], docs: Sequence[Doc]) -> list[float]:
+    """Measure words per second of whole pipelines, after the tokenizer: medians over runs in turns."""
     words = sum(map(len, docs))
     repeats = -(-SAMPLE_WORDS // max(words, 1))
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in pipelines]
     for _ in range(ROUNDS):
-        for nlp, of_nlp in zip((before, after), times, strict=True):
+        for nlp, of_nlp in zip(pipelines, times, strict=True):
             fresh = [doc.copy() for doc in docs for _ in range(repeats)]
             start = time.perf_counter()
             for _ in nlp.pipe(fresh):
                 pass
             of_nlp.append(time.perf_counter() - start)
-    return Change("words/s", *(words * repeats / statistics.median(of_nlp) for of_nlp in times))
+    return [words * repeats / statistics.median(of_nlp) for of_nlp in times]
+
+
+def disk_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

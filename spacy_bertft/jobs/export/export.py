@@ -94,12 +94,8 @@ def _export(
         scores=compare.changes(old.overall, new.overall),
         label_scores=compare.changes(old.of_labels, new.of_labels),
         speed=compare.speed(before, after, docs),
-        size=Change("bytes", _size(pipeline), _size(folder)),
+        size=Change("bytes", compare.disk_size(pipeline), compare.disk_size(folder)),
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _encoder_names(pipeline: Path) -> list[str]:

@@ -98,7 +98,7 @@ def _known() -> str:
     return f"{', '.join(_KINDS)}, and each of them followed by {' or '.join(_PACKINGS[1:])}"
 
 
-def _kind(path: Path) -> tuple[str, str] | None:
+def kind_of_file(path: Path) -> tuple[str, str] | None:
     """The members of _KINDS and _PACKINGS that a file's name ends in; None if it ends otherwise."""
     name = path.name.lower()
     return next(((kind, packing) for kind in _KINDS for packing in _PACKINGS if name.endswith(kind + packing)), None)
@@ -108,7 +108,9 @@ def _walk(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if _kind(path) and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if kind_of_file(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not files:
         raise data_error(
@@ -130,7 +132,7 @@ def _checked(path: Path) -> Path:
             expected="a file or folder",
             fix="save it to a file first",
         )
-    if _kind(path) is None:
+    if kind_of_file(path) is None:
         raise data_error(
             str(path),
             found=f"a file name that ends in {path.suffix!r}",
@@ -185,7 +187,7 @@ def _group(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _texts(path: Path, raw: IO[bytes], text_key: str) -> Iterator[str]:
     """Yield the texts of one file, with empty ones between its documents."""
-    kind, packing = _kind(path) or ("", "")
+    kind, packing = kind_of_file(path) or ("", "")
     with _reading(path):
         stream = _unpacked(raw, packing)
         if kind == ".txt":

@@ -133,8 +133,8 @@ def _for_data(
     for path in (data.train, data.dev):
         if path is not None:
             check_data(path, data.options)
-    loaded = _load(encoder, revision)
-    facts = _facts(encoder, revision, loaded)
+    loaded = load_encoder(encoder, revision)
+    facts = facts_of(encoder, revision, loaded)
     where: AbstractContextManager[Parts]
     if data.dev is None:
         where = divided(data.train, output.parent / "corpus", lang=data.lang, options=data.options, force=force)
@@ -167,12 +167,14 @@ def _summaries(parts: Parts, lang: str, encoder: Encoder) -> tuple[Summary, Summ
     return train, dev
 
 
-def _load(name: str, revision: str) -> Encoder:
+def load_encoder(name: str, revision: str) -> Encoder:
+    """Load an encoder by name on the CPU."""
     check_model(name)
     return load(name, EncoderSettings(device="cpu"), revision=revision)
 
 
-def _facts(name: str, revision: str, encoder: Encoder) -> EncoderFacts:
+def facts_of(name: str, revision: str, encoder: Encoder) -> EncoderFacts:
+    """What the choices need to know of an encoder. name, revision: as the config has them."""
     weights = encoder.at_rest().weights
     return EncoderFacts(
         name,
