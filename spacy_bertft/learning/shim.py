@@ -18,7 +18,6 @@ from spacy_bertft.learning.tuning import FullTuning, Tuning
 from spacy_bertft.locks import Lock
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from spacy_bertft.learning.optimizer import ModuleOptimizer
@@ -56,15 +55,14 @@ class TorchShim(Shim):
         self.tally = Tally()  # for the loggers of a run
         self._reported: int | None = None
         self._builder: Callable[[], nn.Module] | None = None
-        self._building = Lock()  # of threads that share a pipeline, one builds
+        self._changing = Lock()  # of threads that share a pipeline, one builds or moves the module
         self._settings = DEFAULTS  # of the last step
-        self._moving = Lock()
         self._moved: Any = None  # the module that was moved as a whole
 
     @property
     def module(self) -> Any:
         """The torch module, or an encoder that needs no torch; None before it is initialised or loaded."""
-        with self._building:
+        with self._changing:
             if self._builder is not None:
                 self.module = self._builder()
         return self._model
@@ -231,8 +229,7 @@ class TorchShim(Shim):
         """A copy of the module, all of whose parameters get gradients."""
         if self.optimizer is not None:
             self.optimizer.release()
-        twin: nn.Module | None = copy.deepcopy(self.module)
-        return twin
+        return copy.deepcopy(self.module)  # type: ignore[no-any-return]
 
     def training_state(self) -> TensorsByName:
         """Weights, moments, and gradients that wait for a step; empty if there is no module yet."""
@@ -242,19 +239,19 @@ class TorchShim(Shim):
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore a result of `training_state` into the same module."""
+        from spacy_bertft.learning.state import load_module_state
+
         if self.module is not None:
             self.before_change()
             self.optimizer = self._new_optimizer(self.module)
-        if self.module is not None and self.optimizer is not None:
-            from spacy_bertft.learning.state import load_module_state
+            if self.optimizer is not None:
+                load_module_state(state, self.module, self.optimizer)
 
-            load_module_state(state, self.module, self.optimizer)
-
-    def move(self, device: torch.device) -> None:
-        """Move the weights. Threads that come while another one moves them wait until all of them are there."""
+    def move(self, device: Any) -> None:
+        """Move the weights to a torch.device. Threads that come while another one moves them wait until all of them are there."""
         module: nn.Module = self.module
         if self._moved is not module or next(module.parameters()).device != device:
-            with self._moving:
+            with self._changing:
                 if next(module.parameters()).device != device:
                     self.module = module.to(device)
                 self._moved = module
