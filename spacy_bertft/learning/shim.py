@@ -248,7 +248,7 @@ class TorchShim(Shim):
                 load_module_state(state, self.module, self.optimizer)
 
     def move(self, device: Any) -> None:
-        """Move the weights to a torch.device. Threads that come while another one moves them wait until all of them are there."""
+        """Move the weights to a torch.device. Threads that come meanwhile wait until all of them are there."""
         module: nn.Module = self.module
         if self._moved is not module or next(module.parameters()).device != device:
             with self._changing:
