@@ -28,7 +28,9 @@ TRANSFORMERS_5 = compat.transformers_version().major >= 5
 CAN_PACK = PACKED if TRANSFORMERS_5 else ()
 # Those that the engines of our own know.
 KNOWN = [family for family in TINY if family.removesuffix("-cased").removesuffix("-uncased") in FAMILIES]
-# Of these, those that an engine of our own trains, too.
+# Of these, those whose layers can be dropped: they have weights of their own, and all are of one kind.
+LAYERED = [family for family in KNOWN if family not in ("albert", "modernbert")]
+# Of those known, the ones that an engine of our own trains, too.
 TRAINED = [family for family in KNOWN if family not in ("albert", "deberta-v2", "modernbert", "mpnet")]
 CPU = {"device": "cpu"}
 

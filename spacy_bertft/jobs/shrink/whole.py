@@ -25,6 +25,11 @@ from spacy_bertft.jobs.shrink.checkpoints import untied
 def of_pipe(pipe: EncoderPipe) -> Checkpoint:
     """The checkpoint of an encoder component. Raises a ConfigError if others have its weights, or it has none."""
     encoder = pipe.encoder
+    if not encoder.trainable:
+        raise ConfigError(
+            f"The encoder {pipe.name!r} was exported for ONNX Runtime, whose graph can't be cut. Expected the trained "
+            'pipeline, whose encoders have backend = "torch": shrink that one and export it again.'
+        )
     if encoder.shared is not None:
         adapter = encoder.checkpoint.adapter
         name = "" if adapter is None else adapter.name
@@ -32,11 +37,6 @@ def of_pipe(pipe: EncoderPipe) -> Checkpoint:
             f"The encoder {pipe.name!r} is an adapter for {name!r}, whose weights and vocabulary it was trained with. "
             'Expected an encoder with weights of its own. Train with save = "merged" in its LoraTuning, or shrink '
             f"{name!r} and train an adapter for the result."
-        )
-    if not encoder.trainable:
-        raise ConfigError(
-            f"The encoder {pipe.name!r} was exported for ONNX Runtime, whose graph can't be cut. Expected the trained "
-            'pipeline, whose encoders have backend = "torch": shrink that one and export it again.'
         )
     checkpoint: Checkpoint = encoder.at_rest()
     return checkpoint

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from encoders import KNOWN, assert_near, encoder_of, rows_of
+from encoders import LAYERED, assert_near, encoder_of, rows_of
 from tiny import CORPUS, FAMILIES, make_encoder
 
 from spacy_bertft.encoder.checkpoint import CONFIG, TOKENIZER, TOKENIZER_CONFIG
@@ -110,7 +110,7 @@ def test_subwords_without_a_row_stay_without_one(tiny_bert):
 # --- layers
 
 
-@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("family", LAYERED)
 def test_the_rest_of_the_layers_compute_what_they_did(family, tmp_path):
     names = {"n_layers": 3} if family == "distilbert" else {"num_hidden_layers": 3}
     encoder = encoder_of(make_encoder(tmp_path / "three", family, **names))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from encoders import CPU, KNOWN, LONG, MIXED, encoder_of, rewrite, rows_of, texts_of
+from encoders import CPU, LAYERED, LONG, MIXED, encoder_of, rewrite, rows_of, texts_of
 from pipelines import ANNOTATED, TEXTS, annotated_file, annotations, blank, examples, initialized, trained
 from safetensors.torch import load_file
 from spacy.tokens import DocBin
@@ -123,7 +123,7 @@ def _header(path):
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
 
 
-@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("family", LAYERED)
 def test_layers_can_be_dropped_without_a_corpus(family, tiny_encoder, tmp_path):
     report = shrink(str(tiny_encoder(family)), tmp_path / "out", layers=1)
     (one,) = report.encoders
@@ -194,7 +194,7 @@ def test_positions_after_the_padding_stay_where_they_are(tiny_encoder, used, tmp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_for_masked_words_are_cut_as_well(family, used, tmp_path):
     folder = make_encoder(tmp_path / "masked", family, head="AutoModelForMaskedLM")
-    shrink(str(folder), tmp_path / "out", corpus=[used], layers=1 if family in KNOWN else None)
+    shrink(str(folder), tmp_path / "out", corpus=[used], layers=1 if family in LAYERED else None)
     old, new = (load_masked(str(one), EncoderSettings(**CPU)).eval() for one in (folder, tmp_path / "out"))
     assert new.missing == ()
     rows = torch.randn(3, old.encoder.width)
