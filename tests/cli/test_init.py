@@ -37,7 +37,7 @@ def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
     assert re.search(r"train +20 texts; \d+ subwords on average", result.stdout)
     assert "categories: home 10, work 10" in result.stdout
     training = load_config(output)["training"]
-    assert re.search(rf"max_epochs +{training['max_epochs']} +2 batches an epoch", result.stdout)
+    assert re.search(rf"max_epochs +{training['max_epochs']} +3 batches an epoch", result.stdout)
     assert re.search(r"class_weights +null +the rarest category", result.stdout)
     assert "⚠ 20 development texts are few" in result.stderr
     assert "⚠ 20 development texts are among the training texts" in result.stderr
