@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import spacy
 import torch
 from spacy.language import Language
@@ -171,3 +172,12 @@ def annotations(doc: Any) -> tuple[Any, ...]:
     """All that the heads set."""
     ents = [(ent.start_char, ent.end_char, ent.label_, round(ent._.score, 5)) for ent in doc.ents]
     return ents, {label: round(score, 5) for label, score in doc.cats.items()}
+
+
+def about(expected: Any) -> Any:
+    """Annotations to compare others with whose numbers differ a little: spawned workers don't know of float32.py."""
+    if isinstance(expected, dict):
+        return {key: about(value) for key, value in expected.items()}
+    if isinstance(expected, list | tuple):
+        return type(expected)(about(value) for value in expected)
+    return pytest.approx(expected, abs=2e-3) if isinstance(expected, float) else expected

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import spacy
-from pipelines import ANNOTATED, TEXTS, annotations, blank, trained
+from pipelines import ANNOTATED, TEXTS, about, annotations, blank, trained
 from spacy.language import Language
 from spacy.util import ignore_error
 
@@ -187,4 +187,5 @@ def test_workers_lose_the_bad_doc_alone(tiny_bert, method, monkeypatch):
     nlp.set_error_handler(handle)
     found = {doc.text: annotations(doc) for doc in nlp.pipe(TEXTS, n_process=2, batch_size=3)}
     assert len(ANNOTATED) - 1 == len(found)
-    assert found == {text: of_text for text, of_text in expected.items() if text != BAD}
+    del expected[BAD]
+    assert found == about(expected)

@@ -338,7 +338,9 @@ def test_a_config_that_is_damaged(tmp_path):
 def test_a_family_whose_heads_are_not_known(tmp_path):
     folder = checkpoint(tmp_path)
     rewrite(folder / "config.json", model_type="megatron-bert")
-    refused(folder, ConfigError, "is of the family 'megatron-bert'. Expected one whose heads are known here: albert, bert")
+    refused(
+        folder, ConfigError, "is of the family 'megatron-bert'. Expected one whose heads are known here: albert, bert"
+    )
 
 
 def test_one_category(tmp_path):
