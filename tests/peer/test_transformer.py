@@ -14,7 +14,7 @@ from spacy.cli.train import train
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.util import fix_random_seed, registry
-from spacy_transformers.layers import trfs2arrays
+from spacy_transformers.layers import listener, trfs2arrays
 from torch import nn
 
 from spacy_bertft.components.transformer_source import TransformerSource
@@ -256,7 +256,7 @@ def _docs(nlp):
 def test_token_vectors_are_those_of_a_listener(tiny_bert):
     nlp = initialized(tiny_bert, ("ner",), window=8, stride=6)
     docs = _docs(nlp)
-    features = TransformerSource.find(None).read(docs, WIDTH)
+    features = TransformerSource.of(listener, None).read(docs, WIDTH)
     assert features.token_counts.tolist() == [len(doc) for doc in docs]
     assert features.window_counts.tolist() == [4, 0, 1, 1, 1, 2]
     layer = trfs2arrays(registry.layers.get("reduce_mean.v1")(), 1.0)
@@ -267,7 +267,7 @@ def test_token_vectors_are_those_of_a_listener(tiny_bert):
 def test_document_vectors_are_means_over_the_spans(tiny_bert):
     nlp = initialized(tiny_bert, ("ner",), window=8, stride=6)
     docs = _docs(nlp)
-    vectors = doc_vectors(TransformerSource.find(None).read(docs, WIDTH), "cls").numpy()
+    vectors = doc_vectors(TransformerSource.of(listener, None).read(docs, WIDTH), "cls").numpy()
     for doc, vector in zip(docs, vectors, strict=True):
         if len(doc):
             hidden = doc._.trf_data.model_output.last_hidden_state
@@ -285,7 +285,7 @@ def test_the_gradient_that_is_sent_is_that_of_a_listener(tiny_bert):
     gradient = [rng.normal(size=(len(doc), WIDTH)).astype("f") for doc in docs]
     wanted = backprop([each.copy() for each in gradient])
     assert len(wanted_vectors) == len(docs)
-    source, sent = TransformerSource.find(None), []
+    source, sent = TransformerSource.of(listener, None), []
     source.node.receive(source.node.get_batch_id(docs), datas, sent.extend)
     features, send = source.learn(docs, WIDTH)
     token_vectors(features, "mean").backward(torch.from_numpy(np.concatenate(gradient)))
