@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.version import Version
 
@@ -192,23 +192,17 @@ def fast_linear(weight: Tensor, bias: Tensor, activation: str, *, rows: int) -> 
     return lambda x: apply(functional.linear(x, weight, bias))
 
 
-def fast_linear_sum(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """As fast_linear, but the function computes `linear(x) + other`; oneDNN adds within the product."""
+def fast_linear_with(
+    operation: Literal["add", "mul"], weight: Tensor, bias: Tensor, *, rows: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """As fast_linear, but the function computes `linear(x) + other`, or `*`; oneDNN does so within the product."""
     if product := _onednn_linear(weight.dtype):
         reorder, compute = product
         laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
-        return lambda x, other: compute.binary(x, other, laid_out, offset, "add")
+        return lambda x, other: compute.binary(x, other, laid_out, offset, operation)
     plain = fast_linear(weight, bias, "none", rows=rows)
-    return lambda x, other: plain(x).add_(other)
-
-
-def fast_linear_times(weight: Tensor, bias: Tensor, *, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """As fast_linear, but the function computes `linear(x) * other`; oneDNN multiplies within the product."""
-    if product := _onednn_linear(weight.dtype):
-        reorder, compute = product
-        laid_out, offset = reorder(weight.contiguous(), rows), bias.contiguous()
-        return lambda x, other: compute.binary(x, other, laid_out, offset, "mul")
-    plain = fast_linear(weight, bias, "none", rows=rows)
+    if operation == "add":
+        return lambda x, other: plain(x).add_(other)
     return lambda x, other: plain(x).mul_(other)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import spacy
@@ -124,3 +126,15 @@ def error_of(found, expected):
 def rewrite(path, **changes):
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(settings | changes), encoding="utf-8")
+
+
+def in_threads(function, n=8):
+    """The results of a function that `n` threads call with their number at the same time."""
+    barrier = Barrier(n)
+
+    def call(number):
+        barrier.wait(timeout=60)
+        return function(number)
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(call, range(n)))

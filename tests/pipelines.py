@@ -31,6 +31,16 @@ ANNOTATED = [
 ]
 TEXTS = [text for text, _, _ in ANNOTATED]
 HEADS = {"ner": "bertft_ner", "textcat": "bertft_textcat"}
+# One head of each kind.
+FACTORIES = {
+    "ner": "bertft_ner",
+    "textcat": "bertft_textcat",
+    "multilabel": "bertft_textcat_multilabel",
+    "pair": "bertft_pair",
+    "qa": "bertft_qa",
+    "rating": "bertft_regression",
+}
+CONTEXT = "Anna lives in Berlin near the old garden."
 
 
 def blank(

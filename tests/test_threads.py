@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event, get_ident
+from threading import Event, get_ident
 
 import pytest
 import spacy
 import torch
+from encoders import in_threads
 from pipelines import TEXTS, annotations, blank, blank_pair, examples, initialized, module_of, trained
 from spacy.training import Example
 
@@ -99,18 +99,6 @@ def everything(doc):
     return doc.text, [(ent.start, ent.end, ent.label_) for ent in doc.ents], dict(doc.cats), spans, attrs
 
 
-def together(function, n=THREADS):
-    """The results of a function that `n` threads call with their number at the same time."""
-    barrier = Barrier(n)
-
-    def call(number):
-        barrier.wait(timeout=60)
-        return function(number)
-
-    with ThreadPoolExecutor(n) as pool:
-        return list(pool.map(call, range(n)))
-
-
 def of_streams(nlp, texts):
     return [everything(doc) for doc in nlp.pipe(texts, batch_size=8)]
 
@@ -136,7 +124,7 @@ def test_warm_threads_get_what_one_thread_gets(saved, kind):
         else:
             work(number)
 
-    together(read)
+    in_threads(read)
 
 
 @pytest.mark.slow
@@ -147,7 +135,7 @@ def test_threads_that_start_a_fresh_pipeline_together(saved, kind):
     for round_ in range(15):
         fresh, _ = load(saved, kind)
         own = [texts[(round_ + number) % len(texts)] for number in range(THREADS)]
-        found = together(lambda number, nlp=fresh, own=own: everything(nlp(own[number])))
+        found = in_threads(lambda number, nlp=fresh, own=own: everything(nlp(own[number])))
         assert found == [expected[text] for text in own]
 
 
@@ -166,7 +154,7 @@ def test_onnx_runtime_gets_one_session(saved, monkeypatch):
 
     monkeypatch.setattr(onnx, "_new_session", slowly)
     fresh, _ = load(saved, "onnx")
-    assert together(lambda number: everything(fresh(texts[0]))) == [expected] * THREADS
+    assert in_threads(lambda number: everything(fresh(texts[0]))) == [expected] * THREADS
     assert len(made) == 1
 
 
@@ -189,7 +177,7 @@ def test_threads_that_predict_after_training_wait_for_the_step_that_is_due(tiny_
         step(shim, settings)
 
     monkeypatch.setattr(TorchShim, "step", slowly)
-    assert together(lambda number: everything(nlp(TEXTS[0]))) == [expected] * THREADS
+    assert in_threads(lambda number: everything(nlp(TEXTS[0]))) == [expected] * THREADS
     assert steps == ["encoder"]
 
 
@@ -214,7 +202,7 @@ def test_a_head_is_used_when_all_of_it_has_been_moved(tiny_bert, monkeypatch):
         shim.move(torch.device("cpu"))
         return len(moved)
 
-    assert together(move) == [1] * THREADS
+    assert in_threads(move) == [1] * THREADS
 
 
 class Slow:
@@ -244,7 +232,7 @@ def test_the_cache_on_disk_is_read_and_written_by_one_thread_at_a_time(tiny_bert
         own = [*SHORT[number * 3 :][:20], *SHORT[: number * 3][:20]]
         return [everything(nlp(text)) == expected[text] for _ in range(2) for text in own]
 
-    assert all(map(all, together(read)))
+    assert all(map(all, in_threads(read)))
 
 
 # --- what is not safe
@@ -255,11 +243,11 @@ def test_predicting_in_the_middle_of_an_update_warns(tiny_bert):
     golds = examples(nlp)
     nlp.get_pipe("encoder").update(golds)  # and before the heads are trained:
     with pytest.warns(UserWarning, match="while another one was training it"):
-        together(lambda number: nlp(TEXTS[0]), 1)
+        in_threads(lambda number: nlp(TEXTS[0]), 1)
 
 
 def test_training_in_one_thread_and_predicting_in_another_afterwards_does_not(tiny_bert):
     nlp = trained(tiny_bert)
     nlp.update(examples(nlp), sgd=nlp.create_optimizer())
-    (doc,) = together(lambda number: nlp(TEXTS[0]), 1)
+    (doc,) = in_threads(lambda number: nlp(TEXTS[0]), 1)
     assert annotations(doc) == annotations(nlp(TEXTS[0]))

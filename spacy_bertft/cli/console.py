@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -16,6 +16,18 @@ from spacy_bertft.errors import BertftError, ConfigError, need_torch
 Pipeline = Annotated[Path, typer.Argument(help="Folder of a trained pipeline, such as training/model-best.")]
 Data = Annotated[Path, typer.Argument(help="Annotated texts: .spacy, or a file that convert reads.")]
 Code = Annotated[Path | None, typer.Option("--code", help="Python file that registers functions the pipeline needs.")]
+READING = "How the files are read"  # the panel of options in the help of commands that do more than that
+STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
+
+
+def reading_option(**appearance: Any) -> Callable[[str, Any], Any]:
+    """For `with_settings`: turns a field of `Options` into an option of the command line. appearance: as Typer's."""
+
+    def option(name: str, hint: Any) -> Any:
+        kind, text = get_args(hint)
+        return Annotated[kind, typer.Option(help=text, **appearance)]
+
+    return option
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.console import clean_errors, reading_option, show, table
 from spacy_bertft.jobs.convert.options import Options, TargetName
 from spacy_bertft.signatures import with_settings
 
@@ -41,13 +41,7 @@ _DevShare = Annotated[
 ]
 
 
-def _option(name: str, hint: Any) -> Any:
-    """Turn a field of `Options` into an option of the command line."""
-    kind, text = get_args(hint)
-    return Annotated[kind, typer.Option(help=text)]
-
-
-@with_settings(Options, _option)
+@with_settings(Options, reading_option())
 def convert_command(
     inputs: _Inputs,
     output: _Output,

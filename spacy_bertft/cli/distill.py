@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spacy_bertft.cli.console import Code, clean_errors, import_code, show, table
+from spacy_bertft.cli.console import READING, STOPPED, Code, clean_errors, import_code, reading_option, show, table
 from spacy_bertft.cli.evaluate import shown
-from spacy_bertft.cli.train import STOPPED, overrides_of
+from spacy_bertft.cli.train import overrides_of
 from spacy_bertft.components.distill_settings import DistillSettings
 from spacy_bertft.components.metric_kinds import titled
 from spacy_bertft.jobs.convert.options import Options
@@ -36,13 +36,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the stude
 _Gpu = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU, counted from 0; -1: none for spaCy's own components.")]
 
 
-def _option(name: str, hint: Any) -> Any:
-    """Turn a field of `Options` into an option of the command line."""
-    kind, text = get_args(hint)
-    return Annotated[kind, typer.Option(help=text, rich_help_panel="How the files are read")]
-
-
-@with_settings(Options, _option)
+@with_settings(Options, reading_option(rich_help_panel=READING))
 def distill_command(
     context: typer.Context,
     teachers: _Teachers,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, show, table
+from spacy_bertft.cli.console import READING, clean_errors, reading_option, show, table
 from spacy_bertft.cli.convert import show_report
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.signatures import with_settings
@@ -57,13 +57,7 @@ AimOption = Annotated[
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
 
 
-def _option(name: str, hint: Any) -> Any:
-    """Turn a field of `Options` into an option of the command line."""
-    kind, text = get_args(hint)
-    return Annotated[kind, typer.Option(help=text, rich_help_panel="How the files are read")]
-
-
-@with_settings(Options, _option)
+@with_settings(Options, reading_option(rich_help_panel=READING))
 def init_command(
     task: _Task,
     train: Train = None,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from spacy_bertft.cli.console import clean_errors, import_code
+from spacy_bertft.cli.console import STOPPED, clean_errors, import_code, reading_option
 from spacy_bertft.cli.init import TASKS, Aim, AimOption, Dev, EncoderName, Lang, Revision, Train, show_plan
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.signatures import with_settings
-
-STOPPED = 130  # the exit code of a shell's command that Ctrl-C has ended
 
 # The options of the run itself, apart from its output and the number of its processes.
 _OF_RUN = (
@@ -43,13 +41,7 @@ _Processes = Annotated[int, typer.Option(min=1, help="Processes of this machine 
 _Gpu = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU, counted from 0; -1: none for spaCy's own components.")]
 
 
-def _option(name: str, hint: Any) -> Any:
-    """Turn a field of `Options` into an option of the command line; the help of `bertft convert` lists them."""
-    kind, text = get_args(hint)
-    return Annotated[kind, typer.Option(help=text, hidden=True)]
-
-
-@with_settings(Options, _option)
+@with_settings(Options, reading_option(hidden=True))  # the help of `bertft convert` lists them
 def train_command(
     context: typer.Context,
     config_path: _Config = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spacy_bertft.cli.console import Code, clean_errors, import_code, show, table
+from spacy_bertft.cli.console import STOPPED, Code, clean_errors, import_code, show, table
 
 if TYPE_CHECKING:
     from spacy_bertft.jobs.tune.curve import Evaluation
@@ -32,7 +32,6 @@ _PruneAfter = Annotated[
 _Model = Annotated[bool, typer.Option("--model/--no-model", help="Keep the pipeline of the best trial in best-model.")]
 _Gpu = Annotated[int, typer.Option("--gpu-id", "-g", help="As in `spacy train`.")]
 _SHOWN = 10  # trials in the table
-_STOPPED = 130  # exit code after Ctrl-C
 
 
 def tune_command(
@@ -71,7 +70,7 @@ def tune_command(
             progress.close()
             done = len(search.rows())
             show(f"Stopped: {done} of {trials} trials are over. The same command goes on from here.", error=True)
-            raise typer.Exit(_STOPPED) from None
+            raise typer.Exit(STOPPED) from None
         finally:
             progress.close()
     _show_end(search, rows)

@@ -17,7 +17,7 @@ from spacy.training import Example
 from thinc.api import Model
 
 from spacy_bertft.components.distill_settings import DistillSettings
-from spacy_bertft.components.doc_texts import digest_of, n_characters
+from spacy_bertft.components.doc_texts import STREAM_CHARACTERS, digest_of, n_characters
 from spacy_bertft.components.hidden_rows import HiddenRows
 from spacy_bertft.components.rehearsal import FrozenEncoder
 from spacy_bertft.components.task import HeadOutput, Scaled, Task
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     _OfDoc = tuple[Tensor, ...]  # a Doc's rows of logits, by what they are for: Head.rows
 
-_TEXTS, _CHARACTERS = 128, 400_000  # that teachers read at a time
+_TEXTS = 128  # that teachers read at a time
 _MIB = 2**20
 _SHOWN = 5  # labels in a message
 _logger = logging.getLogger("spacy")  # whose messages `spacy train` shows
@@ -114,7 +114,9 @@ class Distillation:
         for encoder in self.hidden_rows:
             encoder.begin(self.settings.cache_mb)
         distinct = {digest_of(doc): doc for doc in docs}
-        for part in chunk(distinct.items(), size=_TEXTS, budget=_CHARACTERS, cost=lambda item: n_characters(item[1])):
+        for part in chunk(
+            distinct.items(), size=_TEXTS, budget=STREAM_CHARACTERS, cost=lambda item: n_characters(item[1])
+        ):
             for encoder in self.hidden_rows:
                 encoder.read([doc for _, doc in part])
             for head in self.teachers:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from thinc.api import NumpyOps
 
 from spacy_bertft.components.hidden_layer import HiddenLayer
 from spacy_bertft.types import Floats
+
+_Float = TypeVar("_Float", bound=np.floating[Any])
 
 HeadWeights: TypeAlias = Mapping[str, Floats]  # by the names that they have in the head's module
 
@@ -117,10 +120,10 @@ _ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
 }
 
 
-def softmax(logits: Floats) -> Floats:
+def softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     """Probabilities of exclusive classes, (R, L)."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    shares: NDArray[_Float] = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -87,11 +87,11 @@ class FusedEngine:
         if self.dtype == torch.bfloat16:  # oneDNN would round the sum to the precision of its inputs
             product = self._product(one)
             return lambda x, other: other + product(x)
-        return compat.fast_linear_sum(one.weight.detach(), one.bias.detach(), rows=self.budget)
+        return compat.fast_linear_with("add", one.weight.detach(), one.bias.detach(), rows=self.budget)
 
     def _times(self, one: Linear) -> _Sum:
         weight, bias = one.weight.detach().to(self.dtype), one.bias.detach().to(self.dtype)
-        return compat.fast_linear_times(weight, bias, rows=self.budget)
+        return compat.fast_linear_with("mul", weight, bias, rows=self.budget)
 
     @torch.no_grad()
     def _attention(self, layer: Layer, parts: _Parts | None = None) -> Attention:

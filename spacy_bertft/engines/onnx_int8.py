@@ -76,7 +76,7 @@ class _Product:
 class Int8Layer:
     """Adds the products of one layer, with the norms before them.
 
-    Smoothing changes no result but for rounding, whatever the attention: it only mixes the values of each channel by
+    Smoothing changes no result except for rounding, whatever the attention: it only mixes the values of each channel by
     weights that don't depend on them, so what divides the values may be multiplied into `out`.
     """
 

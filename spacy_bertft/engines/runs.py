@@ -13,8 +13,8 @@ from spacy_bertft.engines.net import Disentangled, DistanceBias
 from spacy_bertft.types import Ints
 
 # PyTorch's attention on a CPU processes keys in vectors of 16 floats and the remaining ones one by one, which can
-# double the time. So a window's keys are extended to a multiple of this by the rows behind them, which are masked. It
-# is always those behind: a sum over the same keys in other places would be rounded otherwise, and the rows of a text
+# double the time. So a window's keys are extended to a multiple of this by the rows after them, which are masked. It
+# is always those after: a sum over the same keys in other places would be rounded otherwise, and the rows of a text
 # would depend on the texts beside it.
 _KEY_MULTIPLE = 16
 # A batch is filled with idle rows to a multiple of this: oneDNN keeps compiled code for each number of rows, a few

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import spacy
 import torch
-from pipelines import ANNOTATED, TEXTS, blank, module_of, weights, without_dropout
+from pipelines import ANNOTATED, CONTEXT, FACTORIES, TEXTS, blank, module_of, weights, without_dropout
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import fix_random_seed, registry
@@ -21,15 +21,6 @@ from spacy_bertft.errors import ConfigError
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
-FACTORIES = {
-    "ner": "bertft_ner",
-    "textcat": "bertft_textcat",
-    "multilabel": "bertft_textcat_multilabel",
-    "pair": "bertft_pair",
-    "qa": "bertft_qa",
-    "rating": "bertft_regression",
-}
-CONTEXT = "Anna lives in Berlin near the old garden."
 QUESTIONS = ("Where?", "Who lives in Berlin?", "What is old?")
 
 

@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 import spacy
 import torch
-from pipelines import ANNOTATED, HEADS, TEXTS, annotations, blank, initialized, module_of, weights, without_dropout
+from pipelines import (
+    ANNOTATED,
+    CONTEXT,
+    FACTORIES,
+    HEADS,
+    TEXTS,
+    annotations,
+    blank,
+    initialized,
+    module_of,
+    weights,
+    without_dropout,
+)
 from pipelines import examples as annotated_examples
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -25,18 +37,9 @@ from spacy_bertft.learning.shim import shim_of
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
-FACTORIES = {
-    "ner": "bertft_ner",
-    "textcat": "bertft_textcat",
-    "multilabel": "bertft_textcat_multilabel",
-    "pair": "bertft_pair",
-    "qa": "bertft_qa",
-    "rating": "bertft_regression",
-}
 GROWING = ["ner", "textcat", "multilabel", "pair"]
 FROZEN = {"component": {"tuning": {"@misc": "spacy-bertft.FrozenTuning.v1"}}}
 ROOT = Path(__file__).parents[2]
-CONTEXT = "Anna lives in Berlin near the old garden."
 
 
 def docs_for(nlp, head):

@@ -47,7 +47,7 @@ def spoil_segments(doc):
 
 @Language.component("merge_tokens")
 def merge_tokens(doc):
-    """Change the tokens of a Doc behind the encoder."""
+    """Change the tokens of a Doc after the encoder."""
     if doc.text == BAD:
         with doc.retokenize() as retokenizer:
             retokenizer.merge(doc[0:3])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from encoders import (
     TRANSFORMERS_5,
     assert_near,
     encoder_of,
+    in_threads,
     plain_forward,
     rewrite,
     split,
@@ -369,18 +368,6 @@ def test_saved_folder_is_a_plain_hugging_face_one(tiny_encoder, tmp_path, family
 
 
 # --- threads that share an encoder
-
-
-def in_threads(function, n=8):
-    """The results of a function that `n` threads call at the same time."""
-    barrier = Barrier(n)
-
-    def call(number):
-        barrier.wait(timeout=60)
-        return function(number)
-
-    with ThreadPoolExecutor(n) as pool:
-        return list(pool.map(call, range(n)))
 
 
 @pytest.mark.parametrize("settings", [{}, {"batching": "padded"}], ids=["fused", "transformers"])

@@ -96,9 +96,9 @@ def test_sums_are_the_same_with_and_without_onednn(monkeypatch, rows):
     weight, bias, x, other = torch.randn(24, WIDTH), torch.randn(24), torch.randn(rows, WIDTH), torch.randn(rows, 24)
     expected, before = functional.linear(x, weight, bias) + other, other.clone()
     with torch.no_grad():
-        torch.testing.assert_close(compat.fast_linear_sum(weight, bias, rows=64)(x, other), expected)
+        torch.testing.assert_close(compat.fast_linear_with("add", weight, bias, rows=64)(x, other), expected)
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-        torch.testing.assert_close(compat.fast_linear_sum(weight, bias, rows=64)(x, other), expected)
+        torch.testing.assert_close(compat.fast_linear_with("add", weight, bias, rows=64)(x, other), expected)
     assert torch.equal(other, before)
 
 

@@ -104,7 +104,7 @@ def make_config(
 
 
 def _sections(text: str, *, but: str = "") -> dict[str, str]:
-    """The sections of a config's text by name, comments included, but for one. What comes before the first is ""."""
+    """The sections of a config's text by name, comments included, except one. What comes before the first is ""."""
     parts = (part.strip() for part in re.split(r"(?m)^(?=\[)", text))
     named = {(part[1:].partition("]")[0] if part.startswith("[") else ""): part for part in parts if part}
     return {name: part for name, part in named.items() if name != but or not but}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from spacy.training import Example
 
+from spacy_bertft.components.head_inference import softmax
 from spacy_bertft.jobs.report.heads import Calibration, Decisions, Judged, Mistake, Threshold, Unjudged
 from spacy_bertft.jobs.report.measures import ACCURACY, MACRO_F, MICRO_F, MICRO_P, MICRO_R, Score, label_f
 from spacy_bertft.jobs.report.statistics import Floats, at_temperature, reliability
@@ -141,9 +142,7 @@ def _uncalibrated(head: CategoryHead, found: Floats) -> Floats:
     # In the saved softmax, the logit of the unknown label is its threshold; that gives the logits of the others.
     logits = (logs[:, :-1] - logs[:, -1:] + head.unknown_threshold) * temperature
     logits = np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    return softmax(logits)
 
 
 def _cross_fitted(found: Floats, gold: Ints) -> tuple[float, Decisions]:

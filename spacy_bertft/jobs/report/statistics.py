@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spacy_bertft.components.head_inference import softmax
+
 Floats = NDArray[np.float64]
 Measure = Callable[[Floats], Floats]  # sums over texts (…, K) -> values (…)
 RESAMPLES = 2000
@@ -152,7 +154,4 @@ def precision_recall(confidence: Floats, right: NDArray[np.bool_], n_gold: int) 
 
 def at_temperature(probabilities: Floats, *, old: float, new: float) -> Floats:
     """The softmax at another temperature: (B, L) -> (B, L). It needs no logits: log p is a logit up to a constant."""
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * (old / new)
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    scaled: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return scaled
+    return softmax(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * (old / new))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import spacy
 
-from spacy_bertft.components.doc_texts import n_characters, texts_of
+from spacy_bertft.components.doc_texts import STREAM_CHARACTERS, n_characters, texts_of
 from spacy_bertft.jobs.convert.corpus import is_stored
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.registry import recognised
@@ -19,7 +19,7 @@ from spacy_bertft.text.batches import chunk
 from spacy_bertft.text.subwords import Splitter, Texts
 from spacy_bertft.types import Ints
 
-_TEXTS, _CHARACTERS = 256, 400_000  # that are split at a time
+_TEXTS = 256  # that are split at a time
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ def read_texts(paths: Sequence[Path], *, text_key: str = "text") -> Iterator[Tex
         check_data(path, options)
         if is_stored(path) or recognised(path, options):
             docs = (example.reference for example in stream_examples(nlp, path, options))
-            for some in chunk(docs, size=_TEXTS, budget=_CHARACTERS, cost=n_characters):
+            for some in chunk(docs, size=_TEXTS, budget=STREAM_CHARACTERS, cost=n_characters):
                 yield texts_of(some)
         else:
             lines = (text for document in read_documents([path], text_key=text_key) for text in document)
-            for batch in chunk(lines, size=_TEXTS, budget=_CHARACTERS, cost=len):
+            for batch in chunk(lines, size=_TEXTS, budget=STREAM_CHARACTERS, cost=len):
                 yield Texts(batch, nothing, nothing, np.zeros(len(batch), dtype=np.int64))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spacy_bertft.components.doc_texts import n_characters, texts_of
+from spacy_bertft.components.doc_texts import STREAM_CHARACTERS, n_characters, texts_of
 from spacy_bertft.encoder.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from spacy_bertft.encoder.folders import find_folder
 from spacy_bertft.encoder.loading import load_folder
@@ -18,7 +18,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE, staged_pipeline
 from spacy_bertft.jobs.evaluate import Scores, load_pipeline, read_examples, score
-from spacy_bertft.jobs.export.compare import changes
+from spacy_bertft.jobs.export.compare import changes, disk_size
 from spacy_bertft.jobs.export.report import Change
 from spacy_bertft.jobs.shrink import checkpoints
 from spacy_bertft.jobs.shrink.choice import Plan, choose_layers, choose_subwords
@@ -33,7 +33,7 @@ from spacy_bertft.text.batches import chunk
 from spacy_bertft.text.subwords import Texts
 from spacy_bertft.types import Ints
 
-_DOCS, _CHARACTERS = 256, 400_000  # of the dev set that are split at a time
+_DOCS = 256  # of the dev set that are split at a time
 _Read = Callable[[], Iterator[Texts]]
 _Note = Callable[[str], None]
 
@@ -145,7 +145,7 @@ class _Job:
             old, new = score(before, examples), score(after, examples)
 
         def held_out() -> Iterator[Texts]:
-            yield from map(texts_of, chunk(docs, size=_DOCS, budget=_CHARACTERS, cost=n_characters))
+            yield from map(texts_of, chunk(docs, size=_DOCS, budget=STREAM_CHARACTERS, cost=n_characters))
 
         shrunk = [_compared(part, cut, held_out if docs else None) for part, cut in made]
         return ShrinkReport(
@@ -155,7 +155,7 @@ class _Job:
             dev=self.dev,
             scores=changes(old.overall, new.overall),
             label_scores=changes(old.of_labels, new.of_labels),
-            size=Change("bytes", _size(source), _size(folder)),
+            size=Change("bytes", disk_size(source), disk_size(folder)),
         )
 
     def encoder(self, name: str, folder: Path, revision: str) -> ShrinkReport:
@@ -206,7 +206,3 @@ def _compared(part: Part, cut: _Cut, held_out: _Read | None) -> Shrunk:
         coverage=cut.coverage,
         dev=None if held_out is None or cut.kept is None else compare(part.encoder.splitter, cut.kept, held_out()),
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
