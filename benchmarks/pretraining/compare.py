@@ -193,7 +193,7 @@ def save_start(encoder: str, size: str | None, folder: Path) -> None:
     else:
         if size not in SIZES:
             raise typer.BadParameter(f"found size {size!r}; expected one of {', '.join(SIZES)}")
-        model, _ = new_model(size, vocabulary_size=len(tokenizer), positions=512, seed=SEED)
+        model, _ = new_model(*SIZES[size], vocabulary_size=len(tokenizer), positions=512, seed=SEED)
     model.save_pretrained(folder)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)

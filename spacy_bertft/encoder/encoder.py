@@ -15,7 +15,7 @@ from spacy_bertft.encoder.checkpoint import Checkpoint
 from spacy_bertft.encoder.settings import EncoderSettings, resolve_device, resolve_packed
 from spacy_bertft.encoder.text_encoder import TextEncoder
 from spacy_bertft.engines.attention import packed_attention
-from spacy_bertft.engines.base import Engine
+from spacy_bertft.engines.base import Engine, LayeredEngine
 from spacy_bertft.engines.choose import Engines
 from spacy_bertft.engines.dropout import use_dropout
 from spacy_bertft.engines.family_weights import read_shape
@@ -171,7 +171,7 @@ class Encoder(TextEncoder, nn.Module):
         return self._features(texts)
 
     def _hidden(self, ids: Ints, windows: Windows) -> tuple[Tensor, Ints]:
-        run = self.engine()
+        run: Engine = self.engine()
         budget = self.settings.batch_subwords or run.budget
         batches, first_rows = self._batches(ids, windows, budget=budget, padded=run.padded)
         n_rows = sum(len(batch.ids) for batch in batches)
@@ -189,7 +189,7 @@ class Encoder(TextEncoder, nn.Module):
             done += len(part)
         return hidden, first_rows
 
-    def engine(self) -> Engine:
+    def engine(self) -> LayeredEngine:
         """The engine for the next forward pass."""
         with self._building:
             return self._engines.choose(self, learning=self.training or torch.is_grad_enabled())

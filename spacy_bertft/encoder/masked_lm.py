@@ -100,7 +100,10 @@ class MaskedModel(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of one batch."""
-        hidden = self.encoder.engine()(batch.packed)  # (N, D)
+        return self.losses(batch, self.encoder.engine()(batch.packed))
+
+    def losses(self, batch: Batch, hidden: Tensor) -> Losses:
+        """The losses of one batch, whose hidden rows are known. (N, D)."""
         rows, targets = (torch.from_numpy(array).to(hidden.device) for array in (batch.rows, batch.targets))
         if batch.is_next is None:
             logits, of_next = self._run_heads(hidden[rows]), None

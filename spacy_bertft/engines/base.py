@@ -20,3 +20,10 @@ class Engine(Protocol):
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
+
+
+class LayeredEngine(Engine, Protocol):
+    """An engine that can also tell what each layer makes."""
+
+    def layer_rows(self, packed: Packed) -> list[Tensor]:
+        """Run one forward pass like `__call__`, but return the rows after each layer, lowest first. (N, D) each."""

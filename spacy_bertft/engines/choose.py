@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spacy_bertft import compat
-from spacy_bertft.engines.base import Engine, Precision
+from spacy_bertft.engines.base import LayeredEngine, Precision
 from spacy_bertft.engines.family_dropouts import read_dropouts
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
@@ -92,13 +92,13 @@ class Engines:
     def __init__(self, *, precision: Precision, padded: bool) -> None:
         self.precision: Precision = precision
         self.padded = padded
-        self._kept: tuple[object, Engine] | None = None  # state of the weights, and the engine with them
+        self._kept: tuple[object, LayeredEngine] | None = None  # state of the weights, and the engine with them
 
     def fresh(self) -> Engines:
         """A copy without an engine, for a copy of the encoder: weights in oneDNN's layout can't be copied."""
         return Engines(precision=self.precision, padded=self.padded)
 
-    def choose(self, encoder: Runnable, *, learning: bool) -> Engine:
+    def choose(self, encoder: Runnable, *, learning: bool) -> LayeredEngine:
         """The engine for the next forward pass."""
         half = uses_half(self.precision, encoder.device, fused=True)
         for name in candidates(encoder.device, padded=self.padded, learning=learning):
@@ -116,7 +116,7 @@ class Engines:
             encoder.model, padded=not encoder.packed, half=half, first_position=encoder.first_position
         )
 
-    def _fused(self, encoder: Runnable, *, half: bool) -> Engine | None:
+    def _fused(self, encoder: Runnable, *, half: bool) -> LayeredEngine | None:
         state = version_of(encoder.loaded)  # the model may have been trained since
         if self._kept is None or self._kept[0] != state:
             self._kept = None  # free the old engine before building the new one
@@ -127,7 +127,7 @@ class Engines:
         return self._kept[1]
 
 
-def _make_fused(encoder: Runnable, *, half: bool) -> Engine | None:
+def _make_fused(encoder: Runnable, *, half: bool) -> LayeredEngine | None:
     if encoder.shape is None:
         return None
     shared = encoder.shared
@@ -142,7 +142,7 @@ def _make_fused(encoder: Runnable, *, half: bool) -> Engine | None:
     return shared.engines[half].adapted(encoder.updates)
 
 
-def _make_fused_training(encoder: Runnable, *, half: bool) -> Engine | None:
+def _make_fused_training(encoder: Runnable, *, half: bool) -> LayeredEngine | None:
     shape, model = encoder.shape, encoder.model
     if shape is None or compat.checkpoints_activations(model):
         return None

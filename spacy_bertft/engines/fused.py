@@ -155,9 +155,19 @@ class FusedEngine:
             down=_sum_with(layer.down, _whole(parts, "down")),
         )
 
-    @torch.no_grad()
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
+        return self._run(packed)
+
+    def layer_rows(self, packed: Packed) -> list[Tensor]:
+        """The same, but the rows after each layer, lowest first. (N, D) each."""
+        below: list[Tensor] = []
+        last = self._run(packed, below)
+        return [*(rows[: len(last)] for rows in below[1:]), last]
+
+    @torch.no_grad()
+    def _run(self, packed: Packed, below: list[Tensor] | None = None) -> Tensor:
+        """The rows after the last layer. below: gets what each layer reads."""
         net, eps = self.net, self.net.shape.eps
         idle = (0, n_idle(packed.lengths))
         hidden = _normalise(self._embed(packed, idle), net.norm, eps)
@@ -165,6 +175,8 @@ class FusedEngine:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
         places = Places(net, packed.lengths, torch.from_numpy(np.pad(packed.positions, idle)), dtype=self.dtype)
         for layer in self.layers:
+            if below is not None:
+                below.append(hidden)
             rows = _normalise(hidden, layer.attention_norm, eps).to(self.dtype)
             mixed = layer.attend(layer.query_key_value(rows), places)
             hidden = _normalise(layer.out(mixed, hidden), layer.out_norm, eps)

@@ -41,19 +41,24 @@ class FusedTrainingEngine:
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
+        return self.layer_rows(packed)[-1]
+
+    def layer_rows(self, packed: Packed) -> list[Tensor]:
+        """The same, but the rows after each layer, lowest first. (N, D) each."""
         net, shape = self.net, self.net.shape
         groups = groups_of(packed.lengths, net.words.device)
         idle = -len(packed.ids) % _ROW_MULTIPLE if self.dtype == torch.bfloat16 else 0
         hidden = _drop(self._embed(packed, idle), self.dropouts.embeddings)
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
+        found = [hidden]
         for layer, dropouts in zip(net.layers, self.dropouts.layers, strict=True):
             three = (layer.query, layer.key, layer.value)
-            joint = _Joint.apply(hidden, self.dtype, *(one.weight for one in three), *(one.bias for one in three))  # type: ignore[no-untyped-call]
+            joint = _Joint.apply(found[-1], self.dtype, *(one.weight for one in three), *(one.bias for one in three))  # type: ignore[no-untyped-call]
             mixed = _Attention.apply(joint, groups, shape.heads, dropouts.attention)  # type: ignore[no-untyped-call]
             settings = _Settings(shape.activation, shape.eps, dropouts, layer is net.layers[-1])
-            hidden = _AfterAttention.apply(mixed, hidden, settings, *_weights(layer))  # type: ignore[no-untyped-call]
-        return hidden[: len(packed.ids)]
+            found.append(_AfterAttention.apply(mixed, found[-1], settings, *_weights(layer)))  # type: ignore[no-untyped-call]
+        return [rows[: len(packed.ids)] for rows in found[1:]]
 
     def _embed(self, packed: Packed, idle: int) -> Tensor:
         """The normalised embeddings, and some of idle rows. (N + idle, E)."""
@@ -179,9 +184,7 @@ def _rows_of(by_window: Tensor, group: Group) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Settings:
-    """Of _AfterAttention."""
-
+class _Settings:  # of _AfterAttention
     activation: Activation
     eps: float
     dropouts: LayerDropouts

@@ -35,13 +35,22 @@ class TransformersEngine:
 
     def __call__(self, packed: Packed) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
+        return self._run(packed)[0]
+
+    def layer_rows(self, packed: Packed) -> list[Tensor]:
+        """The same, but the rows after each layer, lowest first. (N, D) each."""
+        return self._run(packed, output_hidden_states=True)[1:]
+
+    def _run(self, packed: Packed, **asked: bool) -> list[Tensor]:
+        """The rows that come out, and then those of each layer if the model was asked for them. (N, D) float32 each."""
         device = self.model.device
         half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.half)
         with half, compat.without_cudnn_attention(device):
-            hidden = self._padded(packed) if self.padded else self._packed(packed)
-        return hidden.float()
+            output, real = (self._padded if self.padded else self._packed)(packed, **asked)
+        layers = output.hidden_states[1:] if output.hidden_states is not None else ()  # the first are the embeddings
+        return [rows[0 if real is None else real].float() for rows in (output.last_hidden_state, *layers)]
 
-    def _packed(self, packed: Packed) -> Tensor:
+    def _packed(self, packed: Packed, **asked: bool) -> tuple[Any, None]:
         """Run the windows side by side in one sequence, without padding."""
         output = self.model(
             input_ids=self._tensor(packed.ids)[None],  # (1, N)
@@ -49,17 +58,18 @@ class TransformersEngine:
             window_groups=groups_of(packed.lengths, self.model.device),
             window_bounds=self._tensor(np.append(0, np.cumsum(packed.lengths)).astype(np.int32)),  # (W + 1,)
             **self._segments(packed, None),
+            **asked,
         )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        return output, None
 
-    def _padded(self, packed: Packed) -> Tensor:
-        """Run each window as a row, padded to the longest."""
+    def _padded(self, packed: Packed, **asked: bool) -> tuple[Any, Tensor]:
+        """Run each window as a row, padded to the longest; also the mask of the real cells."""
         mask, ids = pad(packed.ids, packed.lengths, self.model.config.pad_token_id or 0)
         real = self._tensor(mask)
         output = self.model(
-            input_ids=self._tensor(ids), attention_mask=real.long(), **self._segments(packed, packed.lengths)
+            input_ids=self._tensor(ids), attention_mask=real.long(), **self._segments(packed, packed.lengths), **asked
         )
-        return output.last_hidden_state[real]  # type: ignore[no-any-return]
+        return output, real
 
     def _segments(self, packed: Packed, padded_to: Ints | None) -> dict[str, Tensor]:
         """Keyword argument with each row's segment; empty if there are none or the model doesn't distinguish them."""

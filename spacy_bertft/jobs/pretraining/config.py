@@ -29,6 +29,7 @@ class CorpusSettings(_Section):
     paths: list[Path] = Field(min_length=1)
     exclude: list[str] = []  # patterns of file names in folders
     text_key: str = "text"
+    join: bool = False  # neighbouring texts of a document in one window
     held_out: float = Field(default=0.01, gt=0, lt=1)  # fraction of the windows, used only for evaluation
     cache: Path | None = None  # None: in the output folder
 
@@ -48,9 +49,23 @@ class EncoderSection(_Section):
     name: str | None = "bert-base-cased"  # None: from scratch
     revision: str = "main"
     size: Size = "mini"
+    layers: int | None = Field(default=None, ge=1)  # None: as the size says
+    width: int | None = Field(default=None, ge=64, multiple_of=64)
+    embedding_width: int | None = Field(default=None, ge=8)  # None: the width
     vocabulary: int = Field(default=30522, ge=100)
     lowercase: bool = True
     positions: int = Field(default=512, ge=16)
+
+
+class TeacherSettings(_Section):
+    """[teacher]"""
+
+    name: str | None = None  # None: no teacher
+    revision: str = "main"
+    layers: list[int] | None = None  # from 1, one for each of the student's; None: evenly spaced
+    rows: float = Field(default=1.0, ge=0)  # factors of the losses on hidden rows and on relations
+    relations: float = Field(default=0.0, ge=0)
+    relation_heads: int = Field(default=12, ge=1)
 
 
 class ObjectiveSettings(_Section):
@@ -92,6 +107,7 @@ class Settings(_Section):
 
     corpus: CorpusSettings
     encoder: EncoderSection = EncoderSection()
+    teacher: TeacherSettings = TeacherSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
 

@@ -34,7 +34,7 @@ def split_windows(cache: Cache, encoder: Encoder, settings: Settings) -> tuple[S
     """Split all windows at random into training windows and held-out windows."""
     pairs = settings.objective.next_sentence
     size = encoder.pair_size if pairs else encoder.window - encoder.n_special
-    cut = pair_stretch if pairs else stretch
+    cut = pair_stretch if pairs or settings.corpus.join else stretch
     every = cut(np.asarray(cache.text_ends), np.asarray(cache.document_ends), size=size)
     n_held_out = min(_MAX_HELD_OUT, max(1, round(settings.corpus.held_out * len(every))))
     if len(every) < 2 * n_held_out:

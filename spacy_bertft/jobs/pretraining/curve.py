@@ -55,14 +55,14 @@ def evaluate(
 
 def curve_row(state: RunState, rate: float, evaluation: Evaluation) -> dict[str, Any]:
     """A row of the curve: progress of the run, mean losses since the last row, and an evaluation."""
-    loss, next_loss, steps = state.losses
+    *sums, steps = state.losses
+    means = dict(zip(("loss", "next_loss", "teacher_loss"), sums, strict=True))
     return {
         "step": state.step,
         "subwords": state.subwords,
         "seconds": round(state.seconds, 1),
         "learn_rate": rate,
-        "loss": loss / steps if steps else None,
-        "next_loss": next_loss / steps if steps else None,
+        **{name: total / steps if steps else None for name, total in means.items()},
         **asdict(evaluation),
     }
 

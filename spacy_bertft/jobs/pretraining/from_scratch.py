@@ -99,32 +99,37 @@ def tokenizer_files(vocabulary: Sequence[str], *, lowercase: bool, positions: in
 
 
 def new_model(
-    size: Size,
+    layers: int,
+    width: int,
     *,
     vocabulary_size: int,
     positions: int,
     seed: int,
+    embedding_width: int | None = None,
     next_sentence: bool = False,
     dropout: float | None = None,
 ) -> tuple[Any, dict[str, bytes]]:
     """A BERT with its pretraining heads and random weights, and its config.json.
 
+    embedding_width: of narrower embeddings, which a linear map widens; such a BERT is of the family ELECTRA.
     dropout: in this model, but not in its config.json; None: as in config.json.
     """
-    from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
+    from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, ElectraConfig, ElectraForMaskedLM
 
-    layers, width = SIZES[size]
-    config = BertConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // _HEAD_WIDTH,
-        intermediate_size=4 * width,
-        max_position_embeddings=positions,
-    )
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // _HEAD_WIDTH,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": positions,
+    }
+    config: Any = BertConfig(**sizes)
+    kind: Any = BertForPreTraining if next_sentence else BertForMaskedLM
+    if embedding_width not in (None, width):
+        config, kind = ElectraConfig(**sizes, embedding_size=embedding_width), ElectraForMaskedLM
     files = saved_files(config)
     set_dropout(config, dropout)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        model: Any = (BertForPreTraining if next_sentence else BertForMaskedLM)(config)
-    return model, files
+        return kind(config), files

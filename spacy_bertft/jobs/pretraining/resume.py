@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from spacy_bertft.jobs.checkpoints import write_checkpoint
 from spacy_bertft.learning.optimizer import ModuleOptimizer
 from spacy_bertft.learning.state import load_module_state, load_random_state, module_state, random_state
 
+NO_LOSSES = (0.0, 0.0, 0.0, 0)  # masked, next sentence, teacher; steps
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -28,8 +29,12 @@ class RunState:
     step: int = 0  # steps taken
     subwords: int = 0  # in these steps, including special tokens
     seconds: float = 0.0
-    losses: tuple[float, float, int] = (0.0, 0.0, 0)  # sums since the last row of the curve, and over how many steps
+    losses: Sequence[float] = NO_LOSSES  # sums since the last row of the curve, and over how many steps
     curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the CSV so far
+
+    def add(self, losses: Sequence[float]) -> None:
+        """Add those of a step."""
+        self.losses = [one + other for one, other in zip(self.losses, (*losses, 1), strict=True)]
 
 
 def save_checkpoint(folder: Path, state: RunState, module: nn.Module, optimizer: ModuleOptimizer) -> Path:

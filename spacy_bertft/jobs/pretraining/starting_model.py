@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from spacy_bertft.encoder.checkpoint import CONFIG
+from spacy_bertft.encoder.encoder import Encoder
+from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError, EncoderError
 from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
-from spacy_bertft.jobs.pretraining.from_scratch import learn_vocabulary, new_model, tokenizer_files
+from spacy_bertft.jobs.pretraining.from_scratch import SIZES, learn_vocabulary, new_model, tokenizer_files
 from spacy_bertft.jobs.pretraining.texts import read_documents
 from spacy_bertft.jobs.text_files import check_model
 from spacy_bertft.jobs.writing import disk_error
 
 
-def starting_model(settings: Settings, note: Callable[[str], None]) -> MaskedModel:
-    """Load or create the model in the settings. note: called with a line about anything unusual or slow."""
+def starting_model(settings: Settings, note: Callable[[str], None], teacher: Encoder | None = None) -> MaskedModel:
+    """Load or create the model in the settings. note: called with a line about anything unusual or slow.
+
+    teacher: a new model gets its tokenizer.
+    """
     how = _encoder_settings(settings.training)
-    return _new(settings, how, note) if settings.encoder.name is None else _loaded(settings, how, note)
+    return _new(settings, how, note, teacher) if settings.encoder.name is None else _loaded(settings, how, note)
+
+
+def load_teacher(settings: Settings) -> Encoder | None:
+    """Load the encoder to learn from, if the settings name one."""
+    wanted = settings.teacher
+    if wanted.name is None:
+        return None
+    return load(wanted.name, _encoder_settings(settings.training), revision=wanted.revision)
 
 
 def _encoder_settings(training: TrainingSettings) -> EncoderSettings:
@@ -57,19 +71,37 @@ def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None
     return model
 
 
-def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None]) -> MaskedModel:
+def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], teacher: Encoder | None) -> MaskedModel:
     wanted = settings.encoder
-    note(f"learning a vocabulary of {wanted.vocabulary:,} subwords")
-    documents = read_documents(settings.corpus.files(), text_key=settings.corpus.text_key)
-    texts = (text for document in documents for text in document)
-    vocabulary = learn_vocabulary(texts, wanted.vocabulary, lowercase=wanted.lowercase)
-    files = tokenizer_files(vocabulary, lowercase=wanted.lowercase, positions=wanted.positions)
+    layers, width = SIZES[wanted.size]
+    if wanted.embedding_width and settings.objective.next_sentence:
+        raise ConfigError(
+            "next_sentence is on, but an encoder with encoder.embedding_width has no head for it. Expected one of the "
+            "two. Set next_sentence = false, or embedding_width = null."
+        )
+    if teacher is None:
+        vocabulary_size, files = _learned_tokenizer(settings, note)
+    else:
+        vocabulary_size = teacher.checkpoint.config["vocab_size"]
+        files = {name: content for name, content in teacher.checkpoint.files.items() if name != CONFIG}
     plain, config = new_model(
-        wanted.size,
-        vocabulary_size=len(vocabulary),
+        wanted.layers or layers,
+        wanted.width or width,
+        embedding_width=wanted.embedding_width,
+        vocabulary_size=vocabulary_size,
         positions=wanted.positions,
         seed=settings.training.seed,
         next_sentence=settings.objective.next_sentence,
         dropout=settings.training.dropout,
     )
     return MaskedModel(plain, {**files, **config}, how)
+
+
+def _learned_tokenizer(settings: Settings, note: Callable[[str], None]) -> tuple[int, dict[str, bytes]]:
+    """The size of a vocabulary learned from the corpus, and the tokenizer's files."""
+    wanted = settings.encoder
+    note(f"learning a vocabulary of {wanted.vocabulary:,} subwords")
+    documents = read_documents(settings.corpus.files(), text_key=settings.corpus.text_key)
+    texts = (text for document in documents for text in document)
+    vocabulary = learn_vocabulary(texts, wanted.vocabulary, lowercase=wanted.lowercase)
+    return len(vocabulary), tokenizer_files(vocabulary, lowercase=wanted.lowercase, positions=wanted.positions)

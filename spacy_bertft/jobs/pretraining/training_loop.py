@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spacy_bertft.encoder.masked_lm import Batch
 from spacy_bertft.errors import ConfigError, DataError
@@ -20,9 +23,10 @@ from spacy_bertft.jobs.pretraining.cache import Cache, find_or_build
 from spacy_bertft.jobs.pretraining.config import Settings, TrainingSettings
 from spacy_bertft.jobs.pretraining.corpus_windows import BatchMaker, split_windows
 from spacy_bertft.jobs.pretraining.curve import Evaluation, curve_row, evaluate, evaluation_in, write_curve
-from spacy_bertft.jobs.pretraining.resume import RunState, load_checkpoint, save_checkpoint
+from spacy_bertft.jobs.pretraining.resume import NO_LOSSES, RunState, load_checkpoint, save_checkpoint
 from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
-from spacy_bertft.jobs.pretraining.starting_model import starting_model
+from spacy_bertft.jobs.pretraining.starting_model import load_teacher, starting_model
+from spacy_bertft.jobs.pretraining.teacher import Teacher
 from spacy_bertft.jobs.processes import join_processes
 from spacy_bertft.learning.optimizer import ModuleOptimizer
 from spacy_bertft.learning.step_settings import StepSettings
@@ -70,7 +74,9 @@ class Run:
         self.training = settings.training
         self.processes = join_processes()
         torch.manual_seed(self.training.seed)
-        self.model = starting_model(settings, note)
+        teacher = load_teacher(settings)
+        self.model = starting_model(settings, note, teacher)
+        self.teacher = None if teacher is None else Teacher(teacher, self.model, settings.teacher)
         note(f"reading {', '.join(map(str, settings.corpus.paths))}")
         self.cache = self._cache()
         self.train, self.held_out = split_windows(self.cache, self.model.encoder, settings)
@@ -102,14 +108,13 @@ class Run:
         state = self._resume() if resume else RunState(self._identity())
         if not state.curve:
             state.curve.append(curve_row(state, 0.0, self.evaluate()))
-        order = batches(len(self.train), training.batch_size, seed=training.seed, skip=state.step)
+        made = self._made(state.step)
         clock = _Clock()
         while state.step < training.steps:
-            n_subwords, loss, next_loss, rate = self._step(state.step + 1, next(order))
-            sums = state.losses
+            n_subwords, losses, rate = self._step(state.step + 1, next(made))
             state.step, state.subwords = state.step + 1, state.subwords + n_subwords
-            state.losses = (sums[0] + loss, sums[1] + next_loss, sums[2] + 1)
-            progress(StepReport(state.step, training.steps, n_subwords, loss))
+            state.add(losses)
+            progress(StepReport(state.step, training.steps, n_subwords, sum(losses)))
             last = state.step == training.steps
             if last or state.step % training.evaluate_every == 0:
                 self._add_to_curve(state, rate, clock)
@@ -125,37 +130,59 @@ class Run:
         evaluation = self.evaluate()
         state.seconds += clock.lap()
         state.curve.append(curve_row(state, rate, evaluation))
-        state.losses = (0.0, 0.0, 0)
+        state.losses = NO_LOSSES
         if self.processes.is_first:
             write_curve(self.output, state.curve)
 
-    def _step(self, step: int, chosen: Ints) -> tuple[int, float, float, float]:
-        """Train on one batch. Returns the number of subwords, the loss, the next-sentence loss and the rate."""
+    def _made(self, done: int) -> Iterator[list[Batch]]:
+        """The batch of each step after the first `done`, in parts. A GPU computes while the next one is made."""
+        training = self.training
+        order = batches(len(self.train), training.batch_size, seed=training.seed, skip=done)
+
+        def make(step: int) -> list[Batch]:
+            return self._batches(self.train, next(order), np.random.default_rng([training.seed, step]))
+
+        if self.model.encoder.device.type == "cpu":
+            yield from map(make, count(done + 1))
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(make, done + 1)
+            for step in count(done + 2):
+                parts, ahead = ahead.result(), pool.submit(make, step)
+                yield parts
+
+    def _step(self, step: int, parts: Sequence[Batch]) -> tuple[int, list[float], float]:
+        """Train on one batch. Returns the number of subwords, the losses (masked, next sentence, teacher), the rate."""
         self.model.train()
-        generator = np.random.default_rng([self.training.seed, step])
-        parts = self._batches(self.train, chosen, generator)
         # Every process corrupts the whole batch alike and trains on its part, so their number changes nothing.
         n_targets = max(1, sum(len(part.targets) for part in parts))
         n_subwords = sum(len(part.packed.ids) for part in parts)
-        sums = torch.zeros(2, dtype=torch.float64)
+        n_windows = sum(len(part.packed.lengths) for part in parts)
+        sums = torch.zeros(3, dtype=torch.float64)
         for part in parts[self.processes.rank :: self.processes.count]:
-            losses = self.model(part)
-            both = torch.stack([losses.masked / n_targets, losses.next_sentence / len(chosen)])
-            both.sum().backward()  # type: ignore[no-untyped-call]
-            sums += both.detach().cpu()  # sync
+            layers = self._layers(part)
+            losses = self.model.losses(part, layers[-1])
+            taught = losses.masked.new_zeros(()) if self.teacher is None else self.teacher.loss(part, layers)
+            every = [losses.masked / n_targets, losses.next_sentence / n_windows, taught / n_subwords]
+            torch.stack(every).sum().backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack(every).detach().cpu()  # sync
         self.optimizer.collect()
         self.processes.add_up_gradients(list(self.model.parameters()))
-        loss, next_loss = self.processes.sum_of(sums.tolist())
-        if not math.isfinite(loss + next_loss):
+        found = self.processes.sum_of(sums.tolist())
+        if not math.isfinite(sum(found)):
             raise DataError(
-                f"The loss at step {step} is {loss + next_loss}: training has diverged. Expected a finite number. "
+                f"The loss at step {step} is {sum(found)}: training has diverged. Expected a finite number. "
                 "Lower learn_rate, or raise warmup_steps."
             )
         rate = learn_rate(step, self.training)
         training = self.training
         betas = (training.beta1, training.beta2)
         self.optimizer.step(StepSettings(rate, training.weight_decay, betas, training.eps, training.grad_clip))
-        return n_subwords, loss, next_loss, rate
+        return n_subwords, found, rate
+
+    def _layers(self, batch: Batch) -> list[Tensor]:
+        """The rows of the encoder's layers, (N, D) each; without a teacher, of the highest alone."""
+        engine = self.model.encoder.engine()
+        return [engine(batch.packed)] if self.teacher is None else engine.layer_rows(batch.packed)
 
     def _identity(self) -> dict[str, Any]:
         """The settings that must match to resume from a checkpoint; duration and speed may change."""

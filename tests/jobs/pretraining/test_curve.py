@@ -58,11 +58,11 @@ def test_all_windows_are_guessed_once_and_alike_each_time():
 
 def test_a_row_has_the_means_since_the_last():
     evaluation = Evaluation(3.0, 20.0, 0.25)
-    state = RunState({}, step=4, subwords=100, seconds=1.26, losses=(6.0, 1.0, 2))
+    state = RunState({}, step=4, subwords=100, seconds=1.26, losses=(6.0, 1.0, 4.0, 2))
     row = curve_row(state, 0.01, evaluation)
     assert row == {
         "step": 4, "subwords": 100, "seconds": 1.3, "learn_rate": 0.01, "loss": 3.0, "next_loss": 0.5,
-        "held_out_loss": 3.0, "perplexity": 20.0, "accuracy": 0.25,
+        "teacher_loss": 2.0, "held_out_loss": 3.0, "perplexity": 20.0, "accuracy": 0.25,
     }  # fmt: skip
     assert evaluation_in(row) == evaluation
     before = curve_row(RunState({}), 0.0, evaluation)

@@ -151,7 +151,7 @@ def test_texts_it_was_learned_from_have_nothing_unknown(tmp_path, messages):
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "base"])
 def test_sizes(size):
     layers, width = SIZES[size]
-    model, files = new_model(size, vocabulary_size=50, positions=32, seed=0)
+    model, files = new_model(*SIZES[size], vocabulary_size=50, positions=32, seed=0)
     config = json.loads(files["config.json"])
     assert config["model_type"] == "bert"
     assert (config["num_hidden_layers"], config["hidden_size"]) == (layers, width)
@@ -168,7 +168,7 @@ def test_the_largest_size_is_that_of_bert_base():
 
 def test_a_seed_gives_the_same_weights_and_leaves_the_random_state_alone():
     def weights(seed):
-        return new_model("tiny", vocabulary_size=50, positions=32, seed=seed)[0].state_dict()
+        return new_model(*SIZES["tiny"], vocabulary_size=50, positions=32, seed=seed)[0].state_dict()
 
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -182,7 +182,7 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_random_state_alone():
 
 
 def test_next_sentences_get_their_head():
-    model, _ = new_model("tiny", vocabulary_size=50, positions=32, seed=0, next_sentence=True)
+    model, _ = new_model(*SIZES["tiny"], vocabulary_size=50, positions=32, seed=0, next_sentence=True)
     assert type(model).__name__ == "BertForPreTraining"
     assert model.cls.seq_relationship.out_features == 2
 
@@ -190,7 +190,7 @@ def test_next_sentences_get_their_head():
 def test_a_new_model_is_saved_as_one_that_transformers_loads(tmp_path):
     vocabulary = learn_vocabulary(CORPUS, 600)
     files = tokenizer_files(vocabulary, lowercase=True, positions=64)
-    model, config = new_model("tiny", vocabulary_size=len(vocabulary), positions=64, seed=0)
+    model, config = new_model(*SIZES["tiny"], vocabulary_size=len(vocabulary), positions=64, seed=0)
     MaskedModel(model, {**files, **config}, EncoderSettings(device="cpu")).save(tmp_path)
     again = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
