@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from pretraining_runs import StoppedError, curve, same, weights, write_corpus
 from tiny import make_encoder
 from transformers import AutoModelForMaskedLM
 
@@ -30,22 +29,11 @@ from spacy_bertft.jobs.pretraining.training_loop import Run, learn_rate
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
-WORDS = ["anna", "bob", "berlin", "rome", "lives", "went", "garden", "house", "meeting", "long", "home", "old", "and"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Sentences that can be learned: each names a person and always the same city."""
-    generator = np.random.default_rng(0)
-    lines = []
-    for number in range(400):
-        name, city = (("anna", "berlin"), ("bob", "rome"))[number % 2]
-        lines.append(f"{name} lives in {city} near the old " + " ".join(generator.choice(WORDS, 6)))
-        if number % 4 == 3:
-            lines.append("")
-    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +55,6 @@ def settings(corpus, encoder, *, objective=None, **training):
         },
         "test",
     )
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def curve(folder):
-    with (folder / "curve.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_training_lowers_the_loss_and_the_result_is_an_encoder(corpus, encoder, tmp_path):
@@ -124,10 +99,6 @@ def test_a_run_that_goes_on_ends_in_the_same_weights(corpus, encoder, tmp_path, 
     curves = [curve(tmp_path / name) for name in ("whole", "parts")]
     for one, other in zip(*curves, strict=True):
         assert {**one, "seconds": ""} == {**other, "seconds": ""}
-
-
-class StoppedError(Exception):
-    pass
 
 
 def _stop_after(step, run_settings, output):

@@ -1,0 +1,193 @@
+"""Learning from another encoder on raw text: the losses, what fits together, and whole runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pretraining_runs import StoppedError, curve, same, weights, write_corpus
+from tiny import make_encoder
+from transformers import AutoModel
+
+from spacy_bertft.encoder.loading import load
+from spacy_bertft.encoder.masked_lm import Batch, load_masked
+from spacy_bertft.encoder.settings import EncoderSettings
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.pretraining.adapt import adapt
+from spacy_bertft.jobs.pretraining.config import TeacherSettings, check_settings
+from spacy_bertft.jobs.pretraining.teacher import Teacher, teaching_layers
+from spacy_bertft.types import Packed
+
+pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
+
+HOW = EncoderSettings(device="cpu", precision="float32", window=32, overlap=0)
+LENGTHS = (9, 7, 7, 4)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Two with the same tokenizer, and one with another."""
+    folder = tmp_path_factory.mktemp("encoders")
+    return {
+        "one": make_encoder(folder / "one", "bert-uncased"),
+        "two": make_encoder(folder / "two", "bert-uncased", initializer_range=0.3),
+        "cased": make_encoder(folder / "cased", "bert-cased"),
+    }
+
+
+def batch(n_hidden=0):
+    generator = np.random.default_rng(0)
+    lengths = np.array(LENGTHS)
+    ids = generator.integers(5, 60, lengths.sum())
+    rows = np.arange(n_hidden)
+    positions = np.concatenate([np.arange(length) for length in LENGTHS])
+    corrupted = ids.copy()
+    corrupted[rows] = 4
+    return Batch(Packed(corrupted, positions, lengths), rows, ids[rows], None), ids
+
+
+def losses(student, teacher, made, **settings):
+    model = load_masked(str(student), HOW).eval()
+    one = Teacher(load(str(teacher), HOW), model, TeacherSettings(name="teacher", **settings))
+    with torch.no_grad():
+        return float(one.loss(made, model.encoder.engine().layer_rows(made.packed)))
+
+
+@pytest.mark.parametrize("settings", [{"rows": 1.0}, {"rows": 0.0, "relations": 1.0, "relation_heads": 4}])
+def test_an_encoder_has_nothing_to_learn_from_itself(encoders, settings):
+    assert losses(encoders["one"], encoders["one"], batch()[0], **settings) == pytest.approx(0.0, abs=1e-4)
+    assert losses(encoders["one"], encoders["one"], batch(5)[0], **settings) > 0.01, "it reads the whole text"
+    assert losses(encoders["two"], encoders["one"], batch()[0], **settings) > 0.01
+
+
+def hidden_states(folder, ids):
+    """Those of transformers' model, window by window, and its queries, keys and values of the highest layer."""
+    model = AutoModel.from_pretrained(folder).eval()
+    self_attention = model.encoder.layer[-1].attention.self
+    ends = np.cumsum(LENGTHS)
+    states, related = [], []
+    for end, length in zip(ends, LENGTHS, strict=True):
+        made = model(torch.from_numpy(ids[end - length : end])[None], output_hidden_states=True).hidden_states
+        states.append([rows[0] for rows in made[1:]])
+        related.append([getattr(self_attention, name)(made[-2])[0] for name in ("query", "key", "value")])
+    return states, related
+
+
+def test_the_loss_on_rows_is_the_share_of_variance_that_is_not_explained(encoders):
+    made, ids = batch()
+    with torch.no_grad():
+        found = [
+            [torch.cat(rows) for rows in zip(*hidden_states(encoders[name], ids)[0], strict=True)]
+            for name in ("two", "one")
+        ]
+    expected = [
+        ((own - theirs) ** 2).mean() / ((theirs - theirs.mean(dim=0)) ** 2).mean()
+        for own, theirs in zip(*found, strict=True)
+    ]
+    value = losses(encoders["two"], encoders["one"], made, rows=3.0)
+    assert value == pytest.approx(3 * float(torch.stack(expected).mean()) * len(ids), rel=1e-4)
+
+
+def test_the_loss_on_relations_is_that_of_minilm(encoders):
+    """Wang et al., 2021, equations 3 and 4."""
+    made, ids = batch()
+    heads, total = 4, 0.0
+    with torch.no_grad():
+        own, theirs = (hidden_states(encoders[name], ids)[1] for name in ("two", "one"))
+
+        def relations(rows):
+            parts = rows.view(len(rows), heads, -1).transpose(0, 1)
+            return (parts @ parts.transpose(1, 2) / parts.shape[-1] ** 0.5).softmax(dim=-1)
+
+        for window in zip(own, theirs, strict=True):
+            for one, other in zip(*window, strict=True):
+                p, q = relations(other), relations(one)
+                total += float((p * (p.log() - q.log())).sum())
+    value = losses(encoders["two"], encoders["one"], made, rows=0.0, relations=2.0, relation_heads=heads)
+    assert value == pytest.approx(2 * total / (3 * heads), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("depth", "student", "layers", "expected"),
+    [(6, 3, None, [2, 4, 6]), (6, 4, None, [2, 3, 5, 6]), (2, 2, None, [1, 2]), (6, 2, [1, 6], [1, 6])],
+)
+def test_layers_are_spaced_evenly_or_chosen(depth, student, layers, expected):
+    assert teaching_layers(depth, student, layers) == expected
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 2], [1, 7]])
+def test_layers_that_the_teacher_does_not_have_are_an_error(layers):
+    with pytest.raises(ConfigError, match=r"teacher.layers is .* such as \[3, 6\]"):
+        teaching_layers(6, 2, layers)
+
+
+def settings(corpus, teacher, *, encoder=None, teaching=None, **training):
+    training = {"steps": 12, "batch_size": 8, "window": 32, "learn_rate": 2e-3, "warmup_steps": 2, "device": "cpu",
+                "evaluate_every": 6, "save_every": 4, "dropout": 0.0, **training}  # fmt: skip
+    return check_settings(
+        {
+            "corpus": {"paths": [str(corpus)], "held_out": 0.05},
+            "encoder": encoder or {"name": None, "layers": 1, "width": 64, "embedding_width": 16, "positions": 64},
+            "teacher": {"name": str(teacher), **(teaching or {})},
+            "training": training,
+        },
+        "test",
+    )
+
+
+@pytest.mark.parametrize("teaching", [{}, {"rows": 0.0, "relations": 1.0, "relation_heads": 4}])
+def test_a_new_encoder_learns_from_its_teacher(corpus, encoders, tmp_path, teaching):
+    encoder = {"name": None, "layers": 2, "width": 64, "positions": 64}
+    result = adapt(settings(corpus, encoders["one"], encoder=encoder, teaching=teaching, steps=60), tmp_path / "out")
+    rows = curve(tmp_path / "out")
+    assert float(rows[-1]["teacher_loss"]) < 0.7 * float(rows[1]["teacher_loss"])
+    assert result.after.held_out_loss < result.before.held_out_loss
+    config = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (64, 2)
+    student, teacher = load(str(tmp_path / "out"), HOW), load(str(encoders["one"]), HOW)
+    assert student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
+    assert not [name for name in weights(tmp_path / "out") if "teacher" in name], "the map between widths is left out"
+
+
+def test_narrow_embeddings_are_widened(corpus, encoders, tmp_path):
+    adapt(settings(corpus, encoders["one"], steps=3), tmp_path / "out")
+    saved = weights(tmp_path / "out")
+    assert saved["electra.embeddings.word_embeddings.weight"].shape[1] == 16
+    assert load(str(tmp_path / "out"), HOW).width == 64
+
+
+def test_a_run_that_goes_on_ends_in_the_same_weights(corpus, encoders, tmp_path):
+    whole = settings(corpus, encoders["one"], teaching={"relations": 1.0, "relation_heads": 4, "rows": 1.0},
+                     encoder={"name": None, "layers": 2, "width": 64, "positions": 64})  # fmt: skip
+    adapt(whole, tmp_path / "whole")
+
+    def stop(done):
+        if done.step == 9:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        adapt(whole, tmp_path / "parts", progress=stop)
+    adapt(whole, tmp_path / "parts", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "teaching", "training", "message"),
+    [
+        ({"name": "cased"}, {}, {}, "have different tokenizers"),
+        (None, {"layers": [1, 2]}, {}, "teacher.layers is"),
+        (None, {"relations": 1.0, "relation_heads": 4}, {}, "at least two layers"),
+        ({"name": "two"}, {"relations": 1.0, "relation_heads": 5}, {}, "expected a divisor of the teacher's width, 32"),
+    ],
+)
+def test_what_does_not_fit_is_said(corpus, encoders, tmp_path, encoder, teaching, training, message):
+    chosen = None if encoder is None else {"name": str(encoders[encoder["name"]])}
+    with pytest.raises(ConfigError, match=message):
+        adapt(settings(corpus, encoders["one"], encoder=chosen, teaching=teaching, **training), tmp_path / "out")
