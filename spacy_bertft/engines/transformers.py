@@ -39,7 +39,8 @@ class TransformersEngine:
 
     def layer_rows(self, packed: Packed) -> list[Tensor]:
         """The same, but the rows after each layer, lowest first. (N, D) each."""
-        return self._run(packed, output_hidden_states=True)[1:]
+        last, *layers = self._run(packed, output_hidden_states=True)
+        return [*layers[:-1], last]  # which some families normalise once more
 
     def _run(self, packed: Packed, **asked: bool) -> list[Tensor]:
         """The rows that come out, and then those of each layer if the model was asked for them. (N, D) float32 each."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from encoders import CAN_PACK, KNOWN, MIXED, TRAINED, assert_near, encoder_of, texts_of
 from pipelines import examples, initialized
-from tiny import WIDTH
+from tiny import LAYERS, WIDTH
 
 from spacy_bertft.engines import fused_training
 from spacy_bertft.engines.choose import _make_fused_training
@@ -187,3 +187,19 @@ def test_whole_texts_have_the_same_features(tiny_bert):
         encoder.model.eval()  # no dropout, but the engine for training
         assert type(encoder.engine()) is FusedTrainingEngine
         assert_near(encoder(texts).hidden, expected)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_every_engine_tells_the_same_rows_of_each_layer(tiny_encoder, family):
+    encoder = encoder_of(tiny_encoder(family), precision="float32").eval()
+    packed = packed_of()
+    learning = own_of(encoder)
+    with torch.no_grad():
+        engines = [encoder.engine(), theirs_of(encoder), *([learning] if learning else [])]
+        found = [engine.layer_rows(packed) for engine in engines]
+        last = [engine(packed) for engine in engines]
+    assert len(found[0]) == LAYERS
+    for rows, whole in zip(found, last, strict=True):
+        assert torch.equal(rows[-1], whole)
+        for one, other in zip(rows, found[0], strict=True):
+            assert_near(one, other)
