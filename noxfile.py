@@ -133,7 +133,15 @@ def project(session: nox.Session) -> None:
         if "SPACY_BERTFT_DATA" in os.environ:
             entities = Path(os.environ["SPACY_BERTFT_DATA"], "ner/wikigold")
             run("adapt", domain_texts=texts, domain_entities=entities, adapt_steps=4, domain_steps=20)
-        run("pretrain", texts=texts, pretrain_vocabulary=2000, pretrain_steps=4, pretrain_batch_size=16)
+        run(
+            "pretrain",
+            texts=texts,
+            pretrain_teacher="assets/encoder",
+            pretrain_steps=4,
+            pretrain_batch_size=8,
+            pretrain_long_steps=2,
+            pretrain_long_batch_size=2,
+        )
     clones = Path(session.create_tmp()) / "clones"
     shutil.rmtree(clones, ignore_errors=True)
     shutil.copytree(ROOT / "projects", clones)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from spacy_bertft.encoder.checkpoint import CONFIG
@@ -15,6 +16,10 @@ from spacy_bertft.jobs.pretraining.from_scratch import SIZES, learn_vocabulary, 
 from spacy_bertft.jobs.pretraining.texts import read_documents
 from spacy_bertft.jobs.text_files import check_model
 from spacy_bertft.jobs.writing import disk_error
+
+_TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+# Settings of a tokenizer's class that say how it was called last, and from where it was loaded.
+_ABOUT_LENGTHS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only"}
 
 
 def starting_model(settings: Settings, note: Callable[[str], None], teacher: Encoder | None = None) -> MaskedModel:
@@ -83,7 +88,7 @@ def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], 
         vocabulary_size, files = _learned_tokenizer(settings, note)
     else:
         vocabulary_size = teacher.checkpoint.config["vocab_size"]
-        files = {name: content for name, content in teacher.checkpoint.files.items() if name != CONFIG}
+        files = _tokenizer_of(teacher, wanted.positions)
     plain, config = new_model(
         wanted.layers or layers,
         wanted.width or width,
@@ -95,6 +100,19 @@ def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], 
         dropout=settings.training.dropout,
     )
     return MaskedModel(plain, {**files, **config}, how)
+
+
+def _tokenizer_of(teacher: Encoder, positions: int) -> dict[str, bytes]:
+    """The files of a teacher's tokenizer, without the lengths that texts were cut and filled up to for the teacher."""
+    files = {name: content for name, content in teacher.checkpoint.files.items() if name != CONFIG}
+    tokenizer, settings = (json.loads(files.get(name, b"{}")) for name in (_TOKENIZER, _TOKENIZER_CONFIG))
+    tokenizer.update(truncation=None, padding=None)
+    settings = {name: value for name, value in settings.items() if name not in _ABOUT_LENGTHS}
+    settings["model_max_length"] = positions
+    return files | {
+        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        for name, content in ((_TOKENIZER, tokenizer), (_TOKENIZER_CONFIG, settings))
+    }
 
 
 def _learned_tokenizer(settings: Settings, note: Callable[[str], None]) -> tuple[int, dict[str, bytes]]:

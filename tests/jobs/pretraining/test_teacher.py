@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from encoders import rewrite
 from pretraining_runs import StoppedError, curve, same, weights, write_corpus
 from tiny import make_encoder
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import Batch, load_masked
@@ -154,6 +156,22 @@ def test_a_new_encoder_learns_from_its_teacher(corpus, encoders, tmp_path, teach
     student, teacher = load(str(tmp_path / "out"), HOW), load(str(encoders["one"]), HOW)
     assert student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
     assert not [name for name in weights(tmp_path / "out") if "teacher" in name], "the map between widths is left out"
+
+
+def test_the_tokenizer_is_the_teachers_without_its_lengths(corpus, encoders, tmp_path):
+    source, folder = encoders["one"], tmp_path / "teacher"
+    shutil.copytree(source, folder)
+    rewrite(
+        folder / "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0},
+    )
+    rewrite(folder / "tokenizer_config.json", model_max_length=9, max_length=9, truncation_strategy="longest_first")
+    adapt(settings(corpus, folder, steps=1, window=9), tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.model_max_length == 64
+    assert len(tokenizer("anna " * 20)["input_ids"]) == 22
+    saved = json.loads((tmp_path / "out/tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not {"max_length", "truncation_strategy"} & saved.keys()
 
 
 def test_narrow_embeddings_are_widened(corpus, encoders, tmp_path):
