@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -35,7 +36,6 @@ from spacy.util import load_config
 
 from spacy_bertft.cli.console import show
 from spacy_bertft.convert import convert
-from spacy_bertft.jobs.checkpoints import find_checkpoints
 
 ROOT = Path(__file__).parents[1]
 TEXTS = 48  # for training and for development; 12 steps
@@ -49,6 +49,7 @@ COMMON = {
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 MOMENTS = {"start": 1, "step": 3, "checkpoint": 4, "pipeline": 2}  # and how often each is drawn
 STEPS_AHEAD = 5  # at most, from the newest checkpoint to the next moment
+WRITING = (".checkpoint-", ".bertft-")  # names of checkpoints and pipelines until they are whole
 LOOK_SECONDS = 0.002
 
 
@@ -147,12 +148,12 @@ class Campaign:
         while True:
             kind = chance.choices(list(MOMENTS), list(MOMENTS.values()))[0] if self._goes_on() else None
             run = Run(unbroken.config, folder, chance, unbroken.pace)
-            if not run.go(kind, newest_step(folder) + chance.randint(1, STEPS_AHEAD)):
+            if not run.go(kind, run.newest + chance.randint(1, STEPS_AHEAD)):
                 break
+            moments.append(f"after {run.newest} steps ({kind})")
             half_written = run.check()
             self.killed.append(bool(half_written))
             self.note({"event": "kill", **about, "kind": kind, "steps": run.newest, "half_written": half_written})
-            moments.append(f"after {run.newest} steps ({kind})")
         found = content(folder)
         differing = sorted(path for path in {*found, *unbroken.files} if found.get(path) != unbroken.files.get(path))
         if differing:
@@ -196,8 +197,6 @@ def write_config(pipeline: Pipeline, folder: Path) -> None:
             doc.spans["sc"] = list(doc.ents)  # for spancat
         DocBin(docs=docs, store_user_data=True).to_disk(path)
     settings = {**COMMON, "paths.train": str(made[0]), "paths.dev": str(made[1])}
-    if pipeline.config == "ner_textcat":
-        settings["components.textcat.pooling"] = "mean"
     config = load_config(ROOT / f"configs/{pipeline.config}.cfg", overrides=settings)
     config["training"]["optimizer"]["use_averages"] = pipeline.averages
     if pipeline.tuning is not None:
@@ -210,7 +209,7 @@ class Run:
 
     def __init__(self, config: Path, folder: Path, chance: random.Random, pace: dict[str, float]) -> None:
         self._config, self._folder, self._chance, self._pace = config, folder, chance, pace
-        self._before = self.newest = newest_step(folder)
+        self._before = self.newest = look(folder)[0]
 
     def go(self, kind: str | None, step: int) -> bool:
         """Start or resume it. Returns whether it was killed. Raises WrongRun if it fails, or does not resume.
@@ -228,27 +227,27 @@ class Run:
             finally:
                 process.kill()  # has no effect on one that has ended
             code = process.wait()
-        said = path.read_text(encoding="utf-8", errors="replace")
+        said = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
         if code > 0:
-            raise WrongRun(f"it ended with code {code}:\n{said[-2000:]}")
-        self.newest = max(self.newest, newest_step(self._folder))
+            raise WrongRun(f"it ended with code {code}: {said[-2000:]}")
+        self.newest = max(self.newest, look(self._folder)[0])
         if self.newest > self._before > 0 and f"Resumed after {self._before:,} steps" not in said:
-            raise WrongRun(f"it did not resume after {self._before} steps:\n{said[-2000:]}")
+            raise WrongRun(f"it did not resume after {self._before} steps: {said[-2000:]}")
         return code < 0
 
     def _reaches(self, process: subprocess.Popen[bytes], kind: str | None, step: int) -> bool:
         """Wait for what the moment follows; False if the process ends before. Measures the pace meanwhile."""
-        left, since, changed = unfinished(self._folder), dict[str, float](), time.monotonic()
+        left, since, changed = look(self._folder)[1], dict[str, float](), time.monotonic()
         while process.poll() is None:
             time.sleep(LOOK_SECONDS)
-            now, newest, there = time.monotonic(), newest_step(self._folder), unfinished(self._folder)
+            now, (newest, there) = time.monotonic(), look(self._folder)
             if newest > self.newest:
                 self._pace["start" if self.newest == self._before else "step"] = now - changed
                 self.newest, changed = newest, now
                 if kind == "step" and newest >= step:
                     return True
             left &= there  # what an earlier process left counts again once it is gone
-            for what, prefix in (("checkpoint", ".checkpoint-"), ("pipeline", ".bertft-")):
+            for what, prefix in zip(("checkpoint", "pipeline"), WRITING, strict=True):
                 if any(name.startswith(prefix) for name in there - left):
                     since.setdefault(what, now)
                     if kind == what and self.newest >= step - 1:
@@ -260,7 +259,8 @@ class Run:
     def check(self) -> list[str]:
         """Raise WrongRun if the run has lost something. Returns the names of what is half written."""
         checkpoints = self._folder / "checkpoints"
-        if newest_step(self._folder) < self.newest and not (checkpoints / "finished.json").is_file():
+        newest, half_written = look(self._folder)
+        if newest < self.newest and not (checkpoints / "finished.json").is_file():
             raise WrongRun(f"the checkpoint of step {self.newest} is gone")
         for folder in [*checkpoints.glob("checkpoint-*"), *self._folder.glob("model-*")]:
             try:
@@ -270,18 +270,17 @@ class Run:
                         list(weights.keys())
             except Exception as error:
                 raise WrongRun(f"{folder} is not whole: {error!r}") from error
-        return sorted(unfinished(self._folder))
+        return sorted(half_written)
 
 
-def newest_step(folder: Path) -> int:
-    """The step of the newest checkpoint; 0 if there is none."""
-    return max(find_checkpoints(folder / "checkpoints"), default=0)
-
-
-def unfinished(folder: Path) -> set[str]:
-    """The names of checkpoints and pipelines that are being written, or were when their process was killed."""
-    paths = [*folder.glob("checkpoints/.checkpoint-*"), *folder.glob(".bertft-*")]
-    return {path.name for path in paths if ".deleted" not in path.name}
+def look(folder: Path) -> tuple[int, set[str]]:
+    """The step of the newest checkpoint, 0 if there is none, and the names of what is half written."""
+    names: list[str] = []
+    for one in (folder, folder / "checkpoints"):
+        with suppress(FileNotFoundError):
+            names += os.listdir(one)
+    steps = [int(name.removeprefix("checkpoint-")) for name in names if name.startswith("checkpoint-")]
+    return max(steps, default=0), {name for name in names if name.startswith(WRITING) and ".deleted" not in name}
 
 
 def content(output: Path) -> dict[str, str]:
