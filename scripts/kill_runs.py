@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
@@ -50,7 +51,6 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLI
 MOMENTS = {"start": 1, "step": 3, "checkpoint": 4, "pipeline": 2}  # and how often each is drawn
 STEPS_AHEAD = 5  # at most, from the newest checkpoint to the next moment
 WRITING = (".checkpoint-", ".bertft-")  # names of checkpoints and pipelines until they are whole
-LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ PIPELINES = {
     "several categories, averages": Pipeline("textcat_multilabel", SUPPORT, {"labels_key": "tags"}, averages=True),
     "spaCy's spancat": Pipeline("spancat", SUPPORT),
     "frozen encoder": Pipeline("ner_textcat", SUPPORT, CATEGORY, tuning="FrozenTuning.v1"),
-    "LoRA": Pipeline("ner_textcat", SUPPORT, CATEGORY, tuning="LoraTuning.v1"),
 }
+if find_spec("peft"):
+    PIPELINES["LoRA"] = Pipeline("ner_textcat", SUPPORT, CATEGORY, tuning="LoraTuning.v1")
 
 
 class WrongRun(Exception):  # noqa: N818
@@ -239,7 +240,7 @@ class Run:
         """Wait for what the moment follows; False if the process ends before. Measures the pace meanwhile."""
         left, since, changed = look(self._folder)[1], dict[str, float](), time.monotonic()
         while process.poll() is None:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(0.002)
             now, (newest, there) = time.monotonic(), look(self._folder)
             if newest > self.newest:
                 self._pace["start" if self.newest == self._before else "step"] = now - changed
