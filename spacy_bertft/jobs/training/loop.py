@@ -30,7 +30,7 @@ from spacy_bertft.learning.shim import shim_of
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]
 _ALONE = Processes(1, 0)
 _SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 60
-_SPACYS_NAN = "[E910]"  # in the error of its components whose loss is NaN
+_SPACYS_NAN = ("[E910]", "[E940]")  # errors of its components: a loss, or scores, are NaN
 
 
 @dataclass
@@ -188,7 +188,7 @@ def _telling(batch: list[Example]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:  # a DataError is one too
-        if not isinstance(error, DataError) and _SPACYS_NAN not in str(error):
+        if not (isinstance(error, DataError) or str(error).startswith(_SPACYS_NAN)):
             raise
         found = error if isinstance(error, DataError) else diverged(str(error).rstrip("."))
         texts = [repr(eg.reference.text[:_SHOWN_CHARACTERS]) for eg in batch[:_SHOWN_TEXTS]]
