@@ -63,6 +63,25 @@ def _write(part: Path, write: Callable[[Path], object]) -> None:
     part.chmod(mode)  # safetensors makes files that only their owner can read
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk.
+
+    Otherwise, a power cut may leave part of a file under its final name: names can reach the disk before content.
+    """
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until a folder is on disk, with everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
 @contextmanager
 def saving(what: str, folder: Path) -> Iterator[None]:
     """Turn the errors of a block that saves to a folder into a ConfigError. what: what is saved, for the message."""
@@ -214,6 +233,7 @@ def _discard(path: Path) -> None:
 
 def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
     """Move `new` to `folder`. An existing folder is moved to `old` first, and moved back on failure."""
+    sync_all(new)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         os.replace(folder, old)
@@ -223,6 +243,7 @@ def _replace_folder(new: Path, folder: Path, *, old: Path) -> None:
         if old.exists():
             os.replace(old, folder)
         raise
+    sync(folder.parent)
 
 
 @contextmanager

@@ -103,6 +103,24 @@ def test_a_folder_that_cannot_be_moved_leaves_what_was_there(tmp_path, monkeypat
     assert names(tmp_path) == ["target"]
 
 
+def test_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """So that it is whole after a power cut: all that is in it, then the folder it is in."""
+    target, real, events = make(tmp_path / "target", old="1"), os.replace, []
+
+    def move(source, destination):
+        events.append(Path(destination))
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", move)
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(os.fstat(handle).st_ino))
+    with staged(target) as folder:
+        make(folder, a="1")
+        make(folder / "inside", b="2")
+    moved = events.index(target)
+    assert {path.stat().st_ino for path in (target, *target.rglob("*"))} == set(events[: moved - 1])
+    assert events[moved + 1 :] == [tmp_path.stat().st_ino]
+
+
 def test_files_appear_together(tmp_path):
     targets = [tmp_path / "a" / "one", tmp_path / "b" / "two"]
     with staged_files(targets) as temporary:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+from pathlib import Path
 
 import spacy
 from pipelines import ANNOTATED, blank
 from spacy.tokens import DocBin, Span
+from spacy.util import registry
 from thinc.api import Config
 
 from spacy_bertft.components.doc_values import set_value
+from spacy_bertft.components.progress.figures import RunMeter
 from spacy_bertft.jobs.training.train import train
 
 LISTENER = {"@architectures": "spacy-bertft.Listener.v1"}
@@ -99,3 +104,27 @@ def saved(output, name="model-last"):
 def assert_same(one, two):
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
+
+
+@registry.loggers("test.figures.v1")
+def figures_logger(folder):
+    """Writes what our loggers show of each step: subwords and losses, a line of JSON each."""
+    path = Path(folder, f"figures-{os.environ.get('WORLD_SIZE', '1')}.jsonl")
+
+    def setup(nlp, stdout, stderr):
+        meter = RunMeter(nlp)
+
+        def log(info):
+            figures = meter(info)
+            line = {"epoch": figures.epoch, "subwords": figures.stretch.subwords, "losses": figures.stretch.losses}
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+        return log, lambda: None
+
+    return setup
+
+
+def figures(folder, processes):
+    """What `figures_logger` wrote in a run."""
+    return [json.loads(line) for line in Path(folder, f"figures-{processes}.jsonl").read_text().splitlines()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from spacy_bertft.errors import DataError
+from spacy_bertft.files import sync, sync_all
 
 PREFIX = "checkpoint-"
 
@@ -27,11 +28,10 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], *, 
     try:
         part.mkdir(parents=True)
         write(part)
-        for path in part.iterdir():
-            _sync(path)
+        sync_all(part)
         _delete(target)
         os.replace(part, target)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise DataError(
@@ -69,13 +69,3 @@ def _delete_parts(folder: Path) -> None:
     """Delete what killed processes have not written or deleted to the end."""
     for path in folder.glob(f".{PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file is on disk, so that a power cut leaves no partial checkpoint under the final name."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -224,6 +224,20 @@ def test_several_processes(config, tmp_path):
     assert "Traceback" not in failed.stderr
 
 
+def test_processes_that_torchrun_starts(config, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    train = ["train", config, "-o", tmp_path / "out", "--training.max_epochs", "1"]
+    how = {"env": ONE_THREAD, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*torchrun, "spacy_bertft", *train], **how)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Best score") == 1
+    assert spacy.load(tmp_path / "out/model-best").pipe_names == ["encoder", "ner", "textcat"]
+    plain = subprocess.run([*torchrun, "spacy", *train], **how)
+    assert plain.returncode
+    assert "Found 2 processes" in plain.stderr
+    assert "torchrun … -m spacy_bertft train CONFIG" in plain.stderr
+
+
 @pytest.fixture
 def export(tmp_path):
     """An export of Label Studio."""

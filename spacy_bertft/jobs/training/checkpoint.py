@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spacy_bertft.errors import DataError
+from spacy_bertft.files import sync
 from spacy_bertft.jobs.checkpoints import PREFIX, delete_checkpoints, find_checkpoints, write_checkpoint
 from spacy_bertft.jobs.processes import Processes
 from spacy_bertft.jobs.training.identity import check_same_run
 from spacy_bertft.jobs.training.loop import Loop, Progress
 from spacy_bertft.jobs.training.pipeline_state import load_pipeline_state, pipeline_state
+from spacy_bertft.jobs.writing import writing
 from spacy_bertft.learning.state import TensorsByName, load_random_state, random_state
 
 _TENSORS, _STATE, _FINISHED = "tensors.safetensors", "state.json", "finished.json"
@@ -93,8 +95,12 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Delete the checkpoints, and note that the run is finished."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / _FINISHED).write_text(json.dumps(self.identity), encoding="utf-8")
+        path = self.folder / _FINISHED
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.identity), encoding="utf-8")
+            for written in (path, self.folder):
+                sync(written)
         delete_checkpoints(self.folder)
 
     def is_finished(self) -> bool:

@@ -28,6 +28,7 @@ def add_up_gradients(nlp: Language, frozen: list[str], processes: Processes) -> 
         for _, shim in shims_of(pipe.model):
             if shim.optimizer is not None:
                 _add_up_module(shim.optimizer, processes)
+                shim.tally.share(processes.sum_of)  # for loggers: only the first process has one
         _add_up_thinc(pipe.model, processes)
 
 

@@ -30,6 +30,7 @@ from spacy_bertft.learning.shim import shim_of
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]
 _ALONE = Processes(1, 0)
 _SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 60
+_SPACYS_NAN = ("[E910]", "[E940]")  # errors of its components: a loss, or scores, are NaN
 
 
 @dataclass
@@ -186,10 +187,13 @@ def _telling(batch: list[Example]) -> Iterator[None]:
     """Name the texts of the batch in an error of the data, and the settings to change if a GPU is too small."""
     try:
         yield
-    except DataError as error:
+    except ValueError as error:  # a DataError is one too
+        if not (isinstance(error, DataError) or str(error).startswith(_SPACYS_NAN)):
+            raise
+        found = error if isinstance(error, DataError) else diverged(str(error).rstrip("."))
         texts = [repr(eg.reference.text[:_SHOWN_CHARACTERS]) for eg in batch[:_SHOWN_TEXTS]]
         more = f" and {len(batch) - _SHOWN_TEXTS} more texts" if len(batch) > _SHOWN_TEXTS else ""
-        raise DataError(f"{error} It happened in the batch of {', '.join(texts)}{more}.") from error
+        raise DataError(f"{found} It happened in the batch of {', '.join(texts)}{more}.") from error
     except torch.cuda.OutOfMemoryError as error:
         longest = max(len(eg.reference) for eg in batch)
         raise ConfigError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
 from spacy.language import Language
 from spacy.schemas import ConfigSchemaTraining
 from spacy.training.initialize import init_nlp
@@ -209,11 +210,16 @@ class _Run:
         """Write a pipeline, completely or not at all."""
         if self.output is None:
             return
-        with (
-            staged_folder(self.output / name, partial(_unwritable, self.output / name)) as folder,
-            self.nlp.use_params(self.loop.optimizer.averages),
-        ):
-            self.before_to_disk(self.nlp).to_disk(folder)
+        unwritable = partial(_unwritable, self.output / name)
+        try:
+            with (
+                staged_folder(self.output / name, unwritable) as folder,
+                self.nlp.use_params(self.loop.optimizer.averages),
+            ):
+                self.before_to_disk(self.nlp).to_disk(folder)
+        except (OSError, ConfigError) as error:  # spaCy's, and those of our components, which know nothing of --resume
+            cause = error.__cause__ if isinstance(error, ConfigError) else error
+            raise unwritable(cause) if isinstance(cause, OSError | SafetensorError) else error from error
 
 
 def _batcher(config: Config) -> Batcher:
@@ -222,7 +228,7 @@ def _batcher(config: Config) -> Batcher:
     return batcher
 
 
-def _unwritable(folder: Path, error: OSError) -> ConfigError:
+def _unwritable(folder: Path, error: Exception) -> ConfigError:
     return ConfigError(
         f"The pipeline {str(folder)!r} can't be written: {error} Expected a folder to write to, with enough space. "
         "Free some, and continue with --resume."

@@ -13,6 +13,7 @@ from thinc.api import Optimizer
 
 from spacy_bertft.components.progress.figures import RunMeter
 from spacy_bertft.learning.shim import shim_of
+from spacy_bertft.learning.tally import Tally
 
 pytestmark = pytest.mark.touches_transformers
 
@@ -120,6 +121,16 @@ def test_components_of_spacy_have_losses_per_step(tiny_bert):
         found = meter(None if _ == 0 else info)
     assert found.stretch.losses.keys() == {"ner"}
     assert found.evaluation.stretch.losses["tagger"] == pytest.approx(losses["tagger"] / 2)
+
+
+def test_a_tally_counts_what_other_processes_have_counted():
+    one, two = Tally(), Tally()
+    for texts, subwords, loss in ((2, 10, 1.5), (1, 4, 0.25)):
+        for tally in (one, two):  # the same counts in both
+            tally.texts, tally.subwords, tally.loss = tally.texts + texts, tally.subwords + subwords, tally.loss + loss
+        for tally in (one, two):
+            tally.share(lambda new: [2 * value for value in new])
+    assert (one.texts, one.subwords, one.loss) == (two.texts, two.subwords, two.loss) == (6, 28, 3.5)
 
 
 def test_a_tally_only_grows_while_other_weights_come_and_go(tiny_bert):

@@ -13,7 +13,7 @@ from encoders import rewrite
 from safetensors.torch import load_file
 from spacy.util import load_config
 from tiny import make_encoder
-from training_runs import PIPELINES, assert_same, config_of, make_texts, run, saved
+from training_runs import PIPELINES, assert_same, config_of, figures, make_texts, run, saved
 
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.training.launch import launch
@@ -88,12 +88,20 @@ def assert_near(one, two):
 
 
 @pytest.mark.parametrize("name", ["ner and textcat", "LoRA", "spaCy's tagger and ours, averages"])
-def test_two_processes_take_the_steps_of_one(name, corpus, still, tmp_path):
+def test_two_processes_take_the_steps_of_one_and_log_them(name, corpus, still, tmp_path):
     config = config_for(name, corpus, still, tmp_path)
+    config["training"]["logger"] = {"@loggers": "test.figures.v1", "folder": str(tmp_path)}
+    config.to_disk(tmp_path / "run.cfg")
     run(config, tmp_path / "one")
     assert launched(tmp_path, tmp_path / "two", 2) == 0
     assert_near(weights(tmp_path / "one"), weights(tmp_path / "two"))
     assert (tmp_path / "two/model-best/config.cfg").is_file()
+    assert len(figures(tmp_path, 1)) == 21
+    for one, two in zip(figures(tmp_path, 1), figures(tmp_path, 2), strict=True):
+        losses = two.pop("losses")
+        assert losses == pytest.approx(one.pop("losses"), rel=1e-3)
+        assert losses.keys() >= {"ner", "textcat"}
+        assert two == one  # the epoch, and the subwords of all processes
 
 
 def test_more_processes_than_texts_in_a_batch(corpus, still, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,14 +15,18 @@ import pytest
 import spacy
 import torch
 from pipelines import module_of
+from safetensors import SafetensorError
+from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.util import registry
 from training_runs import OURS, PIPELINES, assert_same, config_of, make_texts, run, saved
 
 from spacy_bertft.errors import ConfigError, DataError
+from spacy_bertft.files import saving
 from spacy_bertft.jobs import checkpoints
 from spacy_bertft.jobs.checkpoints import find_checkpoints
 from spacy_bertft.jobs.training import checkpoint
+from spacy_bertft.jobs.training.checkpoint import Checkpoints
 from spacy_bertft.jobs.training.train import CHECKPOINTS, Stopped, train
 
 pytestmark = [pytest.mark.touches_transformers, pytest.mark.slow]
@@ -110,6 +115,15 @@ def test_a_finished_run_leaves_no_checkpoint_and_is_not_run_again(corpus, tiny_b
     (note,) = run(other, tmp_path, resume=True)
     assert "starts at the beginning" in note
     assert saved(tmp_path) != before
+
+
+def test_checkpoints_are_deleted_when_the_end_of_the_run_is_on_disk(tmp_path, monkeypatch):
+    """A power cut in between must not look like a run that never began: that deletes the pipelines."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(checkpoint, "delete_checkpoints", lambda folder: synced.append("deleted"))
+    Checkpoints(tmp_path, {}).finish()
+    assert synced == [(tmp_path / "finished.json").stat().st_ino, tmp_path.stat().st_ino, "deleted"]
 
 
 def test_a_kill_while_checkpoints_are_deleted_leaves_no_part_of_one(corpus, tiny_bert, unbroken, tmp_path, monkeypatch):
@@ -244,6 +258,31 @@ def test_a_full_disk_leaves_the_checkpoint_before(corpus, tiny_bert, unbroken, t
     assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
 
 
+@pytest.mark.parametrize("kind", ["spaCy's", "ours"])
+def test_a_full_disk_leaves_the_pipeline_before(kind, corpus, tiny_bert, unbroken, tmp_path, monkeypatch):
+    components, tuning, optimizer = PIPELINES["ner and textcat"]
+    config = config_of(corpus, tiny_bert, components, tuning, optimizer)
+    before, real = [], Language.to_disk
+
+    def fill(nlp, folder, **settings):
+        real(nlp, folder, **settings)
+        if (tmp_path / "model-best").exists():
+            before.append(saved(tmp_path, "model-best"))
+            if kind == "spaCy's":
+                raise OSError(28, "No space left on device")
+            with saving("encoder", folder):
+                raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Language, "to_disk", fill)
+        with pytest.raises(ConfigError, match=r"model-\w+' can't be written.*No space left.*continue with --resume"):
+            run(config, tmp_path)
+    assert_same(saved(tmp_path, "model-best"), before[0])
+    assert not list(tmp_path.glob(".*"))
+    assert run(config, tmp_path, resume=True)[0].startswith("Resumed after")
+    assert_same(saved(tmp_path), saved(unbroken("ner and textcat")))
+
+
 def test_resume_needs_an_output_and_checkpoints(corpus, tiny_bert, tmp_path):
     config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]})
     for output, settings in ((None, {}), (tmp_path, {"checkpoint_steps": None})):
@@ -327,7 +366,11 @@ def scored(config, scores):
 
 def test_of_equal_scores_the_earlier_is_kept_and_the_last_update_is_evaluated(corpus, tiny_bert, tmp_path):
     config = scored(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), [0.1, 0.5, 0.5, 0.4, 0.5, 0.2, 0.3])
+    saves = []
+    registry.callbacks("test.saves.v1", func=lambda: lambda nlp: saves.append(nlp) or nlp)
+    config["training"]["before_to_disk"] = {"@callbacks": "test.saves.v1"}
     run(config, tmp_path)  # 7 batches an epoch: steps 0, 4, 8, 12, 16 and the last, 20
+    assert len(saves) == 3  # two that were the best, and the last one
     meta = json.loads((tmp_path / "model-best/meta.json").read_text())
     assert meta["performance"]["ents_f"] == 0.5
     last = json.loads((tmp_path / "model-last/meta.json").read_text())
@@ -354,6 +397,19 @@ def test_patience_stops_a_run_that_gets_no_better(corpus, tiny_bert, tmp_path):
     assert len(seen) == 13
 
 
+def test_patience_and_the_best_score_are_kept_by_a_resumed_run(corpus, tiny_bert, tmp_path):
+    config = scored(config_of(corpus, tiny_bert, {"ner": OURS["ner"]}), [0.1, 0.5, 0.4])
+    config["training"]["patience"] = 8
+    seen = []
+    registry.loggers("test.seen.v1", func=lambda: lambda nlp, out, err: (seen.append, lambda: None))
+    config["training"]["logger"] = {"@loggers": "test.seen.v1"}
+    run_killed(config, tmp_path, 9)
+    best = saved(tmp_path, "model-best")
+    assert run(scored(config, [0.5, 0.4, 0.3]), tmp_path, resume=True)[0].startswith("Resumed after 9 steps")
+    assert [info["step"] for info in seen if info] == [0, 4, 8, 12]
+    assert_same(saved(tmp_path, "model-best"), best)  # a tie with the step before the kill
+
+
 def test_an_error_names_the_texts_of_its_batch(corpus, tiny_bert, tmp_path):
     def spoil(nlp, info):
         if info["step"] == 2:
@@ -362,6 +418,19 @@ def test_an_error_names_the_texts_of_its_batch(corpus, tiny_bert, tmp_path):
     registry.callbacks("test.spoil.v1", func=lambda: spoil)
     config = config_of(corpus, tiny_bert, {"ner": OURS["ner"]}, before_update={"@callbacks": "test.spoil.v1"})
     with pytest.raises(DataError, match=r"training has diverged.*It happened in the batch of '.*' and 1 more texts"):
+        run(config, tmp_path)
+
+
+def test_a_loss_of_spacys_that_is_not_finite_names_the_texts_too(corpus, tiny_bert, tmp_path):
+    def spoil(nlp, info):
+        if info["step"] == 2:
+            (layer,) = (node for node in nlp.get_pipe("tagger").model.walk() if node.name == "softmax")
+            layer.get_param("W")[:] = float("nan")
+
+    registry.callbacks("test.spoil_tagger.v1", func=lambda: spoil)
+    components, callback = PIPELINES["spaCy's tagger"][0], {"@callbacks": "test.spoil_tagger.v1"}
+    config = config_of(corpus, tiny_bert, components, before_update=callback)
+    with pytest.raises(DataError, match=r"NaN values in scores: training has diverged.*the batch of '.*' and 1 more"):
         run(config, tmp_path)
 
 
