@@ -288,6 +288,30 @@ def test_its_files_may_have_other_keys_and_development_texts_of_their_own(tiny_b
     assert spacy.load(tmp_path / "out/model-best").get_pipe("textcat").labels == ("a", "b")
 
 
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_splits_of_a_data_set_are_training_and_development_texts(form, tiny_bert, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER"]))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    rows = {"tokens": [["Ada", "met", name] for name in ("Bob", "Eve", "Lee")], "ner_tags": [[1, 0, 1]] * 3}
+    one = datasets.Dataset.from_dict(rows, features=features)
+    folder = tmp_path / "names"
+    if form == "saved":
+        datasets.DatasetDict(train=one, validation=one).save_to_disk(folder)
+    else:
+        folder.mkdir()
+        for split in ("train", "validation"):
+            one.to_parquet(folder / f"{split}.parquet")
+    words = ["--dev", f"{folder}:validation", "-o", tmp_path / "out", "--training.max_epochs=2"]
+    result = bertft(*from_texts(f"{folder}:train", tiny_bert, *words, task="ner"))
+    assert result.exit_code == 0, result.output
+    assert load_config(tmp_path / "out/config.cfg")["paths"]["dev"] == f"{folder}:validation"
+    assert spacy.load(tmp_path / "out/model-best").get_pipe("ner").labels == ("PER",)
+    with_split = refused(*from_texts(folder, tiny_bert, "-o", tmp_path / "other", task="ner"))
+    assert f"name one of them, such as {folder}:train" in with_split
+
+
 def test_several_processes_train_from_texts_too(export, tiny_bert, tmp_path):
     words = from_texts(export, tiny_bert, "-o", tmp_path / "out", "--processes", 2, "--training.max_epochs", 1)
     command = [sys.executable, "-m", "spacy_bertft", "train", *map(str, words)]

@@ -20,7 +20,7 @@ _OTHER_KEYS = ("annotations", "annotation", "completions", "ner_tags")
 _RECORD = 'records such as {"text": "…", "spans": [{"start": 0, "end": 5, "label": "PERSON"}]}, one per line'
 # The first bytes of files of other kinds, what they are, and what to do.
 _SIGNATURES = (
-    (b"PK\x03\x04", "a ZIP archive or an Excel file", "unpack it, or save the table as CSV (.csv)"),
+    (b"PK\x03\x04", "a ZIP or an Excel file that was cut off", "export or download it again"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save the table as CSV (.csv), in UTF-8"),
     (b"\x1f\x8b", "a file compressed by gzip", "unpack it with gunzip"),
     (b"%PDF", "a PDF file", "annotate its text in one of the tools in docs/data.md"),

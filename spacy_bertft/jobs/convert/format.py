@@ -81,7 +81,7 @@ def _values(content: bytes) -> list[Any]:
     return found
 
 
-def _one_part(path: Path, options: Options) -> list[Path]:
+def one_part(path: Path, options: Options) -> list[Path]:
     """The parts of an input that has only one."""
     return [path]
 
@@ -106,7 +106,7 @@ class Format:
     fits: Callable[[Sample], bool]
     read: ReadFile
     endings: tuple[str, ...] = ()
-    parts: Callable[[Path, Options], list[Path]] = _one_part
+    parts: Callable[[Path, Options], list[Path]] = one_part
     write: WriteFile | None = None
     ending: str = ""
     holds: frozenset[Kind] = frozenset()

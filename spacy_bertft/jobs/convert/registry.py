@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spacy_bertft.errors import ConfigError, DataError, data_error
-from spacy_bertft.jobs.convert import foreign, json_items
+from spacy_bertft.jobs.convert import archives, foreign, json_items
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.formats import (
     brat,
@@ -60,6 +60,8 @@ def format_of(path: Path, options: Options) -> Format:
     if not sample.names:
         check_input(path)
     found = _fitting(sample)
+    if _has_texts_in_zip(sample, options, found):
+        return archives.in_zip(path, lambda inside: format_of(inside, options))
     if options.format != "auto":
         return _forced(FORMATS[options.format], found)
     return found or _by_ending(sample)
@@ -67,11 +69,17 @@ def format_of(path: Path, options: Options) -> Format:
 
 def recognised(path: Path, options: Options) -> bool:
     """Whether a file or folder has the content of one of the formats, or names a data set. Raw text has not."""
-    return is_data_set(path, options) or _fitting(Sample(path, options)) is not None
+    return is_data_set(path, options) or archives.is_zip(path) or _fitting(Sample(path, options)) is not None
 
 
 def _fitting(sample: Sample) -> Format | None:
     return next((one for one in _ALL if one.fits(sample)), None)
+
+
+def _has_texts_in_zip(sample: Sample, options: Options, found: Format | None) -> bool:
+    """Whether an input is a ZIP to look into. INCEpTION's are read as they are."""
+    own = inception.FORMAT.name
+    return archives.is_zip(sample.path) and options.format != own and (found is None or found.name != own)
 
 
 def _forced(chosen: Format, found: Format | None) -> Format:

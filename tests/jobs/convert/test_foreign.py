@@ -91,7 +91,7 @@ def test_a_cell_of_label_studio_is_no_category(made):
 
 
 KINDS = {
-    "zip": (b"PK\x03\x04rest", "an Excel file", "CSV"),
+    "zip": (b"PK\x03\x04rest", "an Excel file that was cut off", "download it again"),
     "gzip": (b"\x1f\x8brest", "gzip", "gunzip"),
     "webanno": (b"#FORMAT=WebAnno TSV 3.3\n", "WebAnno TSV", "UIMA CAS XMI"),
     "pdf": (b"%PDF-1.7", "a PDF file", "annotate its text"),

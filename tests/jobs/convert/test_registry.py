@@ -88,7 +88,7 @@ BROKEN = {
     "utf-16": ("a.json", json.dumps([TASK]).encode("utf-16"), "UTF-16", "save the file as UTF-8"),
     "utf-16 lines": ("a.jsonl", jsonl(PRODIGY).encode("utf-16"), "UTF-16", "save the file as UTF-8"),
     "another form": ("a.json", b'[{"body": "Ada"}]', "JSON of an unknown form, with ['body']", "--text-key"),
-    "excel": ("a.xlsx", b"PK\x03\x04...", "a ZIP archive or an Excel file", "CSV"),
+    "excel": ("a.xlsx", b"PK\x03\x04...", "a ZIP or an Excel file that was cut off", "download it again"),
 }
 
 

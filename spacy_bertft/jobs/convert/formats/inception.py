@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spacy_bertft.errors import ConfigError, DataError, data_error, how_to_install
+from spacy_bertft.jobs.convert.archives import opened, unpack
 from spacy_bertft.jobs.convert.format import Format, Sample
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.records import Record, brief, encodable, entities
@@ -25,7 +25,6 @@ _PROJECT = "exportedproject"  # begins the name of a file in the export of a pro
 # Its folders of documents: FOLDER/DOCUMENT/USER.zip
 _CURATED, _ANNOTATED = "curation/", "annotation/"
 _DEPTH = 2  # of ZIPs in each other: a project's, and a document's
-_MAX_UNPACKED = 1 << 29  # bytes of a file in a ZIP; a few kilobytes may claim to hold gigabytes
 _DOCTYPES = [b"<!DOCTYPE", *("<!DOCTYPE".encode(encoding) for encoding in ("utf-16-le", "utf-16-be"))]
 _OWN_FEATURES = {"sofa", "begin", "end"}
 
@@ -122,11 +121,11 @@ def _members(content: bytes, where: str, tally: Tally, depth: int = 1) -> Iterat
             expected="the ZIP of a project or of a document, as INCEpTION exports it",
             fix="unpack the outer ones",
         )
-    with _opened(content, where) as archive:
+    with opened(BytesIO(content), where) as archive:
         names = archive.namelist()
-        types = next((_unpacked(archive, name, where) for name in names if name.endswith(_TYPES)), None)
+        types = next((_content(archive, name, where) for name in names if name.endswith(_TYPES)), None)
         for name in _documents(names, tally):
-            member, inside = _unpacked(archive, name, where), f"{where}/{name}"
+            member, inside = _content(archive, name, where), f"{where}/{name}"
             if name.endswith(".zip"):
                 yield from _members(member, inside, tally, depth + 1)
             elif name.endswith(".json"):
@@ -135,36 +134,11 @@ def _members(content: bytes, where: str, tally: Tally, depth: int = 1) -> Iterat
                 yield _File(inside, member, types or _no_types(inside))
 
 
-def _opened(content: bytes, where: str) -> zipfile.ZipFile:
-    try:
-        archive = zipfile.ZipFile(BytesIO(content))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _unreadable(where, error) from error
-    # The end of a ZIP that was cut off may hold a whole one: the last document that was written to it.
-    if min((one.header_offset for one in archive.infolist()), default=0):
-        raise data_error(
-            where,
-            found="a ZIP that begins in the middle of the file",
-            expected="one at its beginning",
-            fix="the file may be cut off: export or download it again",
-        )
-    return archive
-
-
-def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
-    """The content of a file in a ZIP. zipfile reads no more than the size that the ZIP says it has."""
-    size = archive.getinfo(name).file_size
-    if size > _MAX_UNPACKED:
-        raise data_error(
-            f"{where}/{name}",
-            found=f"{size:,} bytes when unpacked",
-            expected=f"at most {_MAX_UNPACKED:,}",
-            fix="if it is a document of that size, unpack the ZIP and convert the folder; else don't open this ZIP",
-        )
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, OSError) as error:  # RuntimeError: encrypted
-        raise _unreadable(f"{where}/{name}", error) from error
+def _content(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+    """The content of a file in a ZIP."""
+    content = BytesIO()
+    unpack(archive, name, where, content)
+    return content.getvalue()
 
 
 def _documents(names: list[str], tally: Tally) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from convert_helpers import ents, iobs
 
 from spacy_bertft.errors import ConfigError, DataError
-from spacy_bertft.jobs.convert.formats import inception
+from spacy_bertft.jobs.convert import archives
 
 cassis = pytest.importorskip("cassis")
 NAMED_ENTITY = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
@@ -129,17 +129,17 @@ def test_zips_in_zips_in_zips_are_not_read(tmp_path, converted):
 def test_members_that_are_broken_or_no_zip(tmp_path, converted):
     path = nested(tmp_path, b"<xmi:XMI/>" * 9, 1)
     path.write_bytes(path.read_bytes().replace(b"<xmi:XMI/><", b"<xmi:XMI/>#", 1))
-    with pytest.raises(DataError, match=r"0\.zip/doc\.xmi: found a document that can't be read \(BadZipFile.*fix: "):
+    with pytest.raises(DataError, match=r"0\.zip/doc\.xmi: found a ZIP that can't be read \(BadZipFile.*fix: "):
         converted(path)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("in.zip", "nothing")
-    with pytest.raises(DataError, match=r"a\.zip/in\.zip: found a document that can't be read \(BadZipFile.*fix: "):
+    with pytest.raises(DataError, match=r"a\.zip/in\.zip: found a ZIP that can't be read \(BadZipFile.*fix: "):
         converted(tmp_path / "a.zip", format="inception")
 
 
 def test_members_that_claim_to_hold_gigabytes_are_not_unpacked(tmp_path, converted, monkeypatch):
     path = nested(tmp_path, b"<xmi:XMI/>" * 500, 2)
-    monkeypatch.setattr(inception, "_MAX_UNPACKED", 5_100)
+    monkeypatch.setattr(archives, "_MAX_UNPACKED", 5_100)
     message = r"1\.zip/in\.zip: found 5,\d+ bytes when unpacked; expected at most 5,100; fix: "
     with pytest.raises(DataError, match=message):
         converted(path, format="inception")
