@@ -210,6 +210,15 @@ def test_from_python_it_runs_as_its_settings_say_and_is_written_nowhere(tmp_path
     assert np.isclose(sum(nlp(TEXT).cats.values()), 1)
 
 
+def test_a_folder_of_an_installed_package(tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path / "site/tiny_checkpoint_package/data", "bert-uncased", "textcat")
+    (folder.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    import_checkpoint("tiny_checkpoint_package/data", tmp_path / "pipeline")
+    expected = plain_logits(folder, "textcat", TEXT).softmax(0).tolist()
+    assert list(spacy.load(tmp_path / "pipeline")(TEXT).cats.values()) == pytest.approx(expected, abs=1e-4)
+
+
 def test_nothing_is_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
