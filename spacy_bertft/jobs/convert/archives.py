@@ -36,7 +36,7 @@ def opened(file: Path | IO[bytes], where: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError) as error:
-        raise unreadable(where, error, fix="export or download it again") from error
+        raise _unreadable(where, error, fix="export or download it again") from error
     # The end of a ZIP that was cut off may hold a whole one: the last document that was written to it.
     if min((one.header_offset for one in archive.infolist()), default=0):
         raise data_error(
@@ -62,10 +62,10 @@ def unpack(archive: zipfile.ZipFile, name: str, where: str, to: IO[bytes]) -> No
         with archive.open(name) as member:
             shutil.copyfileobj(member, to)
     except _BROKEN as error:
-        raise unreadable(f"{where}/{name}", error, fix="pack or export it again, without a password") from error
+        raise _unreadable(f"{where}/{name}", error, fix="pack or export it again, without a password") from error
 
 
-def unreadable(where: str, error: Exception, *, fix: str) -> DataError:
+def _unreadable(where: str, error: Exception, *, fix: str) -> DataError:
     """The error for a ZIP, or a member of one, that can't be read."""
     said = " ".join(str(error).split())
     return data_error(

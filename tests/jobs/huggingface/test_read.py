@@ -13,7 +13,8 @@ import spacy
 import torch
 import transformers
 from checkpoints import CATEGORIES, KINDS, TAGS, make_checkpoint, named, plain_logits, settings_of
-from encoders import rewrite
+from encoders import TRANSFORMERS_5, rewrite
+from fake_hub import Repository, fake_hub
 from pipelines import output_of
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, make_encoder
@@ -208,6 +209,26 @@ def test_from_python_it_runs_as_its_settings_say_and_is_written_nowhere(tmp_path
     assert nlp.lang == "de"
     assert nlp.config["components"]["encoder"]["model"]["name"] == str(tmp_path / "c")
     assert np.isclose(sum(nlp(TEXT).cats.values()), 1)
+
+
+def test_a_folder_of_an_installed_package(tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path / "site/tiny_checkpoint_package/data", "bert-uncased", "textcat")
+    (folder.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    import_checkpoint("tiny_checkpoint_package/data", tmp_path / "pipeline")
+    expected = plain_logits(folder, "textcat", TEXT).softmax(0).tolist()
+    assert list(spacy.load(tmp_path / "pipeline")(TEXT).cats.values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 chooses its cache when it is imported")
+def test_a_name_on_the_hub(tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path / "c", "bert-uncased", "textcat")
+    with fake_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.repos["anna/kinds"] = Repository(private=False)
+        hub.repos["anna/kinds"].files.update({path.name: path.read_bytes() for path in folder.iterdir()})
+        import_checkpoint("anna/kinds", tmp_path / "pipeline")
+    expected = plain_logits(folder, "textcat", TEXT).softmax(0).tolist()
+    assert list(spacy.load(tmp_path / "pipeline")(TEXT).cats.values()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_nothing_is_warned_of(tmp_path):
