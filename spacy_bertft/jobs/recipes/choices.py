@@ -20,6 +20,8 @@ Aim = Literal["accuracy", "speed"]
 _STEPS = {"accuracy": 700, "speed": 350}
 _STEPS_PER_LABEL = {"accuracy": 10, "speed": 5}  # that a run has at least
 _EPOCHS = {"accuracy": (4, 30), "speed": (2, 15)}
+# From so many categories on, twice the rate: each of them has few texts, and a head with as many outputs learns slowly.
+_MANY_CATEGORIES = 50
 _EVALUATIONS = 20
 # An evaluated text costs about a third of a trained one; all evaluations should take no more than a quarter of the run.
 _EVALUATED_SHARE = 0.75
@@ -87,7 +89,7 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     def set_(name: str, value: Any, why: str) -> None:
         found[name], reasons[name] = value, why
 
-    set_("rate", *_rate(encoder))
+    set_("rate", *_rate(encoder, len(train.categories)))
     set_("batch_size", *_batch_size(len(train)))
     steps = math.ceil(len(train) / found["batch_size"])  # an epoch
     set_("epochs", *_epochs(steps, max(len(train.categories), len(train.entities)), aim))
@@ -136,9 +138,12 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
-def _rate(encoder: EncoderFacts) -> tuple[float, str]:
+def _rate(encoder: EncoderFacts, n_categories: int) -> tuple[float, str]:
     rate = usual_rate(encoder.body)
-    return rate, f"{encoder.body / 1e6:.0f} million parameters in its layers; base size, with 85 million, takes 5e-5"
+    why = f"{encoder.body / 1e6:.0f} million parameters in its layers; base size, with 85 million, takes 5e-5"
+    if n_categories < _MANY_CATEGORIES:
+        return rate, why
+    return 2 * rate, f"{why}; twice that for {n_categories:,} categories"
 
 
 def _batch_size(n_texts: int) -> tuple[int, str]:

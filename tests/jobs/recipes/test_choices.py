@@ -30,6 +30,13 @@ def test_small_encoders_learn_at_higher_rates():
     assert chosen(encoder=SMALL).rate > chosen(encoder=BASE).rate
 
 
+def test_many_categories_take_twice_the_rate_and_say_so():
+    few, many = (chosen("textcat", categories=Counter({str(k): 10 for k in range(n)})) for n in (20, 150))
+    assert many.rate == 2 * few.rate
+    assert many.reasons["rate"].endswith("twice that for 150 categories")
+    assert "categories" not in few.reasons["rate"]
+
+
 @pytest.mark.parametrize("n", [10, 100, 1000, 10_000, 100_000])
 def test_few_texts_are_read_more_often(n):
     more, fewer = chosen(n=n), chosen(n=4 * n)
