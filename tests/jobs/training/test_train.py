@@ -455,4 +455,4 @@ def test_a_short_campaign_of_kills(tmp_path):
     command = [sys.executable, "-W", "ignore", str(script), "--kills", "3", "--work", str(tmp_path / "kills")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "kills: all runs ended in the same weights" in done.stdout
+    assert "all runs ended in the same weights" in done.stdout
