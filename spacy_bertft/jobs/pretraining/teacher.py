@@ -64,12 +64,17 @@ class Teacher:
         return total * len(ids)
 
     def _rows(self, layers: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        """The share of the teacher's variance that the student's rows leave unexplained, mean over the layers. ()."""
+        """The share of the teacher's variance that the student's rows leave unexplained, mean over the layers. ().
+
+        The teacher's rows are divided by their standard deviation: a new encoder's rows have 1, and its norms would
+        take hundreds of steps to learn another.
+        """
         to_teacher = getattr(self.student, _MAP, nn.Identity())
         found = []
         for own, number in zip(layers, self.layers, strict=True):
             target = theirs[number - 1]
-            found.append(mse_loss(to_teacher(own), target) / target.var(dim=0, correction=0).mean().clamp_min(1e-6))
+            deviation = target.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-3)
+            found.append(mse_loss(to_teacher(own), target / deviation))
         return torch.stack(found).mean()
 
     def _relations(self, layers: Sequence[Tensor], theirs: Sequence[Tensor], lengths: Ints) -> Tensor:

@@ -63,10 +63,12 @@ def losses(student, teacher, made, **settings):
 
 
 @pytest.mark.parametrize("settings", [{"rows": 1.0}, {"rows": 0.0, "relations": 1.0, "relation_heads": 4}])
-def test_an_encoder_has_nothing_to_learn_from_itself(encoders, settings):
-    assert losses(encoders["one"], encoders["one"], batch()[0], **settings) == pytest.approx(0.0, abs=1e-4)
-    assert losses(encoders["one"], encoders["one"], batch(5)[0], **settings) > 0.01, "it reads the whole text"
-    assert losses(encoders["two"], encoders["one"], batch()[0], **settings) > 0.01
+def test_an_encoder_has_least_to_learn_from_itself(encoders, settings):
+    alone = losses(encoders["one"], encoders["one"], batch()[0], **settings)
+    if "relations" in settings:
+        assert alone == pytest.approx(0.0, abs=1e-4)
+    assert losses(encoders["one"], encoders["one"], batch(5)[0], **settings) > alone + 0.01, "it reads the whole text"
+    assert losses(encoders["two"], encoders["one"], batch()[0], **settings) > alone + 0.01
 
 
 def hidden_states(folder, ids):
@@ -90,7 +92,7 @@ def test_the_loss_on_rows_is_the_share_of_variance_that_is_not_explained(encoder
             for name in ("two", "one")
         ]
     expected = [
-        ((own - theirs) ** 2).mean() / ((theirs - theirs.mean(dim=0)) ** 2).mean()
+        ((own - theirs / ((theirs - theirs.mean(dim=0)) ** 2).mean().sqrt()) ** 2).mean()
         for own, theirs in zip(*found, strict=True)
     ]
     value = losses(encoders["two"], encoders["one"], made, rows=3.0)
