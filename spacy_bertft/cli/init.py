@@ -26,6 +26,7 @@ _NAMES = {
     "by_subwords": "subwords in a batch",
     "unknown": "unknown_label",
     "span_sizes": "sizes",
+    "contrastive": "contrastive steps",
 }
 
 
@@ -54,6 +55,14 @@ AimOption = Annotated[
     Aim,
     typer.Option(help="speed: a shorter training, and smaller windows for long texts; scores are lower."),
 ]
+Shots = Annotated[
+    bool | None,
+    typer.Option(
+        "--shots/--no-shots",
+        help="Prepare encoder and heads for few texts, up to 64 of each category or 20 entities of each label. By "
+        "default, the number of texts decides.",
+    ),
+]
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
 
 
@@ -66,6 +75,7 @@ def init_command(
     revision: Revision = "main",
     lang: Lang = "en",
     aim: AimOption = Aim.accuracy,
+    shots: Shots = None,
     output: _Output = Path("config.cfg"),
     force: _Force = False,
     **settings: Any,
@@ -83,6 +93,7 @@ def init_command(
             revision=revision,
             lang=lang,
             aim=aim.value,
+            shots=shots,
             force=force,
             **settings,
         )

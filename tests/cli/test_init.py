@@ -26,7 +26,17 @@ def data(tmp_path_factory):
 
 def test_help_names_the_tasks_and_options():
     text = run("--help").output
-    for word in ("ner+textcat", "--train", "--dev", "--encoder", "--lang", "--aim", "--output", "--label-key"):
+    for word in (
+        "ner+textcat",
+        "--train",
+        "--dev",
+        "--encoder",
+        "--lang",
+        "--aim",
+        "--shots",
+        "--output",
+        "--label-key",
+    ):
         assert word in text
 
 
@@ -42,6 +52,18 @@ def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
     assert "⚠ 20 development texts are few" in result.stderr
     assert "⚠ 20 development texts are among the training texts" in result.stderr
     assert f"bertft train {output} --output training\n" in result.stdout
+
+
+def test_few_texts_are_prepared_for_unless_the_user_says_otherwise(data, tiny_bert, tmp_path):
+    given = ("textcat", "--train", data, "--dev", data, "--encoder", tiny_bert, "--output")
+    result = run(*given, tmp_path / "few.cfg")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"contrastive steps +\d+ +10 texts of each category on average", result.stdout)
+    block = load_config(tmp_path / "few.cfg")["initialize"]["before_init"]
+    assert block["@callbacks"] == "spacy-bertft.contrastive.v1"
+    result = run(*given, tmp_path / "plain.cfg", "--no-shots")
+    assert "contrastive steps" not in result.stdout
+    assert load_config(tmp_path / "plain.cfg")["initialize"]["before_init"] is None
 
 
 def test_it_says_how_the_texts_were_divided(data, tiny_bert, tmp_path):

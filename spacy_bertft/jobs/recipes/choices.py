@@ -27,6 +27,13 @@ _SPECIALS = 4  # the most special subwords in a window
 _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
+# Up to so many texts of a category, or entities of a label, encoder and heads are prepared for few texts.
+_FEW_TEXTS, _FEW_ENTITIES = 64, 20
+_CONTRASTIVE_STEPS = 30
+_CONTRASTED = {
+    "entities of each label": {"ner"},
+    "texts of each category": {"textcat", "textcat_multilabel", "pair"},
+}
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
 
@@ -56,6 +63,7 @@ class Choices:
     by_subwords     subwords in a batch of texts of similar length; None: batches of any texts
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
+    contrastive     contrastive steps before the training, for few texts; None: no such preparation
     """
 
     rate: float = 5e-5
@@ -70,6 +78,7 @@ class Choices:
     unknown: str | None = None
     spans_key: str = "sc"
     span_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    contrastive: int | None = None
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> why it is so
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
@@ -79,8 +88,15 @@ class Choices:
                 yield one.name, getattr(self, one.name), self.reasons[one.name]
 
 
-def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts, aim: Aim = "accuracy") -> Choices:
-    """Settings for a task, its data and an encoder."""
+def choose(
+    task: RecipeTask,
+    train: Summary,
+    dev: Summary,
+    encoder: EncoderFacts,
+    aim: Aim = "accuracy",
+    shots: bool | None = None,
+) -> Choices:
+    """Settings for a task, its data and an encoder. shots: whether they are for few texts; None: as the texts are."""
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
 
@@ -102,6 +118,10 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     if aim == "speed":
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
         set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
+    few = _few(task, train, shots)
+    if few is not None:
+        set_("contrastive", _CONTRASTIVE_STEPS, few)
+        set_("pooling", "mean", "with few texts, the mean of all subwords separates categories better than [CLS]")
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
     if any(head.name == "intent" for head in task.heads):
@@ -134,6 +154,21 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
         weights={name: round((value or 0.0) / whole, 2) for name, value in weights.items()},
         about_weights=task.about_weights if chosen.unknown is not None else "",
     )
+
+
+def _few(task: RecipeTask, train: Summary, shots: bool | None) -> str | None:
+    """Why encoder and heads are prepared for few texts; None if they aren't."""
+    counted = [
+        (what, counts.total() / len(counts), most)
+        for what, counts, most in (
+            ("entities of each label", train.entities, _FEW_ENTITIES),
+            ("texts of each category", +train.categories, _FEW_TEXTS),
+        )
+        if counts and task.kinds & _CONTRASTED[what]
+    ]
+    if not counted or shots is False or not (shots or all(mean <= most for _, mean, most in counted)):
+        return None
+    return " and ".join(f"{mean:,.0f} {what}" for what, mean, _ in counted) + " on average"
 
 
 def _rate(encoder: EncoderFacts) -> tuple[float, str]:

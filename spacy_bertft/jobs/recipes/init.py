@@ -55,6 +55,7 @@ def init(
     revision: str = "main",
     lang: str = "en",
     aim: Aim = "accuracy",
+    shots: bool | None = None,
     force: bool = False,
     **settings: Any,
 ) -> Plan | None:
@@ -67,6 +68,7 @@ def init(
                 of the texts is set aside: they become corpus/train.spacy and corpus/dev.spacy beside the config
     encoder     hub name, folder, or package/folder
     aim         "accuracy", or "speed": a shorter training, batches of similar length, smaller windows for long texts
+    shots       whether encoder and heads are prepared for few texts (docs/few-examples.md); None: if there are few
     force       replace existing files
     settings    how the files are read, e.g. text_key="body": the fields of `Options`
     """
@@ -74,7 +76,7 @@ def init(
     _check_output(output, force)
     if train is not None:
         data = _Data(train, dev, lang, Options(**settings))
-        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim, force=force)
+        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim, shots, force=force)
     elif dev is None:
         facts = EncoderFacts(encoder, revision)
         # In the general config of "intents", there are texts of no known intent.
@@ -121,6 +123,7 @@ def _for_data(
     encoder: str,
     revision: str,
     aim: Aim,
+    shots: bool | None,
     *,
     force: bool,
 ) -> tuple[str, Plan]:
@@ -143,7 +146,7 @@ def _for_data(
     with where as parts:
         train, dev = _summaries(parts, data.lang, loaded)
         check_annotation(task, recipe, data.train, data.dev or data.train, train, dev)
-        chosen = choose(recipe, train, dev, facts, aim)
+        chosen = choose(recipe, train, dev, facts, aim, shots)
         recipe = fitted(recipe, train, chosen)
     text = render(
         recipe,
