@@ -1,7 +1,7 @@
 """Few training texts: the config of `bertft init` without and with --shots, and SetFit, with the same encoder.
 
     python -m venv setfit && setfit/bin/pip install setfit==1.2.0
-    SPACY_BERTFT_DATA=/folder/of/data OMP_NUM_THREADS=1 python benchmarks/accuracy/few_shot.py textcat/sentence_polarity \\
+    SPACY_BERTFT_DATA=/folder/of/data OMP_NUM_THREADS=1 python benchmarks/accuracy/few_shot.py intent/snips \\
         ner/wikigold --encoder ENCODER --shots 8 --draws 5 --setfit setfit/bin/python --output few_shot.jsonl
 
 The data are those of compare.py. Of each draw, all systems get the same texts: so many of each category, or as few
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,9 +64,7 @@ def main(
             work = Path(temporary)
             gold = prepare(Path(os.environ["SPACY_BERTFT_DATA"]) / name, work, 1)
             train, test = _of_some_categories(gold, categories, test_texts)
-            for number, seed, system in (
-                (n, s, one) for n in shots for s in range(draws) for one in systems.split(",")
-            ):
+            for number, seed, system in product(shots, range(draws), systems.split(",")):
                 if system == "setfit" and (setfit is None or not train[0].cats):
                     continue
                 point = system if system != "few-shot" or not settings else settings
@@ -117,19 +116,18 @@ def run_ours(
 
 def run_setfit(python: str, encoder: str, train: Sequence[Doc], test: Sequence[Doc], seed: int) -> dict[str, float]:
     """Train SetFit with its defaults, in another environment; accuracy and CPU seconds."""
-    texts = {"train": [doc.text for doc in train], "test": [doc.text for doc in test]}
-    labels = {
-        "labels": [_categories(doc)[0] for doc in train],
-        "seed": seed,
+    given = {
         "encoder": str(find_folder(encoder) or encoder),
+        "train": [doc.text for doc in train],
+        "labels": [_categories(doc)[0] for doc in train],
+        "test": [doc.text for doc in test],
+        "seed": seed,
     }
-    given = json.dumps({**texts, **labels})
     # An own PYTHONPATH would bring this environment's packages along.
     there = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    answer = subprocess.run(
-        [python, WORKER], input=given, env=there, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    found = json.loads(answer.splitlines()[-1])
+    command = [python, str(WORKER)]
+    run = subprocess.run(command, input=json.dumps(given), env=there, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(run.stdout.splitlines()[-1])
     right = [label in _categories(doc) for label, doc in zip(found["predicted"], test, strict=True)]
     return {"score": statistics.mean(right), "seconds": round(found["seconds"], 1)}
 
@@ -143,7 +141,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         scores = [100 * row["score"] for row in found]
         deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
         seconds = statistics.median(row["seconds"] for row in found)
-        yield f"{name:28} {shots:3}  {statistics.mean(scores):5.1f} ± {deviation:4.1f}  {seconds:7.1f} s  {system} ({len(scores)})"
+        figures = f"{statistics.mean(scores):5.1f} ± {deviation:4.1f}  {seconds:7.1f} s"
+        yield f"{name:28} {shots:3}  {figures}  {system} ({len(scores)})"
 
 
 def _of_some_categories(gold: dict[str, list[Doc]], most: int, test_texts: int) -> tuple[list[Doc], list[Doc]]:

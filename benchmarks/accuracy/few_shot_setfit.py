@@ -1,4 +1,4 @@
-"""SetFit on the texts of few_shot.py, in an environment of its own. Reads a JSON object, and writes one as last line."""
+"""SetFit on the texts of few_shot.py, in an environment of its own: reads a JSON object, writes another one."""
 
 from __future__ import annotations
 

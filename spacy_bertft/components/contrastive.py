@@ -1,4 +1,4 @@
-"""Few training texts: `spacy-bertft.contrastive.v1`, which prepares encoder and heads at the end of their initialisation.
+"""`spacy-bertft.contrastive.v1`: encoder and heads are prepared for few training texts when they are initialised.
 
 First the encoder learns to put texts or tokens of one class close together and those of different classes apart, then
 the output layer of each head starts where its loss is lowest (Kumar et al., 2022, Fine-tuning can distort pretrained
