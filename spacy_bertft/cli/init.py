@@ -56,12 +56,8 @@ AimOption = Annotated[
     typer.Option(help="speed: a shorter training, and smaller windows for long texts; scores are lower."),
 ]
 Shots = Annotated[
-    bool | None,
-    typer.Option(
-        "--shots/--no-shots",
-        help="Prepare encoder and heads for few texts, up to 64 of each category or 20 entities of each label. By "
-        "default, the number of texts decides.",
-    ),
+    bool,
+    typer.Option("--shots", help="For few texts, 8 to 64 per category: prepare encoder and heads before the training."),
 ]
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
 
@@ -75,7 +71,7 @@ def init_command(
     revision: Revision = "main",
     lang: Lang = "en",
     aim: AimOption = Aim.accuracy,
-    shots: Shots = None,
+    shots: Shots = False,
     output: _Output = Path("config.cfg"),
     force: _Force = False,
     **settings: Any,

@@ -61,7 +61,7 @@ def train_command(
     revision: Revision = "main",
     lang: Lang = "en",
     aim: AimOption = Aim.accuracy,
-    shots: Shots = None,
+    shots: Shots = False,
     **settings: Any,
 ) -> None:
     """Train a pipeline as `spacy train` does, with a check of the config first, and checkpoints to resume from.

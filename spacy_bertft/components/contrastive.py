@@ -82,7 +82,6 @@ class ContrastiveHead:
     model: Model[Any, Any]
     task: Task
     loss: Loss
-    labels: tuple[str, ...]
     cfg: dict[str, Any]
     reads: Upstream
     contrastive: Contrastive | None = None
@@ -213,7 +212,7 @@ def _batches(head: ContrastiveHead, examples: Sequence[Example], size: int) -> I
 
 def _by_label(head: ContrastiveHead, examples: Sequence[Example]) -> list[list[Example]]:
     """The texts of each category or entity label; labels of a single text are left out, with a warning."""
-    found: dict[str, list[Example]] = {label: [] for label in head.labels}
+    found: dict[str, list[Example]] = {label: [] for label in head.cfg["labels"]}
     for eg in examples:
         names = {label for label, value in eg.reference.cats.items() if value > 0.5}
         for name in names | {ent.label_ for ent in eg.reference.ents}:
@@ -245,7 +244,8 @@ def create_contrastive(**settings: Any) -> Callable[[Language], Language]:
     chosen = ContrastiveSettings(**settings)
 
     def prepare(nlp: Language) -> Language:
-        every = [pipe for _, pipe in nlp.pipeline if isinstance(pipe, ContrastiveHead)]
+        pipes: list[Any] = [pipe for _, pipe in nlp.pipeline]
+        every = [pipe for pipe in pipes if isinstance(pipe, ContrastiveHead)]
         heads = [head for head in every if isinstance(head.task, Started)]  # not those of answers and numbers
         if not heads:
             raise ConfigError(
@@ -254,7 +254,7 @@ def create_contrastive(**settings: Any) -> Callable[[Language], Language]:
                 "bertft_textcat_multilabel, bertft_pair or bertft_ner. Add one, or set before_init = null in "
                 "[initialize]."
             )
-        shared = Contrastive(chosen, heads, [pipe for _, pipe in nlp.pipeline if isinstance(pipe, EncoderPipe)])
+        shared = Contrastive(chosen, heads, [pipe for pipe in pipes if isinstance(pipe, EncoderPipe)])
         for head in heads:
             head.contrastive = shared
         return nlp

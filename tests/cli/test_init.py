@@ -26,17 +26,7 @@ def data(tmp_path_factory):
 
 def test_help_names_the_tasks_and_options():
     text = run("--help").output
-    for word in (
-        "ner+textcat",
-        "--train",
-        "--dev",
-        "--encoder",
-        "--lang",
-        "--aim",
-        "--shots",
-        "--output",
-        "--label-key",
-    ):
+    for word in "ner+textcat --train --dev --encoder --lang --aim --shots --output --label-key".split():
         assert word in text
 
 
@@ -54,15 +44,18 @@ def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
     assert f"bertft train {output} --output training\n" in result.stdout
 
 
-def test_few_texts_are_prepared_for_unless_the_user_says_otherwise(data, tiny_bert, tmp_path):
+def test_for_few_texts_it_writes_what_prepares_encoder_and_heads(data, tiny_bert, tmp_path):
     given = ("textcat", "--train", data, "--dev", data, "--encoder", tiny_bert, "--output")
-    result = run(*given, tmp_path / "few.cfg")
+    result = run(*given, tmp_path / "few.cfg", "--shots")
     assert result.exit_code == 0, result.output
-    assert re.search(r"contrastive steps +\d+ +10 texts of each category on average", result.stdout)
-    block = load_config(tmp_path / "few.cfg")["initialize"]["before_init"]
-    assert block["@callbacks"] == "spacy-bertft.contrastive.v1"
-    result = run(*given, tmp_path / "plain.cfg", "--no-shots")
-    assert "contrastive steps" not in result.stdout
+    assert re.search(r"contrastive steps +\d+ +--shots: encoder and heads", result.stdout)
+    run("textcat", "--output", tmp_path / "general.cfg", "--shots")
+    for name in ("few", "general"):
+        config = load_config(tmp_path / f"{name}.cfg")
+        assert config["initialize"]["before_init"]["@callbacks"] == "spacy-bertft.contrastive.v1"
+        assert config["components"]["textcat"]["pooling"] == "mean"
+        assert config["components"]["textcat"]["activation"] is None
+    run(*given, tmp_path / "plain.cfg")
     assert load_config(tmp_path / "plain.cfg")["initialize"]["before_init"] is None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import RecipeTask
 from spacy_bertft.learning.rates import BASE_SIZE, usual_rate
@@ -27,13 +28,8 @@ _SPECIALS = 4  # the most special subwords in a window
 _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
-# Up to so many texts of a category, or entities of a label, encoder and heads are prepared for few texts.
-_FEW_TEXTS, _FEW_ENTITIES = 64, 20
-_CONTRASTIVE_STEPS = 30
-_CONTRASTED = {
-    "entities of each label": {"ner"},
-    "texts of each category": {"textcat", "textcat_multilabel", "pair"},
-}
+_CONTRASTIVE_STEPS = 30  # before the training, with few texts
+_OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
 
@@ -94,9 +90,10 @@ def choose(
     dev: Summary,
     encoder: EncoderFacts,
     aim: Aim = "accuracy",
-    shots: bool | None = None,
+    *,
+    shots: bool = False,
 ) -> Choices:
-    """Settings for a task, its data and an encoder. shots: whether they are for few texts; None: as the texts are."""
+    """Settings for a task, its data and an encoder. shots: prepare encoder and heads for few texts."""
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
 
@@ -118,10 +115,9 @@ def choose(
     if aim == "speed":
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
         set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
-    few = _few(task, train, shots)
-    if few is not None:
-        set_("contrastive", _CONTRASTIVE_STEPS, few)
-        set_("pooling", "mean", "with few texts, the mean of all subwords separates categories better than [CLS]")
+    if shots:
+        for name, (value, why) in for_few_texts(task).items():
+            set_(name, value, why)
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
     if any(head.name == "intent" for head in task.heads):
@@ -156,19 +152,22 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
-def _few(task: RecipeTask, train: Summary, shots: bool | None) -> str | None:
-    """Why encoder and heads are prepared for few texts; None if they aren't."""
-    counted = [
-        (what, counts.total() / len(counts), most)
-        for what, counts, most in (
-            ("entities of each label", train.entities, _FEW_ENTITIES),
-            ("texts of each category", +train.categories, _FEW_TEXTS),
+def for_few_texts(task: RecipeTask) -> dict[str, tuple[Any, str]]:
+    """The settings by which encoder and heads are prepared for few texts, each with its reason; see --shots.
+
+    Raises a ConfigError if no head of the task learns categories or entities.
+    """
+    if not task.kinds & {"ner", *_OF_TEXTS}:
+        raise ConfigError(
+            f"shots: found a task of {', '.join(sorted(task.kinds))}; expected one with categories or entities, whose "
+            "texts can be compared; fix: leave --shots out"
         )
-        if counts and task.kinds & _CONTRASTED[what]
-    ]
-    if not counted or shots is False or not (shots or all(mean <= most for _, mean, most in counted)):
-        return None
-    return " and ".join(f"{mean:,.0f} {what}" for what, mean, _ in counted) + " on average"
+    found: dict[str, tuple[Any, str]] = {
+        "contrastive": (_CONTRASTIVE_STEPS, "--shots: encoder and heads are prepared for few texts before the training")
+    }
+    if task.kinds & _OF_TEXTS:
+        found["pooling"] = "mean", "--shots: the mean of all subwords, as in sentence encoders; [CLS] needs more texts"
+    return found
 
 
 def _rate(encoder: EncoderFacts) -> tuple[float, str]:

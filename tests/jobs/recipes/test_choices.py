@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted, for_few_texts
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import TASKS
 
@@ -70,36 +71,23 @@ def test_skewed_categories_get_weights():
     assert chosen("multilabel", categories=skewed).class_weights is None  # weights would shift its probabilities
 
 
-def test_few_texts_are_prepared_for():
-    for task, few, more in (
-        ("textcat", {"categories": Counter(a=60, b=68)}, {"categories": Counter(a=60, b=70)}),
-        ("multilabel", {"categories": Counter(a=8, b=0)}, {"categories": Counter(a=100, b=50)}),
-        ("ner", {"entities": Counter(PER=20)}, {"entities": Counter(PER=21)}),
-        ("ner", {"entities": Counter(PER=5), "categories": Counter(a=500)}, {"entities": Counter(PER=500)}),
-    ):
-        assert chosen(task, n=100, **few).contrastive
-        assert chosen(task, n=100, **few).pooling == "mean"
-        assert chosen(task, n=100, **more).contrastive is None
-        assert chosen(task, n=100, **more).pooling == "cls"
-    assert chosen("textcat", categories=Counter(a=8, b=8)).reasons["contrastive"].startswith("8 texts of each category")
+@pytest.mark.parametrize("task", ["ner", "textcat", "multilabel", "ner+textcat", "intents", "pair"])
+def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
+    counts = {"categories": Counter(a=8, b=8), "entities": Counter(PER=8)}
+    plain, few = (
+        choose(TASKS[task], summary(16, **counts), summary(5), BASE, "accuracy", shots=shots) for shots in (False, True)
+    )
+    assert plain.contrastive is None
+    assert few.contrastive > 0
+    assert few.reasons["contrastive"].startswith("--shots: ")
+    assert plain.pooling == "cls"
+    assert few.pooling == ("cls" if task == "ner" else "mean")
 
 
-def test_of_two_heads_both_must_have_few():
-    few, many = {"entities": Counter(PER=5)}, {"categories": Counter(a=500, b=400)}
-    assert chosen("ner+textcat", **few, **many).contrastive is None
-    both = chosen("ner+textcat", **few, categories=Counter(a=5, b=4))
-    assert both.reasons["contrastive"] == "5 entities of each label and 4 texts of each category on average"
-
-
-def test_the_user_may_say_whether_the_texts_are_few():
-    many, few = Counter(a=500, b=500), Counter(a=5, b=5)
-
-    def asked(categories, shots, task="textcat"):
-        return choose(TASKS[task], summary(20, categories=categories), summary(5), BASE, "accuracy", shots).contrastive
-
-    assert asked(many, True) == asked(few, None)
-    assert asked(few, False) is asked(many, None) is None
-    assert asked(few, True, "regression") is None  # nothing to contrast
+@pytest.mark.parametrize("task", ["qa", "regression", "spancat"])
+def test_tasks_without_classes_can_t_be_prepared_for_few_texts(task):
+    with pytest.raises(ConfigError, match=f"^shots: found a task of {task}; expected .*; fix: leave --shots out$"):
+        for_few_texts(TASKS[task])
 
 
 def test_texts_of_no_intent_are_known_by_their_category_s_name():
