@@ -54,12 +54,12 @@ def main(
                 gold = prepare(folder, work, 1, texts, dev=dev_texts, test=test_texts)
                 for point in points:
                     setup = {"data": name, "texts": texts, "point": point, "seed": seed}
-                    if not any(setup.items() <= row.items() for row in _rows(output)):
+                    if not any(setup.items() <= row.items() for row in read_rows(output)):
                         row = {**setup, **run(point, gold, encoder, seed, work, {} if point == "init" else changes)}
                         print(row, flush=True)
                         with output.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(row) + "\n")
-    _show(_rows(output), points)
+    _show(read_rows(output), points)
 
 
 def run(
@@ -89,7 +89,7 @@ def run(
     }
 
 
-def _rows(output: Path) -> list[dict[str, Any]]:
+def read_rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
 
 

@@ -26,6 +26,7 @@ _NAMES = {
     "by_subwords": "subwords in a batch",
     "unknown": "unknown_label",
     "span_sizes": "sizes",
+    "contrastive": "contrastive steps",
 }
 
 
@@ -54,6 +55,10 @@ AimOption = Annotated[
     Aim,
     typer.Option(help="speed: a shorter training, and smaller windows for long texts; scores are lower."),
 ]
+Shots = Annotated[
+    bool,
+    typer.Option("--shots", help="For few texts, 8 to 64 per category: prepare encoder and heads before the training."),
+]
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
 
 
@@ -66,6 +71,7 @@ def init_command(
     revision: Revision = "main",
     lang: Lang = "en",
     aim: AimOption = Aim.accuracy,
+    shots: Shots = False,
     output: _Output = Path("config.cfg"),
     force: _Force = False,
     **settings: Any,
@@ -83,6 +89,7 @@ def init_command(
             revision=revision,
             lang=lang,
             aim=aim.value,
+            shots=shots,
             force=force,
             **settings,
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from spacy_bertft.cli.console import STOPPED, clean_errors, import_code, reading_option
-from spacy_bertft.cli.init import TASKS, Aim, AimOption, Dev, EncoderName, Lang, Revision, Train, show_plan
+from spacy_bertft.cli.init import TASKS, Aim, AimOption, Dev, EncoderName, Lang, Revision, Shots, Train, show_plan
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.signatures import with_settings
@@ -61,6 +61,7 @@ def train_command(
     revision: Revision = "main",
     lang: Lang = "en",
     aim: AimOption = Aim.accuracy,
+    shots: Shots = False,
     **settings: Any,
 ) -> None:
     """Train a pipeline as `spacy train` does, with a check of the config first, and checkpoints to resume from.
@@ -82,7 +83,8 @@ def train_command(
         context.args.insert(0, str(config_path))
         config_path = None
     overrides = overrides_of(context.args)
-    how = {"train": train, "dev": dev, "encoder": encoder, "revision": revision, "lang": lang, **settings}
+    how = {"train": train, "dev": dev, "encoder": encoder, "revision": revision, "lang": lang, "shots": shots}
+    how |= settings
     _check_source(context, config_path, task, [*how, "aim"])
     with clean_errors():
         import_code(code_path)

@@ -9,6 +9,7 @@ from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import Optimizer
 
+from spacy_bertft.components.contrastive import ContrastiveHead
 from spacy_bertft.components.distillation import DistilledHead
 from spacy_bertft.components.finite import check_loss
 from spacy_bertft.components.rehearsal import RehearsedHead
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _FROZEN_FACTOR = 50.0
 
 
-class LearningHead(RehearsedHead, DistilledHead):
+class LearningHead(RehearsedHead, DistilledHead, ContrastiveHead):
     """Initialisation, updates and the state of training of a HeadPipe."""
 
     cfg: dict[str, Any]
@@ -72,6 +73,7 @@ class LearningHead(RehearsedHead, DistilledHead):
         if isinstance(self.task, Started):
             self.task.start(module, tuple(self.cfg["labels"]), statistics)
         self._begin_distillation(examples)
+        self._begin_contrastive(examples)
 
     def update(
         self,

@@ -38,10 +38,14 @@ class TokenHead(HiddenHead):
         """The tags."""
         return Tagging.of(labels, self.scheme).tags
 
+    def vectors(self, features: Features) -> Tensor:
+        """The hidden layer's output for each token. (T, D)."""
+        return self.hidden(token_vectors(features, self.pooling))
+
     def forward(self, features: Features) -> Tensor:
         """Logits of all tokens; those of tokens without a subword mean nothing."""
         if self.training or self.dense is not None:
-            logits: Tensor = self.output(self.dropout(self.hidden(token_vectors(features, self.pooling))))
+            logits: Tensor = self.output(self.dropout(self.vectors(features)))
             return logits
         # The same result, but pooling a few logits is faster than pooling wide vectors.
         of_rows = replace(features, hidden=features.hidden @ self.output.weight.T)  # (N, L)
@@ -66,9 +70,13 @@ class DocHead(HiddenHead):
         if pooler is not None and self.dense is not None and usual:
             self.dense.load_state_dict(pooler.state_dict())
 
+    def vectors(self, features: Features) -> Tensor:
+        """The hidden layer's output for each Doc. (B, D)."""
+        return self.hidden(doc_vectors(features, self.pooling))
+
     def forward(self, features: Features) -> Tensor:
         """Logits of all Docs; one longer than a window is pooled over its windows."""
-        logits: Tensor = self.output(self.dropout(self.hidden(doc_vectors(features, self.pooling))))
+        logits: Tensor = self.output(self.dropout(self.vectors(features)))
         return logits
 
 

@@ -28,6 +28,7 @@ def test_help_names_the_tasks_and_options():
     text = run("--help").output
     for word in ("ner+textcat", "--train", "--dev", "--encoder", "--lang", "--aim", "--output", "--label-key"):
         assert word in text
+    assert "--shots" in text
 
 
 def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
@@ -42,6 +43,21 @@ def test_it_says_what_it_chose_and_why(data, tiny_bert, tmp_path):
     assert "⚠ 20 development texts are few" in result.stderr
     assert "⚠ 20 development texts are among the training texts" in result.stderr
     assert f"bertft train {output} --output training\n" in result.stdout
+
+
+def test_for_few_texts_it_writes_what_prepares_encoder_and_heads(data, tiny_bert, tmp_path):
+    given = ("textcat", "--train", data, "--dev", data, "--encoder", tiny_bert, "--output")
+    result = run(*given, tmp_path / "few.cfg", "--shots")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"contrastive steps +\d+ +--shots: encoder and heads", result.stdout)
+    run("textcat", "--output", tmp_path / "general.cfg", "--shots")
+    for name in ("few", "general"):
+        config = load_config(tmp_path / f"{name}.cfg")
+        assert config["initialize"]["before_init"]["@callbacks"] == "spacy-bertft.contrastive.v1"
+        assert config["components"]["textcat"]["pooling"] == "mean"
+        assert config["components"]["textcat"]["activation"] is None
+    run(*given, tmp_path / "plain.cfg")
+    assert load_config(tmp_path / "plain.cfg")["initialize"]["before_init"] is None
 
 
 def test_it_says_how_the_texts_were_divided(data, tiny_bert, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import RecipeTask
 from spacy_bertft.learning.rates import BASE_SIZE, usual_rate
@@ -29,6 +30,8 @@ _SPECIALS = 4  # the most special subwords in a window
 _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
+_CONTRASTIVE_STEPS = 30  # before the training, with few texts
+_OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
 
@@ -58,6 +61,7 @@ class Choices:
     by_subwords     subwords in a batch of texts of similar length; None: batches of any texts
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
+    contrastive     contrastive steps before the training, for few texts; None: no such preparation
     """
 
     rate: float = 5e-5
@@ -72,6 +76,7 @@ class Choices:
     unknown: str | None = None
     spans_key: str = "sc"
     span_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    contrastive: int | None = None
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> why it is so
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
@@ -81,8 +86,16 @@ class Choices:
                 yield one.name, getattr(self, one.name), self.reasons[one.name]
 
 
-def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts, aim: Aim = "accuracy") -> Choices:
-    """Settings for a task, its data and an encoder."""
+def choose(
+    task: RecipeTask,
+    train: Summary,
+    dev: Summary,
+    encoder: EncoderFacts,
+    aim: Aim = "accuracy",
+    *,
+    shots: bool = False,
+) -> Choices:
+    """Settings for a task, its data and an encoder. shots: prepare encoder and heads for few texts."""
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
 
@@ -104,6 +117,9 @@ def choose(task: RecipeTask, train: Summary, dev: Summary, encoder: EncoderFacts
     if aim == "speed":
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
         set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
+    if shots:
+        for name, (value, why) in for_few_texts(task).items():
+            set_(name, value, why)
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
     if any(head.name == "intent" for head in task.heads):
@@ -136,6 +152,24 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
         weights={name: round((value or 0.0) / whole, 2) for name, value in weights.items()},
         about_weights=task.about_weights if chosen.unknown is not None else "",
     )
+
+
+def for_few_texts(task: RecipeTask) -> dict[str, tuple[Any, str]]:
+    """The settings by which encoder and heads are prepared for few texts, each with its reason; see --shots.
+
+    Raises a ConfigError if no head of the task learns categories or entities.
+    """
+    if not task.kinds & {"ner", *_OF_TEXTS}:
+        raise ConfigError(
+            f"shots: found a task of {', '.join(sorted(task.kinds))}; expected one with categories or entities, whose "
+            "texts can be compared; fix: leave --shots out"
+        )
+    found: dict[str, tuple[Any, str]] = {
+        "contrastive": (_CONTRASTIVE_STEPS, "--shots: encoder and heads are prepared for few texts before the training")
+    }
+    if task.kinds & _OF_TEXTS:
+        found["pooling"] = "mean", "--shots: the mean of all subwords, as in sentence encoders; [CLS] needs more texts"
+    return found
 
 
 def _rate(encoder: EncoderFacts, n_categories: int) -> tuple[float, str]:

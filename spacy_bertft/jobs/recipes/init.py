@@ -18,7 +18,7 @@ from spacy_bertft.jobs.convert.options import Options
 from spacy_bertft.jobs.convert.tally import Report
 from spacy_bertft.jobs.evaluate import check_data, stream_examples
 from spacy_bertft.jobs.recipes.checks import check_annotation, warnings_of
-from spacy_bertft.jobs.recipes.choices import Aim, Choices, EncoderFacts, choose, fitted
+from spacy_bertft.jobs.recipes.choices import Aim, Choices, EncoderFacts, choose, fitted, for_few_texts
 from spacy_bertft.jobs.recipes.parts import Parts, divided
 from spacy_bertft.jobs.recipes.render import render
 from spacy_bertft.jobs.recipes.summary import Summary, summarise
@@ -55,6 +55,7 @@ def init(
     revision: str = "main",
     lang: str = "en",
     aim: Aim = "accuracy",
+    shots: bool = False,
     force: bool = False,
     **settings: Any,
 ) -> Plan | None:
@@ -67,6 +68,7 @@ def init(
                 of the texts is set aside: they become corpus/train.spacy and corpus/dev.spacy beside the config
     encoder     hub name, folder, or package/folder
     aim         "accuracy", or "speed": a shorter training, batches of similar length, smaller windows for long texts
+    shots       prepare encoder and heads for few texts: a few dozen of each category or label (docs/few-examples.md)
     force       replace existing files
     settings    how the files are read, e.g. text_key="body": the fields of `Options`
     """
@@ -74,11 +76,12 @@ def init(
     _check_output(output, force)
     if train is not None:
         data = _Data(train, dev, lang, Options(**settings))
-        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim, force=force)
+        text, plan = _for_data(recipe, task, output, data, encoder, revision, aim, shots=shots, force=force)
     elif dev is None:
         facts = EncoderFacts(encoder, revision)
         # In the general config of "intents", there are texts of no known intent.
-        chosen = Choices(unknown="none" if task == "intents" else None)
+        few = {name: value for name, (value, _) in for_few_texts(recipe).items()} if shots else {}
+        chosen = Choices(unknown="none" if task == "intents" else None, **few)
         text, plan = render(recipe, file=str(output), lang=lang, encoder=facts, chosen=chosen), None
     else:
         raise ConfigError(
@@ -122,6 +125,7 @@ def _for_data(
     revision: str,
     aim: Aim,
     *,
+    shots: bool,
     force: bool,
 ) -> tuple[str, Plan]:
     """The config for given data, and what was chosen."""
@@ -143,7 +147,7 @@ def _for_data(
     with where as parts:
         train, dev = _summaries(parts, data.lang, loaded)
         check_annotation(task, recipe, data.train, data.dev or data.train, train, dev)
-        chosen = choose(recipe, train, dev, facts, aim)
+        chosen = choose(recipe, train, dev, facts, aim, shots=shots)
         recipe = fitted(recipe, train, chosen)
     text = render(
         recipe,

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted
+from spacy_bertft.errors import ConfigError
+from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted, for_few_texts
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import TASKS
 
@@ -75,6 +76,25 @@ def test_skewed_categories_get_weights():
     assert chosen("pair", categories=skewed).class_weights == "effective"
     assert "b has 10 texts" in chosen("textcat", categories=skewed).reasons["class_weights"]
     assert chosen("multilabel", categories=skewed).class_weights is None  # weights would shift its probabilities
+
+
+@pytest.mark.parametrize("task", ["ner", "textcat", "multilabel", "ner+textcat", "intents", "pair"])
+def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
+    counts = {"categories": Counter(a=8, b=8), "entities": Counter(PER=8)}
+    plain, few = (
+        choose(TASKS[task], summary(16, **counts), summary(5), BASE, "accuracy", shots=shots) for shots in (False, True)
+    )
+    assert plain.contrastive is None
+    assert few.contrastive > 0
+    assert few.reasons["contrastive"].startswith("--shots: ")
+    assert plain.pooling == "cls"
+    assert few.pooling == ("cls" if task == "ner" else "mean")
+
+
+@pytest.mark.parametrize("task", ["qa", "regression", "spancat"])
+def test_tasks_without_classes_can_t_be_prepared_for_few_texts(task):
+    with pytest.raises(ConfigError, match=f"^shots: found a task of {task}; expected .*; fix: leave --shots out$"):
+        for_few_texts(TASKS[task])
 
 
 def test_texts_of_no_intent_are_known_by_their_category_s_name():

@@ -64,6 +64,16 @@ def test_what_was_chosen_is_in_the_config(task, chosen):
     assert rate * made["components"]["encoder"].get("learn_rate_factor", 1.0) == pytest.approx(chosen.rate)
 
 
+def test_the_preparation_for_few_texts_is_a_block_of_its_own():
+    assert config("textcat")["initialize"]["before_init"] is None
+    made = config("ner+textcat", chosen=Choices(rate=1e-4, contrastive=7, pooling="mean"))
+    block = made["initialize"]["before_init"]
+    assert block["@callbacks"] == "spacy-bertft.contrastive.v1"
+    assert (block["steps"], block["rate"]) == (7, 5e-5)
+    assert made["components"]["textcat"]["activation"] is None
+    assert "activation" not in made["components"]["ner"]
+
+
 def test_weights_of_classes_are_part_of_the_loss():
     assert "loss" not in config("textcat")["components"]["textcat"]
     loss = config("textcat", chosen=Choices(class_weights="effective"))["components"]["textcat"]["loss"]
