@@ -155,19 +155,18 @@ class FusedEngine:
             down=_sum_with(layer.down, _whole(parts, "down")),
         )
 
-    def __call__(self, packed: Packed) -> Tensor:
-        """Run one forward pass; attention stays within each window. -> (N, D) float32."""
-        return self._run(packed)
-
     def layer_rows(self, packed: Packed) -> list[Tensor]:
-        """The same, but the rows after each layer, lowest first. (N, D) each."""
+        """The rows after each layer, lowest first. (N, D) each."""
         below: list[Tensor] = []
-        last = self._run(packed, below)
+        last = self(packed, below)
         return [*(rows[: len(last)] for rows in below[1:]), last]
 
     @torch.no_grad()
-    def _run(self, packed: Packed, below: list[Tensor] | None = None) -> Tensor:
-        """The rows after the last layer. below: gets what each layer reads."""
+    def __call__(self, packed: Packed, below: list[Tensor] | None = None) -> Tensor:
+        """Run one forward pass; attention stays within each window. -> (N, D) float32.
+
+        below: gets what each layer reads.
+        """
         net, eps = self.net, self.net.shape.eps
         idle = (0, n_idle(packed.lengths))
         hidden = _normalise(self._embed(packed, idle), net.norm, eps)
