@@ -127,8 +127,9 @@ def project(session: nox.Session) -> None:
 
     with session.chdir(tree):
         run("all", steps=120)
-        for workflow in ("pairs", "questions", "intents"):
+        for workflow in ("pairs", "questions", "intents", "few"):
             run(workflow, more_steps=20)
+        run("small", steps=120, more_steps=20)  # from the pipeline that "all" has trained
         texts = "assets/support/train.jsonl"  # other texts than the workflows' own
         if "SPACY_BERTFT_DATA" in os.environ:
             entities = Path(os.environ["SPACY_BERTFT_DATA"], "ner/wikigold")

@@ -67,6 +67,8 @@ def test_the_workflows_run_in_order(project):
     for name, first in (("pairs", []), ("questions", []), ("intents", ["intents-convert"])):
         steps = [*first, *(f"{name}-{step}" for step in ("train", "calibrate", "evaluate"))]
         assert project["workflows"][name] == steps
+    assert project["workflows"]["few"] == ["convert", "few-train", "few-evaluate"]
+    assert project["workflows"]["small"] == ["convert", "train", "distill", "shrink"]
     assert project["workflows"]["wnut17"] == [f"wnut17-{step}" for step in ("check", "convert", "train", "evaluate")]
     assert project["workflows"]["adapt"] == [f"adapt-{step}" for step in ("encoder", "convert", "train", "evaluate")]
     assert project["workflows"]["pretrain"] == ["pretrain-encoder", "pretrain-long", "pretrain-embed"]
