@@ -47,3 +47,11 @@ def assert_says(error: Exception, where: str, found: str, fix: str) -> None:
     assert f"{where}: found " in message
     assert found in message.split("; expected ")[0]
     assert fix in message.split("; fix: ")[1]
+
+
+def flag_as_encrypted(path):
+    """Let the first member of a ZIP say that it is encrypted."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory,
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # and before the member
+    path.write_bytes(content)

@@ -162,9 +162,9 @@ class Run:
             layers = self._layers(part)
             losses = self.model.losses(part, layers[-1])
             taught = losses.masked.new_zeros(()) if self.teacher is None else self.teacher.loss(part, layers)
-            every = [losses.masked / n_targets, losses.next_sentence / n_windows, taught / n_subwords]
-            torch.stack(every).sum().backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack(every).detach().cpu()  # sync
+            every = torch.stack([losses.masked / n_targets, losses.next_sentence / n_windows, taught / n_subwords])
+            every.sum().backward()  # type: ignore[no-untyped-call]
+            sums += every.detach().cpu()  # sync
         self.optimizer.collect()
         self.processes.add_up_gradients(list(self.model.parameters()))
         found = self.processes.sum_of(sums.tolist())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import spacy
-from convert_helpers import ents, jsonl
+from convert_helpers import ents, flag_as_encrypted, jsonl
 
 from spacy_bertft.convert import convert
 from spacy_bertft.errors import ConfigError, DataError
@@ -159,10 +159,7 @@ def test_zips_that_were_cut_off_or_are_damaged(packed, converted):
 
 def test_a_file_that_is_encrypted(packed, converted):
     path = packed({"all.jsonl": jsonl(RECORD)})
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory,
-    content[content.index(b"PK\x03\x04") + 6] |= 1  # and before the member
-    path.write_bytes(content)
+    flag_as_encrypted(path)
     with pytest.raises(DataError, match=r"all\.jsonl: found a ZIP .*\(RuntimeError.*encrypted.*without a password"):
         converted(path)
 

@@ -7,7 +7,7 @@ import warnings
 import zipfile
 
 import pytest
-from convert_helpers import ents, iobs
+from convert_helpers import ents, flag_as_encrypted, iobs
 
 from spacy_bertft.errors import ConfigError, DataError
 from spacy_bertft.jobs.convert import archives
@@ -162,10 +162,7 @@ def test_a_zip_that_was_cut_off_after_one_of_its_documents(project, converted):
 
 def test_members_that_are_encrypted(tmp_path, converted):
     path = nested(tmp_path, b"<xmi:XMI/>", 1)
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory,
-    content[content.index(b"PK\x03\x04") + 6] |= 1  # and before the member
-    path.write_bytes(content)
+    flag_as_encrypted(path)
     with pytest.raises(DataError, match=r"0\.zip/doc\.xmi: found .* \(RuntimeError.*encrypted.*; fix: .*password"):
         converted(path)
 
