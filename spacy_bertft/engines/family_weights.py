@@ -209,6 +209,8 @@ def _positions(shape: Shape, weights: _Weights, embedded: int) -> Tensor | None:
     segments = weights.table(names.segments, shape.segments, embedded)
     if positions is None:
         positions = segments.new_zeros(shape.positions, embedded)
+    if weights.lenient:  # sizes alone; to add them, torch would import all of torch._dynamo, which takes a second
+        return positions
     return positions + segments[:2, None]
 
 
@@ -242,5 +244,6 @@ def _distances(shape: Shape, weights: _Weights) -> dict[str, Tensor]:
         from torch.nn.functional import layer_norm
 
         norm = weights.norm(names.distance_norm, shape.width)
-        rows = layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, shape.eps)
+        if not weights.lenient:
+            rows = layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, shape.eps)
     return {"distances": rows}
