@@ -1,10 +1,14 @@
-"""Worker processes of nlp.pipe(n_process=…): their threads, and the pipes that they inherit."""
+"""Worker processes of nlp.pipe(n_process=…): their threads, the pipes that they inherit, the Docs that they send."""
 
 from __future__ import annotations
 
 import os
 import sys
 from multiprocessing import parent_process
+from typing import Any
+
+import catalogue
+from srsly.msgpack import msgpack_decoders, msgpack_encoders
 
 from spacy_bertft import compat
 
@@ -58,3 +62,28 @@ def _close_pipes_of_others() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_close_pipes_of_others)
+
+
+class _Remembering:
+    """A registry's `get_all` that goes through everything again only if the registry may have changed.
+
+    srsly asks for its functions whenever it packs or unpacks something, six times for a Doc that a worker sends, and
+    catalogue then goes through all functions that are registered anywhere and all entry points of the environment: most
+    of the time of Doc.to_bytes and Doc.from_bytes.
+    """
+
+    def __init__(self, registry: catalogue.Registry) -> None:
+        self._registry, self._look = registry, registry.get_all
+        self._size = -1
+        self._found: dict[str, Any] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        known, size = catalogue.REGISTRY, len(catalogue.REGISTRY)
+        names = self._registry.namespace
+        if size != self._size or any(known.get((*names, name), one) is not one for name, one in self._found.items()):
+            self._found, self._size = self._look(), size
+        return dict(self._found)
+
+
+for _registry in (msgpack_encoders, msgpack_decoders):
+    _registry.get_all = _Remembering(_registry)

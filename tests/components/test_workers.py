@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 
+import catalogue
 import pytest
 from pipelines import trained
+from spacy.tokens import Doc
+from spacy.vocab import Vocab
+from srsly import msgpack
 
+from spacy_bertft.components import workers
 from spacy_bertft.export import export
 
 pytestmark = pytest.mark.touches_transformers
@@ -170,3 +175,56 @@ def test_a_fork_goes_on_with_a_pipeline_that_has_predicted(tiny_bert, tmp_path, 
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path / backend)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
     assert done.stdout.split() == ["0"] * 4
+
+
+@pytest.fixture
+def encoders():
+    """srsly's registry of encoders, as it was before and is afterwards."""
+    before = dict(catalogue.REGISTRY)
+    yield msgpack.msgpack_encoders
+    catalogue.REGISTRY.clear()
+    catalogue.REGISTRY.update(before)
+
+
+def test_what_srsly_packs_with_is_looked_up_once_until_it_changes(encoders, monkeypatch):
+    fresh = catalogue.Registry(encoders.namespace, entry_points=True)
+    looked = []
+    monkeypatch.setattr(fresh, "get_all", lambda: looked.append(1) or catalogue.Registry.get_all(fresh))
+    remembered = workers._Remembering(fresh)
+    assert remembered() == remembered() == encoders.get_all()
+    assert len(looked) == 1
+    remembered().clear()  # a copy
+    for change in (
+        lambda: encoders.register("own", func=len),
+        lambda: encoders.register("own", func=repr),  # in place of the first
+        lambda: encoders.register("numpy", func=repr),
+        lambda: catalogue.REGISTRY.pop(("srsly", "msgpack_encoders", "own")),
+    ):
+        change()
+        assert remembered() == catalogue.Registry.get_all(fresh) == encoders.get_all()
+    assert len(looked) == 5
+
+
+def test_a_new_encoder_counts_after_docs_were_packed(encoders):
+    class Own:
+        pass
+
+    doc = Doc(Vocab(), words=["Anna"])
+    doc.to_bytes()
+    doc.user_data["own"] = Own()
+    with pytest.raises(TypeError, match="Own"):
+        doc.to_bytes()
+    encoders.register("own", func=lambda value, chain=None: "an Own" if isinstance(value, Own) else chain(value))
+    assert Doc(Vocab()).from_bytes(doc.to_bytes()).user_data["own"] == "an Own"
+
+
+def test_packing_a_doc_does_not_go_through_all_functions(monkeypatch):
+    doc = Doc(Vocab(), words=["Anna"])
+    packed = doc.to_bytes()
+
+    def look(registry):
+        raise AssertionError(registry.namespace)
+
+    monkeypatch.setattr(catalogue.Registry, "get_all", look)
+    assert doc.to_bytes() == packed
+    assert Doc(Vocab()).from_bytes(packed).text == "Anna "
