@@ -22,7 +22,7 @@ from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8 import find_smoothing
+from spacy_bertft.engines.int8 import find_inputs
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.text.subwords import Texts
 
@@ -80,8 +80,8 @@ def net_of(encoder):
     return read_net(encoder.shape, encoder.at_rest().weights)
 
 
-def smoothing_of(encoder, texts=(SENTENCE, LONG)):
-    return find_smoothing(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
+def inputs_of(encoder, texts=(SENTENCE, LONG)):
+    return find_inputs(net_of(encoder), encoder.batches(texts, budget=FusedEngine.budget))
 
 
 def sums_of_pairs(whole):
@@ -92,7 +92,7 @@ def sums_of_pairs(whole):
 
 def exported(encoder, folder, *, int8=False):
     """The encoder for ONNX Runtime, from a folder."""
-    graph = build(net_of(encoder), smoothing_of(encoder) if int8 else None)
+    graph = build(net_of(encoder), inputs_of(encoder) if int8 else None)
     Checkpoint(encoder.at_rest().files, graph=graph).write(folder)
     return load_exported(folder, EncoderSettings(backend="onnxruntime"))
 

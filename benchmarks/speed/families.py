@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel
 
 from spacy_bertft.engines.family_weights import read_net, read_shape
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8 import find_smoothing
+from spacy_bertft.engines.int8 import find_inputs
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.text.batches import bucket, pad
@@ -71,12 +71,12 @@ def subjects_of(family: str) -> dict[str, tuple[Callable[[Packed], object], int,
     net = None if shape is None else read_net(shape, model.state_dict())
     if net is None:
         raise SystemExit(f"The family {family} is not one of ours.")
-    smoothing = find_smoothing(net, batches_of(np.full(4, 64), budget=256, padded=False))
+    inputs = find_inputs(net, batches_of(np.full(4, 64), budget=256, padded=False))
     ours = {
         "float32": FusedEngine(net),
         "bfloat16": FusedEngine(net, half=True),
         "ONNX": OnnxEngine(build(net), padding=1),
-        "ONNX int8": OnnxEngine(build(net, smoothing), padding=1),
+        "ONNX int8": OnnxEngine(build(net, inputs), padding=1),
     }
 
     def theirs(packed: Packed) -> object:

@@ -39,7 +39,9 @@ _JOINT = {"query_key_value": 0, "query": 0, "key": 1, "value": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class FusedLayer:
+    """The products of one layer, and what comes between them."""
+
     attention_norm: Norm | None
     query_key_value: _Product
     attend: Attention
@@ -65,8 +67,8 @@ class FusedEngine:
         made = {id(layer): self._layer(layer) for layer in net.layers}
         self.layers = [made[id(layer)] for layer in net.layers]  # layers that share weights have them once
 
-    def _layer(self, layer: Layer) -> _Layer:
-        return _Layer(
+    def _layer(self, layer: Layer) -> FusedLayer:
+        return FusedLayer(
             attention_norm=layer.attention_norm,
             query_key_value=self._product(layer.query_key_value()),
             attend=self._attention(layer),
@@ -129,7 +131,7 @@ class FusedEngine:
             )
         return engine
 
-    def _adapted(self, number: int, updates: _Parts) -> _Layer:
+    def _adapted(self, number: int, updates: _Parts) -> FusedLayer:
         """A layer with low-rank updates."""
         layer, plain, shape = self.layers[number], self.net.layers[number], self.net.shape
         parts = {part: update.to(self.dtype) for part, update in updates.items()}

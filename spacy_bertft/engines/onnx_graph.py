@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacy_bertft.engines.int8 import Smoothing
+from spacy_bertft.engines.int8 import LayerInputs
 from spacy_bertft.engines.net import Layer, Linear, Net, Norm, Shape
 from spacy_bertft.engines.onnx import HIDDEN, IDS, MASK, ROWS, SEGMENTS
 from spacy_bertft.engines.onnx_attention import Attention
@@ -26,7 +26,7 @@ _OPSET, _MICROSOFT_OPSET, _IR_VERSION = 17, 1, 9
 SIZE_LIMIT = 2**31 - 1
 
 
-def build(net: Net, smoothing: Sequence[Smoothing] | None = None) -> NDArray[np.uint8]:
+def build(net: Net, layer_inputs: Sequence[LayerInputs] | None = None) -> NDArray[np.uint8]:
     """The encoder as the bytes of a model.onnx.
 
     Inputs: input_ids and attention_mask, (batch, sequence) int64; the mask is 1 at real subwords, 0 at padding. If
@@ -34,9 +34,9 @@ def build(net: Net, smoothing: Sequence[Smoothing] | None = None) -> NDArray[np.
     Outputs: last_hidden_state, (batch, sequence, D) float32, with zeros at padding; packed_hidden_state, (N, D)
     float32, only the real subwords, window by window.
 
-    smoothing: of each layer, for int8; None for float32. In int8, the weights of the layers' products use 8 bits with a
-    scale per output channel, their inputs 8 bits with a scale per row, and word embeddings 8 bits with a scale per
-    subword. Everything else stays float32.
+    layer_inputs: from find_inputs, for int8; None for float32. In int8, the weights of the layers' products use 8 bits
+    with a scale per output channel, their inputs 8 bits with a scale per row, and word embeddings 8 bits with a scale
+    per subword. Everything else stays float32.
     """
     try:
         from onnx import helper, numpy_helper
@@ -45,8 +45,8 @@ def build(net: Net, smoothing: Sequence[Smoothing] | None = None) -> NDArray[np.
             "Exporting an encoder to ONNX needs the package onnx, which is not installed. Expected it beside "
             f"onnxruntime: {how_to_install('export')}."
         ) from None
-    graph = Graph(int8=smoothing is not None)
-    _encoder(graph, net, smoothing)
+    graph = Graph(int8=layer_inputs is not None)
+    _encoder(graph, net, layer_inputs)
     size = sum(array.nbytes for array in graph.constants.values())
     if size > SIZE_LIMIT - 2**20:  # the rest of the graph takes far less
         smaller = "" if graph.int8 else " With int8 its weights take about a quarter: try --int8."
@@ -74,7 +74,7 @@ def build(net: Net, smoothing: Sequence[Smoothing] | None = None) -> NDArray[np.
     return np.frombuffer(model.SerializeToString(), dtype=np.uint8)
 
 
-def _encoder(graph: Graph, net: Net, smoothing: Sequence[Smoothing] | None) -> None:
+def _encoder(graph: Graph, net: Net, layer_inputs: Sequence[LayerInputs] | None) -> None:
     """Add all nodes, from ids and mask to hidden rows."""
     add, ints, shape = graph.add, graph.ints, net.shape
     flat = ints("flat", [-1])
@@ -92,7 +92,7 @@ def _encoder(graph: Graph, net: Net, smoothing: Sequence[Smoothing] | None) -> N
         hidden = graph.linear("project", hidden, net.project)  # (N, D)
 
     attention = Attention(graph, net, size=size, rows=rows, cells=cells)
-    for layer in _layers(graph, net, smoothing, cells):
+    for layer in _layers(graph, net, layer_inputs, cells):
         mixed = attention.attend(layer.name, layer.weights, *layer.query_key_value(hidden))
         # Sum and norm as two nodes: ONNX Runtime's fused ones are several times slower on a CPU.
         hidden = graph.normalise(f"{layer.name}.out_norm", layer.out(mixed, hidden), layer.weights.out_norm, shape.eps)
@@ -117,17 +117,17 @@ def _embedded_positions(graph: Graph, net: Net, positions: Tensor, size: str, ce
 
 
 def _layers(
-    graph: Graph, net: Net, smoothing: Sequence[Smoothing] | None, cells: str
+    graph: Graph, net: Net, layer_inputs: Sequence[LayerInputs] | None, cells: str
 ) -> Sequence[_FloatLayer] | Sequence[Int8Layer]:
     """What adds each layer's products; layers that share their weights have it in common."""
     names = {id(layer): f"layer.{number}" for number, layer in reversed(list(enumerate(net.layers)))}
-    if smoothing is None:
+    if layer_inputs is None:
         return [_FloatLayer(graph, names[id(layer)], layer, net.shape) for layer in net.layers]
     quantiser = Quantiser(graph, cells)
     made: dict[int, Int8Layer] = {}
-    for layer, factors in zip(net.layers, smoothing, strict=True):
+    for layer, its in zip(net.layers, layer_inputs, strict=True):
         if id(layer) not in made:
-            made[id(layer)] = Int8Layer(quantiser, names[id(layer)], layer, net.shape, factors)
+            made[id(layer)] = Int8Layer(quantiser, names[id(layer)], layer, net.shape, its)
     return [made[id(layer)] for layer in net.layers]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacy_bertft.engines.int8 import Smoothing, quantise_weight
-from spacy_bertft.engines.net import Layer, Linear, Norm, Shape
+from spacy_bertft.engines.int8 import Inputs, LayerInputs, quantise_weight
+from spacy_bertft.engines.net import Layer, Norm, Shape
 from spacy_bertft.engines.onnx_nodes import MICROSOFT, Graph, as_floats
 from spacy_bertft.types import Floats
 
@@ -60,9 +60,9 @@ class Quantiser:
 class _Product:
     """A product without bias. (N, in) -> (N, out)."""
 
-    def __init__(self, graph: Graph, name: str, weight: Floats) -> None:
-        """weight: (out, in)."""
-        whole, scales = quantise_weight(np.ascontiguousarray(weight.T))
+    def __init__(self, graph: Graph, name: str, weight: Floats, inputs: Inputs) -> None:
+        """weight: (out, in), of the inputs before they are divided by their factors."""
+        whole, scales = quantise_weight(np.ascontiguousarray((weight * inputs.factors).T), inputs.moments)
         self._graph = graph
         self._weight = graph.constant(f"{name}.weight", whole)
         self._scales = graph.constant(f"{name}.scales", scales)
@@ -80,18 +80,19 @@ class Int8Layer:
     weights that don't depend on them, so what divides the values may be multiplied into `out`.
     """
 
-    def __init__(self, quantiser: Quantiser, name: str, weights: Layer, shape: Shape, smoothing: Smoothing) -> None:
+    def __init__(self, quantiser: Quantiser, name: str, weights: Layer, shape: Shape, inputs: LayerInputs) -> None:
         self.name, self.weights = name, weights
         self._quantiser, self._graph = quantiser, quantiser.graph
-        self._shape, self._smoothing = shape, smoothing
-        self._query = self._product("query", _times(weights.query, smoothing.query_key_value))
-        self._key = self._product("key", _times(weights.key, smoothing.query_key_value))
-        values = _times(weights.value, smoothing.query_key_value) / smoothing.out[:, None]
-        self._value = self._product("value", values)
-        self._out = self._product("out", _times(weights.out, smoothing.out))
-        self._up = self._product("up", _times(weights.up, smoothing.up))
-        self._gate = None if weights.gate is None else self._product("gate", _times(weights.gate, smoothing.up))
-        self._down = self._product("down", as_floats(weights.down.weight))
+        self._shape, self._inputs = shape, inputs
+        attention, up = inputs.query_key_value, inputs.up
+        self._query = self._product("query", as_floats(weights.query.weight), attention)
+        self._key = self._product("key", as_floats(weights.key.weight), attention)
+        values = as_floats(weights.value.weight) / inputs.out.factors[:, None]
+        self._value = self._product("value", values, attention)
+        self._out = self._product("out", as_floats(weights.out.weight), inputs.out)
+        self._up = self._product("up", as_floats(weights.up.weight), up)
+        self._gate = None if weights.gate is None else self._product("gate", as_floats(weights.gate.weight), up)
+        self._down = self._product("down", as_floats(weights.down.weight), inputs.down)
 
     def query_key_value(self, hidden: str) -> tuple[list[str], str]:
         """Query, key and value (N, D), and the bias that attention is to add, (3D,), or "".
@@ -100,7 +101,7 @@ class Int8Layer:
         passes through it: `out` adds it. Attention doesn't change if all keys have the same vector added, unless it
         turns them by their positions or compares them with distances.
         """
-        weights, factors = self.weights, self._smoothing.query_key_value
+        weights, factors = self.weights, self._inputs.query_key_value.factors
         rows = self._quantiser.quantise(self._smooth("attention_norm", hidden, weights.attention_norm, factors))
         query, key, value = self._query(rows), self._key(rows), self._value(rows)
         bias = as_floats(weights.query.bias)
@@ -119,7 +120,7 @@ class Int8Layer:
     def feed_forward(self, hidden: str) -> str:
         """The sum of the feed-forward part's output and its input. (N, D)."""
         weights, graph = self.weights, self._graph
-        rows = self._quantiser.quantise(self._smooth("up_norm", hidden, weights.up_norm, self._smoothing.up))
+        rows = self._quantiser.quantise(self._smooth("up_norm", hidden, weights.up_norm, self._inputs.up.factors))
         # Two nodes: ONNX Runtime's fused BiasGelu takes longer on a CPU.
         inner = graph.activate(
             self._shape.activation, self._plus(self._up(rows), "up.bias", as_floats(weights.up.bias))
@@ -129,8 +130,8 @@ class Int8Layer:
         whole = self._quantiser.quantise(inner, activated=self._gate is None)
         return self._sum("down", self._down(whole), hidden, as_floats(weights.down.bias))
 
-    def _product(self, part: str, weight: Floats) -> _Product:
-        return _Product(self._graph, f"{self.name}.{part}", weight)
+    def _product(self, part: str, weight: Floats, inputs: Inputs) -> _Product:
+        return _Product(self._graph, f"{self.name}.{part}", weight, inputs)
 
     def _constant(self, name: str, values: Floats) -> str:
         return self._graph.constant(f"{self.name}.{name}", values)
@@ -149,12 +150,6 @@ class Int8Layer:
         divisor = torch.from_numpy(factors)
         divided = Norm(_over(norm.weight, divisor), _over(norm.bias, divisor))
         return self._graph.normalise(f"{self.name}.{part}", hidden, divided, self._shape.eps)
-
-
-def _times(one: Linear, factors: Floats) -> Floats:
-    """The weights with their inputs multiplied. (out, in)."""
-    found: Floats = as_floats(one.weight) * factors
-    return found
 
 
 def _over(values: Tensor, divisor: Tensor) -> Tensor:

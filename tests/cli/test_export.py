@@ -63,7 +63,7 @@ def test_without_a_dev_set_it_says_that_no_scores_were_compared(pipeline, tmp_pa
 
 def test_a_drop_is_shown_and_refused_and_forced(pipeline, tmp_path, monkeypatch):
     quantise = onnx_int8.quantise_weight
-    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight: quantise(0 * weight))  # all weights 0
+    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight, _: quantise(0 * weight))  # all weights 0
     arguments = ("export", pipeline, tmp_path / "out", "--int8", "--dev", pipeline.with_name("dev.spacy"))
     result = run(*arguments)
     assert result.exit_code == 1

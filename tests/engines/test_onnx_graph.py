@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from encoders import KNOWN, encoder_of, net_of, smoothing_of
+from encoders import KNOWN, encoder_of, inputs_of, net_of
 from tiny import WIDTH
 
 from spacy_bertft.engines import onnx_graph as graph_module
@@ -49,7 +49,7 @@ def test_an_encoder_too_large_for_one_file_is_refused(tiny_bert, monkeypatch):
 
 def test_int8_is_not_advised_to_those_who_have_it(tiny_bert, monkeypatch):
     encoder = encoder_of(tiny_bert)
-    smoothing = smoothing_of(encoder)
+    inputs = inputs_of(encoder)
     monkeypatch.setattr(graph_module, "SIZE_LIMIT", 2**20)
     with pytest.raises(EncoderError, match=r"expected less than 2 GiB[^-]*$"):
-        build(net_of(encoder), smoothing)
+        build(net_of(encoder), inputs)

@@ -15,7 +15,7 @@ from random_nets import SETTINGS, net_of_model, random_model, rows_of_model, win
 from spacy_bertft.encoder.exported import load_exported
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.engines import onnx_int8, onnx_nodes
-from spacy_bertft.engines.int8 import PAIR_LIMIT, Smoothing, find_smoothing
+from spacy_bertft.engines.int8 import PAIR_LIMIT, Inputs, LayerInputs, find_inputs
 from spacy_bertft.engines.onnx import OnnxEngine
 from spacy_bertft.engines.onnx_graph import build
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.touches_transformers
 @pytest.mark.parametrize(("family", "per_layer"), [("bert", 6), ("mpnet", 6), ("deberta-v2", 6), ("modernbert", 7)])
 def test_all_products_of_the_layers_are_in_int8(family, per_layer):
     net = net_of_model(random_model(family))
-    model = onnx.load_from_string(build(net, find_smoothing(net, [windows_of([20, 5])])).tobytes())
+    model = onnx.load_from_string(build(net, find_inputs(net, [windows_of([20, 5])])).tobytes())
     onnx.checker.check_model(model)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     products = [constants[node.input[1]] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
@@ -39,9 +39,9 @@ def test_all_products_of_the_layers_are_in_int8(family, per_layer):
 
 def test_layers_that_share_their_weights_have_them_once():
     nets = [net_of_model(random_model("albert", num_hidden_layers=layers)) for layers in (1, 12)]
-    sizes = [len(build(net, find_smoothing(net, []))) for net in nets]
+    sizes = [len(build(net, find_inputs(net, []))) for net in nets]
     assert sizes[1] < 3 * sizes[0]  # nodes alone take most of so small a graph
-    names = [tensor.name for tensor in onnx.load_from_string(build(nets[1], find_smoothing(nets[1], [])).tobytes())
+    names = [tensor.name for tensor in onnx.load_from_string(build(nets[1], find_inputs(nets[1], [])).tobytes())
              .graph.initializer]  # fmt: skip
     assert sum(name.endswith(".up.weight") for name in names) == 1
 
@@ -49,8 +49,8 @@ def test_layers_that_share_their_weights_have_them_once():
 class Exact:
     """A product in float32, in place of one in int8."""
 
-    def __init__(self, graph, name, weight):
-        self.graph, self.weight = graph, graph.constant(f"{name}.weight", weight.T)
+    def __init__(self, graph, name, weight, inputs):
+        self.graph, self.weight = graph, graph.constant(f"{name}.weight", (weight * inputs.factors).T)
 
     def __call__(self, rows):
         return self.graph.add("MatMul", rows, self.weight)
@@ -65,8 +65,12 @@ def test_moved_factors_and_biases_change_nothing(family, settings, monkeypatch):
     model = random_model(family, **settings)
     net = net_of_model(model)
     random = np.random.default_rng(0)
-    of_layer = {id(layer): Smoothing(*(random.uniform(0.2, 5, (3, net.shape.width)).astype(np.float32)))
-                for layer in net.layers}  # fmt: skip
+    down = Inputs(np.ones(net.shape.inner, dtype=np.float32))
+
+    def random_inputs():
+        return LayerInputs(*map(Inputs, random.uniform(0.2, 5, (3, net.shape.width)).astype(np.float32)), down)
+
+    of_layer = {id(layer): random_inputs() for layer in net.layers}
     engine = OnnxEngine(build(net, [of_layer[id(layer)] for layer in net.layers]), padding=1)
     packed = windows_of([40, 9, 9, 1])
     torch.testing.assert_close(torch.from_numpy(engine(packed)), rows_of_model(model, packed), rtol=1e-3, atol=1e-3)
@@ -76,7 +80,7 @@ def test_moved_factors_and_biases_change_nothing(family, settings, monkeypatch):
 def test_all_ways_of_attention_stay_close(family, settings):
     model = random_model(family, **settings)
     net, packed = net_of_model(model), windows_of([40, 9, 9, 1])
-    engine = OnnxEngine(build(net, find_smoothing(net, [windows_of([50, 30], seed=1)])), padding=1)
+    engine = OnnxEngine(build(net, find_inputs(net, [windows_of([50, 30], seed=1)])), padding=1)
     assert 0 < error_of(torch.from_numpy(engine(packed)), rows_of_model(model, packed)) < 0.05
 
 

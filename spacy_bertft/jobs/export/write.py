@@ -19,7 +19,7 @@ from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.engines.family_names import FAMILIES
 from spacy_bertft.engines.family_weights import read_net
 from spacy_bertft.engines.fused import FusedEngine
-from spacy_bertft.engines.int8 import find_smoothing
+from spacy_bertft.engines.int8 import find_inputs
 from spacy_bertft.engines.onnx_graph import build
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.files import PIPELINE
@@ -57,8 +57,8 @@ def _exported(name: str, encoder: Encoder, int8_texts: Sequence[str] | None) -> 
         )
     if int8_texts is None:
         return Checkpoint(checkpoint.files, graph=build(net))
-    smoothing = find_smoothing(net, encoder.batches(int8_texts, budget=FusedEngine.budget))
-    return Checkpoint(checkpoint.files, graph=build(net, smoothing))
+    inputs = find_inputs(net, encoder.batches(int8_texts, budget=FusedEngine.budget))
+    return Checkpoint(checkpoint.files, graph=build(net, inputs))
 
 
 def _require_onnx(meta: Path, nlp: Language) -> None:

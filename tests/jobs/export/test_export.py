@@ -267,7 +267,7 @@ def coarse(monkeypatch):
     """An int8 that ruins everything: all weights become 0."""
     quantise = onnx_int8.quantise_weight
 
-    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight: quantise(0 * weight))
+    monkeypatch.setattr(onnx_int8, "quantise_weight", lambda weight, _: quantise(0 * weight))
 
 
 def test_a_drop_is_refused_and_nothing_is_left(coarse, pipeline, dev, tmp_path):
