@@ -28,6 +28,7 @@ import scores
 import spacy
 import typer
 from spacy.cli.train import train as spacy_train
+from spacy.language import Language
 from spacy.scorer import PRFScore
 from spacy.tokens import Doc, DocBin
 
@@ -184,8 +185,12 @@ def train_config(
 
 
 def predict(pipeline: Path, gold: dict[str, list[Doc]]) -> dict[str, list[Doc]]:
+    """The gold tokens of dev and test, annotated by a saved pipeline."""
+    return annotate(spacy.load(pipeline), gold)
+
+
+def annotate(nlp: Language, gold: dict[str, list[Doc]]) -> dict[str, list[Doc]]:
     """The gold tokens of dev and test, annotated by a pipeline."""
-    nlp = spacy.load(pipeline)
     return {split: list(nlp.pipe(bare(doc) for doc in gold[split])) for split in SPLITS[1:]}
 
 

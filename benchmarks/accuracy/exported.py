@@ -46,22 +46,20 @@ def main(
         trained = work / f"seed-{seed}"
         if not trained.exists():
             compare.train(gold, hf_trainer.Recipe(encoder, rate, epochs, batch_size), seed, work).rename(trained)
-        for engine, nlp in engines(trained, work).items():
-            predicted = {
-                split: list(nlp.pipe(compare.bare(doc) for doc in gold[split])) for split in compare.SPLITS[1:]
-            }
-            if engine == PRECISIONS[0]:
-                expected = predicted
+        found = {engine: compare.annotate(nlp, gold) for engine, nlp in engines(trained, work).items()}
+        for engine, predicted in found.items():
             row = {split: 100 * compare.score(gold[split], docs) for split, docs in predicted.items()}
-            row["others"] = 100 * share_of_others(expected, predicted)
+            row["mean"] = statistics.mean(row.values())
+            row["others"] = 100 * share_of_others(found[PRECISIONS[0]], predicted)
             rows.setdefault(engine, []).append(row)
             print(f"seed {seed}  {engine:10} " + "  ".join(f"{key} {row[key]:.2f}" for key in row), flush=True)
-    base = rows[PRECISIONS[0]]
-    for engine, found in rows.items():
-        lost = [{key: one[key] - two[key] for key in one} for one, two in zip(base, found, strict=True)]
-        print(f"{engine:10} lost: " + "  ".join(f"{key} {compare.spread(lost, key)}" for key in compare.SPLITS[1:]))
-        both = [{"mean": statistics.mean(row[split] for split in compare.SPLITS[1:])} for row in lost]
-        print(f"{'':10} lost, mean of both {compare.spread(both, 'mean')}")
+    for engine, of_engine in rows.items():
+        lost = [{key: one[key] - two[key] for key in one}
+                for one, two in zip(rows[PRECISIONS[0]], of_engine, strict=True)]  # fmt: skip
+        print(
+            f"{engine:10} lost: "
+            + "  ".join(f"{key} {compare.spread(lost, key)}" for key in (*compare.SPLITS[1:], "mean"))
+        )
 
 
 def engines(trained: Path, work: Path) -> dict[str, Language]:

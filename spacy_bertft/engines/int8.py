@@ -81,9 +81,10 @@ def _round(values: Floats, moments: Floats) -> NDArray[np.int8]:
 
     The method is GPTQ (Frantar et al., 2023). (in, out), (in, in) -> (in, out).
     """
-    damped = moments + np.diag(np.full(len(moments), max(_DAMPING * moments.trace() / len(moments), _DAMPING)))
+    mean = moments.trace() / len(moments) or 1.0  # 0 if all inputs were
+    damped = moments + _DAMPING * mean * np.eye(len(moments))
     # Row i tells how an error at input i spreads to the later ones, if the earlier ones are fixed.
-    spread = np.linalg.cholesky(np.linalg.inv(damped.astype(np.float64))).T.astype(np.float32)
+    spread = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
     left, whole = values.copy(), np.empty(values.shape, dtype=np.int8)
     none = np.zeros(values.shape[1], dtype=np.int64)
     for start in range(0, len(values), _BLOCK):
