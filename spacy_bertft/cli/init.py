@@ -27,6 +27,7 @@ _NAMES = {
     "unknown": "unknown_label",
     "span_sizes": "sizes",
     "contrastive": "contrastive steps",
+    "contrastive_rate": "share of the rate",
 }
 
 

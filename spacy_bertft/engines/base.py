@@ -26,4 +26,7 @@ class LayeredEngine(Engine, Protocol):
     """An engine that can also tell what each layer makes."""
 
     def layer_rows(self, packed: Packed) -> list[Tensor]:
-        """Run one forward pass like `__call__`, but return the rows after each layer, lowest first. (N, D) each."""
+        """Run one forward pass like `__call__`, but return what the lowest layer reads, then the rows after each layer.
+
+        (N, D) each.
+        """

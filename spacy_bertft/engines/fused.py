@@ -158,10 +158,10 @@ class FusedEngine:
         )
 
     def layer_rows(self, packed: Packed) -> list[Tensor]:
-        """The rows after each layer, lowest first. (N, D) each."""
+        """What the lowest layer reads, then the rows after each layer. (N, D) each."""
         below: list[Tensor] = []
         last = self(packed, below)
-        return [*(rows[: len(last)] for rows in below[1:]), last]
+        return [*(rows[: len(last)] for rows in below), last]
 
     @torch.no_grad()
     def __call__(self, packed: Packed, below: list[Tensor] | None = None) -> Tensor:

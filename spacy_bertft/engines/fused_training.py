@@ -44,7 +44,7 @@ class FusedTrainingEngine:
         return self.layer_rows(packed)[-1]
 
     def layer_rows(self, packed: Packed) -> list[Tensor]:
-        """The same, but the rows after each layer, lowest first. (N, D) each."""
+        """The same, but what the lowest layer reads, then the rows after each layer. (N, D) each."""
         net, shape = self.net, self.net.shape
         groups = groups_of(packed.lengths, net.words.device)
         idle = -len(packed.ids) % _ROW_MULTIPLE if self.dtype == torch.bfloat16 else 0
@@ -58,7 +58,7 @@ class FusedTrainingEngine:
             mixed = _Attention.apply(joint, groups, shape.heads, dropouts.attention)  # type: ignore[no-untyped-call]
             settings = _Settings(shape.activation, shape.eps, dropouts, layer is net.layers[-1])
             found.append(_AfterAttention.apply(mixed, found[-1], settings, *_weights(layer)))  # type: ignore[no-untyped-call]
-        return [rows[: len(packed.ids)] for rows in found[1:]]
+        return [rows[: len(packed.ids)] for rows in found]
 
     def _embed(self, packed: Packed, idle: int) -> Tensor:
         """The normalised embeddings, and some of idle rows. (N + idle, E)."""

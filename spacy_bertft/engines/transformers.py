@@ -38,17 +38,17 @@ class TransformersEngine:
         return self._run(packed)[0]
 
     def layer_rows(self, packed: Packed) -> list[Tensor]:
-        """The same, but the rows after each layer, lowest first. (N, D) each."""
+        """The same, but what the lowest layer reads, then the rows after each layer. (N, D) each."""
         last, *layers = self._run(packed, output_hidden_states=True)
         return [*layers[:-1], last]  # which some families normalise once more
 
     def _run(self, packed: Packed, **asked: bool) -> list[Tensor]:
-        """The rows that come out, and then those of each layer if the model was asked for them. (N, D) float32 each."""
+        """The rows that come out, then those of `layer_rows` if the model was asked for them. (N, D) float32 each."""
         device = self.model.device
         half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.half)
         with half, compat.without_cudnn_attention(device):
             output, real = (self._padded if self.padded else self._packed)(packed, **asked)
-        layers = output.hidden_states[1:] if output.hidden_states is not None else ()  # the first are the embeddings
+        layers = output.hidden_states or ()
         return [rows[0 if real is None else real].float() for rows in (output.last_hidden_state, *layers)]
 
     def _packed(self, packed: Packed, **asked: bool) -> tuple[Any, None]:

@@ -50,7 +50,7 @@ class Teacher:
     def loss(self, batch: Batch, layers: Sequence[Tensor]) -> Tensor:
         """The loss of a batch, summed over its N subwords. ().
 
-        layers: (N, D) each, the student's rows after each layer.
+        layers: (N, D) each, what the student's lowest layer reads, and the rows after each layer.
         """
         ids = batch.packed.ids.copy()
         ids[batch.rows] = batch.targets
@@ -64,15 +64,16 @@ class Teacher:
         return total * len(ids)
 
     def _rows(self, layers: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        """The share of the teacher's variance that the student's rows leave unexplained, mean over the layers. ().
+        """The share of the teacher's variance that the student's rows leave unexplained. ().
 
+        The mean over the embeddings and the layers: with the embeddings, rare subwords are learned much sooner.
         The teacher's rows are divided by their standard deviation: a new encoder's rows have 1, and its norms would
         take hundreds of steps to learn another.
         """
         to_teacher = getattr(self.student, _MAP, nn.Identity())
         found = []
-        for own, number in zip(layers, self.layers, strict=True):
-            target = theirs[number - 1]
+        for own, number in zip(layers, (0, *self.layers), strict=True):
+            target = theirs[number]
             deviation = target.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-3)
             found.append(mse_loss(to_teacher(own), target / deviation))
         return torch.stack(found).mean()

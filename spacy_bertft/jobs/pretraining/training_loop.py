@@ -180,7 +180,7 @@ class Run:
         return n_subwords, found, rate
 
     def _layers(self, batch: Batch) -> list[Tensor]:
-        """The rows of the encoder's layers, (N, D) each; without a teacher, of the highest alone."""
+        """What the lowest layer reads and the rows of all layers, (N, D) each; without a teacher, the highest alone."""
         engine = self.model.encoder.engine()
         return [engine(batch.packed)] if self.teacher is None else engine.layer_rows(batch.packed)
 

@@ -30,7 +30,9 @@ _SPECIALS = 4  # the most special subwords in a window
 _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
-_CONTRASTIVE_STEPS = 30  # before the training, with few texts
+# Contrastive steps before the training with few texts, and their rate as a share of the training's. Entities gain by
+# so many, categories gained nothing by more (benchmarks/accuracy/few_shot.py).
+_CONTRASTIVE = {"entities": (100, 1.0), "categories": (30, 0.5)}
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
@@ -62,6 +64,7 @@ class Choices:
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
     contrastive     contrastive steps before the training, for few texts; None: no such preparation
+    contrastive_rate  … their rate, as a share of `rate`
     """
 
     rate: float = 5e-5
@@ -77,6 +80,7 @@ class Choices:
     spans_key: str = "sc"
     span_sizes: tuple[int, ...] = (1, 2, 3, 4)
     contrastive: int | None = None
+    contrastive_rate: float = 1.0
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> why it is so
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
@@ -164,8 +168,10 @@ def for_few_texts(task: RecipeTask) -> dict[str, tuple[Any, str]]:
             f"shots: found a task of {', '.join(sorted(task.kinds))}; expected one with categories or entities, whose "
             "texts can be compared; fix: leave --shots out"
         )
+    steps, rate = _CONTRASTIVE["entities" if "ner" in task.kinds else "categories"]
     found: dict[str, tuple[Any, str]] = {
-        "contrastive": (_CONTRASTIVE_STEPS, "--shots: encoder and heads are prepared for few texts before the training")
+        "contrastive": (steps, "--shots: encoder and heads are prepared for few texts before the training"),
+        "contrastive_rate": (rate, "--shots: the share of the training's rate that these steps take"),
     }
     if task.kinds & _OF_TEXTS:
         found["pooling"] = "mean", "--shots: the mean of all subwords, as in sentence encoders; [CLS] needs more texts"

@@ -72,14 +72,14 @@ def test_an_encoder_has_least_to_learn_from_itself(encoders, settings):
 
 
 def hidden_states(folder, ids):
-    """Those of transformers' model, window by window, and its queries, keys and values of the highest layer."""
+    """Those of transformers' model, the embeddings first, and its queries, keys and values of the highest layer."""
     model = AutoModel.from_pretrained(folder).eval()
     self_attention = model.encoder.layer[-1].attention.self
     ends = np.cumsum(LENGTHS)
     states, related = [], []
     for end, length in zip(ends, LENGTHS, strict=True):
         made = model(torch.from_numpy(ids[end - length : end])[None], output_hidden_states=True).hidden_states
-        states.append([rows[0] for rows in made[1:]])
+        states.append([rows[0] for rows in made])
         related.append([getattr(self_attention, name)(made[-2])[0] for name in ("query", "key", "value")])
     return states, related
 

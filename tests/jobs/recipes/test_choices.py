@@ -85,7 +85,8 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
         choose(TASKS[task], summary(16, **counts), summary(5), BASE, "accuracy", shots=shots) for shots in (False, True)
     )
     assert plain.contrastive is None
-    assert few.contrastive > 0
+    of_texts = task in ("textcat", "multilabel", "pair")
+    assert (few.contrastive, few.contrastive_rate) == ((30, 0.5) if of_texts else (100, 1.0))
     assert few.reasons["contrastive"].startswith("--shots: ")
     assert plain.pooling == "cls"
     assert few.pooling == ("cls" if task == "ner" else "mean")
