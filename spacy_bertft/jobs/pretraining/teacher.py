@@ -66,7 +66,7 @@ class Teacher:
     def _rows(self, layers: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         """The share of the teacher's variance that the student's rows leave unexplained. ().
 
-        The mean over the embeddings and the layers: with the embeddings, rare subwords are learned much sooner.
+        The mean over the embeddings and the layers: without them, rare subwords learn only through the layers.
         The teacher's rows are divided by their standard deviation: a new encoder's rows have 1, and its norms would
         take hundreds of steps to learn another.
         """
