@@ -33,6 +33,7 @@ _COVERED = 0.99  # the share of spans whose lengths are suggested
 # Contrastive steps before the training with few texts, and their rate as a share of the training's. Entities gain by
 # so many, categories gained nothing by more (benchmarks/accuracy/few_shot.py).
 _CONTRASTIVE = {"entities": (100, 1.0), "categories": (30, 0.5)}
+_STEPS_AFTER = 100  # of a run after them, for categories; more gained nothing
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
@@ -109,7 +110,8 @@ def choose(
     set_("rate", *_rate(encoder, len(train.categories)))
     set_("batch_size", *_batch_size(len(train)))
     steps = math.ceil(len(train) / found["batch_size"])  # an epoch
-    set_("epochs", *_epochs(steps, max(len(train.categories), len(train.entities)), aim))
+    few = shots and "ner" not in task.kinds
+    set_("epochs", *_epochs(steps, max(len(train.categories), len(train.entities)), aim, few=few))
     total = steps * found["epochs"]
     set_("eval_frequency", *_eval_frequency(total, len(train) * found["epochs"], len(dev)))
     set_(
@@ -191,11 +193,12 @@ def _batch_size(n_texts: int) -> tuple[int, str]:
     return size, f"{n_texts:,} training texts"
 
 
-def _epochs(steps: int, n_labels: int, aim: Aim) -> tuple[int, str]:
+def _epochs(steps: int, n_labels: int, aim: Aim, *, few: bool) -> tuple[int, str]:
     fewest, most = _EPOCHS[aim]
-    wanted = max(_STEPS[aim], _STEPS_PER_LABEL[aim] * n_labels)
+    usual = _STEPS_AFTER if few else _STEPS[aim]
+    wanted = max(usual, _STEPS_PER_LABEL[aim] * n_labels)
     epochs = min(max(round(wanted / steps), fewest), most)
-    many = f", for {n_labels:,} labels" if wanted > _STEPS[aim] else ""
+    many = f", for {n_labels:,} labels" if wanted > usual else ""
     return epochs, f"{steps:,} batches an epoch make {steps * epochs:,} steps{many}"
 
 

@@ -92,6 +92,13 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
     assert few.pooling == ("cls" if task == "ner" else "mean")
 
 
+@pytest.mark.parametrize(("task", "epochs"), [("textcat", 12), ("ner", 30)])
+def test_after_the_preparation_categories_take_fewer_epochs(task, epochs):
+    counts = {"categories": Counter(a=32, b=32), "entities": Counter(PER=64)}
+    found = choose(TASKS[task], summary(64, **counts), summary(5), BASE, "accuracy", shots=True)
+    assert (found.epochs, found.batch_size) == (epochs, 8)
+
+
 @pytest.mark.parametrize("task", ["qa", "regression", "spancat"])
 def test_tasks_without_classes_can_t_be_prepared_for_few_texts(task):
     with pytest.raises(ConfigError, match=f"^shots: found a task of {task}; expected .*; fix: leave --shots out$"):
