@@ -33,7 +33,7 @@ _COVERED = 0.99  # the share of spans whose lengths are suggested
 # Contrastive steps before the training with few texts, and their rate as a share of the training's. Entities gain by
 # so many, categories gained nothing by more (benchmarks/accuracy/few_shot.py).
 _CONTRASTIVE = {"entities": (100, 1.0), "categories": (30, 0.5)}
-_STEPS_AFTER = 100  # of a run after them, for categories; more gained nothing
+_STEPS_AFTER = 100  # of a run after them, for categories; twice as many made no clear difference on two sets
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
