@@ -25,8 +25,8 @@ class Engine(Protocol):
 class LayeredEngine(Engine, Protocol):
     """An engine that can also tell what each layer makes."""
 
-    def layer_rows(self, packed: Packed) -> list[Tensor]:
+    def layer_rows(self, packed: Packed, depth: int | None = None) -> list[Tensor]:
         """Run one forward pass like `__call__`, but return what the lowest layer reads, then the rows after each layer.
 
-        (N, D) each.
+        (N, D) each. depth: how many layers to run; None: all.
         """

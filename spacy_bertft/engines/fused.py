@@ -157,17 +157,17 @@ class FusedEngine:
             down=_sum_with(layer.down, _whole(parts, "down")),
         )
 
-    def layer_rows(self, packed: Packed) -> list[Tensor]:
+    def layer_rows(self, packed: Packed, depth: int | None = None) -> list[Tensor]:
         """What the lowest layer reads, then the rows after each layer. (N, D) each."""
         below: list[Tensor] = []
-        last = self(packed, below)
+        last = self(packed, below, depth)
         return [*(rows[: len(last)] for rows in below), last]
 
     @torch.no_grad()
-    def __call__(self, packed: Packed, below: list[Tensor] | None = None) -> Tensor:
+    def __call__(self, packed: Packed, below: list[Tensor] | None = None, depth: int | None = None) -> Tensor:
         """Run one forward pass; attention stays within each window. -> (N, D) float32.
 
-        below: gets what each layer reads.
+        below: gets what each layer reads. depth: how many layers to run; None: all, and the norm after them.
         """
         net, eps = self.net, self.net.shape.eps
         idle = (0, n_idle(packed.lengths))
@@ -175,7 +175,7 @@ class FusedEngine:
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
         places = Places(net, packed.lengths, torch.from_numpy(np.pad(packed.positions, idle)), dtype=self.dtype)
-        for layer in self.layers:
+        for layer in self.layers[:depth]:
             if below is not None:
                 below.append(hidden)
             rows = _normalise(hidden, layer.attention_norm, eps).to(self.dtype)
@@ -184,7 +184,7 @@ class FusedEngine:
             rows = _normalise(hidden, layer.up_norm, eps).to(self.dtype)
             inner = layer.up(rows) if layer.gate is None else layer.gate(rows, layer.up(rows))
             hidden = _normalise(layer.down(inner, hidden), layer.down_norm, eps)
-        return _normalise(hidden, net.final_norm, eps)[: len(packed.ids)]
+        return _normalise(hidden, net.final_norm if depth is None else None, eps)[: len(packed.ids)]
 
     def _embed(self, packed: Packed, idle: tuple[int, int]) -> Tensor:
         """The sums of all embeddings, and some of idle rows. (N + idle, E)."""

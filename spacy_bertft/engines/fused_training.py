@@ -43,7 +43,7 @@ class FusedTrainingEngine:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         return self.layer_rows(packed)[-1]
 
-    def layer_rows(self, packed: Packed) -> list[Tensor]:
+    def layer_rows(self, packed: Packed, depth: int | None = None) -> list[Tensor]:
         """The same, but what the lowest layer reads, then the rows after each layer. (N, D) each."""
         net, shape = self.net, self.net.shape
         groups = groups_of(packed.lengths, net.words.device)
@@ -52,7 +52,7 @@ class FusedTrainingEngine:
         if net.project is not None:
             hidden = linear(hidden, net.project.weight, net.project.bias)  # (N, D)
         found = [hidden]
-        for layer, dropouts in zip(net.layers, self.dropouts.layers, strict=True):
+        for layer, dropouts in zip(net.layers[:depth], self.dropouts.layers[:depth], strict=True):
             three = (layer.query, layer.key, layer.value)
             joint = _Joint.apply(found[-1], self.dtype, *(one.weight for one in three), *(one.bias for one in three))  # type: ignore[no-untyped-call]
             mixed = _Attention.apply(joint, groups, shape.heads, dropouts.attention)  # type: ignore[no-untyped-call]

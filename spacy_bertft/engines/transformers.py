@@ -37,10 +37,11 @@ class TransformersEngine:
         """Run one forward pass; attention stays within each window. -> (N, D) float32."""
         return self._run(packed)[0]
 
-    def layer_rows(self, packed: Packed) -> list[Tensor]:
+    def layer_rows(self, packed: Packed, depth: int | None = None) -> list[Tensor]:
         """The same, but what the lowest layer reads, then the rows after each layer. (N, D) each."""
         last, *layers = self._run(packed, output_hidden_states=True)
-        return [*layers[:-1], last]  # which some families normalise once more
+        found = [*layers[:-1], last]  # which some families normalise once more
+        return found if depth is None else found[: depth + 1]
 
     def _run(self, packed: Packed, **asked: bool) -> list[Tensor]:
         """The rows that come out, then those of `layer_rows` if the model was asked for them. (N, D) float32 each."""

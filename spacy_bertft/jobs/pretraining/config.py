@@ -66,6 +66,7 @@ class TeacherSettings(_Section):
     rows: float = Field(default=1.0, ge=0)  # factors of the losses on hidden rows and on relations
     relations: float = Field(default=0.0, ge=0)
     relation_heads: int = Field(default=12, ge=1)
+    embedding_steps: int = Field(default=0, ge=0)  # on random subwords, before the texts
 
 
 class ObjectiveSettings(_Section):

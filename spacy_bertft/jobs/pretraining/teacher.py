@@ -23,10 +23,13 @@ from spacy_bertft.engines.family_weights import linear_names
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.pretraining.config import TeacherSettings
 from spacy_bertft.jobs.pretraining.tokenise import tokenizer_hash
-from spacy_bertft.types import Ints
+from spacy_bertft.learning.optimizer import ModuleOptimizer
+from spacy_bertft.learning.step_settings import DEFAULTS
+from spacy_bertft.types import Ints, Packed
 
 _MAP = "to_teacher"  # name of the map in the student's module
 _RELATED = ("query", "key", "value")
+_EMBEDDED, _EMBEDDING_RATE, _EMBEDDING_WARMUP = 8192, 5e-3, 50  # subwords in a step on embeddings; rate and steps
 
 
 class Teacher:
@@ -46,6 +49,32 @@ class Teacher:
         if settings.relations:
             for name, one in (("teacher", encoder), ("student", student.encoder)):
                 _check_relations(name, one, settings.relation_heads)
+
+    def teach_embeddings(self, seed: int) -> float:
+        """Let the student's embeddings alone learn the teacher's; texts show most subwords too seldom for that.
+
+        Returns the share of the variance that they leave unexplained in the last step; 1 if the settings want none.
+        """
+        steps, loss = self.settings.embedding_steps, torch.ones(())
+        if not steps:
+            return loss.item()
+        optimizer = ModuleOptimizer(self.student)
+        generator = np.random.default_rng([seed, 0])
+        both = (self.encoder, self.student.encoder)
+        window = min(_EMBEDDED, *filter(None, (one.checkpoint.limit(one.first_position) for one in both)))
+        lengths = np.full(_EMBEDDED // window, window)
+        places = np.tile(np.arange(window), len(lengths))
+        for step in range(steps):
+            ids = generator.integers(self.encoder.tokenizer.get_vocab_size(), size=len(places))
+            packed = Packed(ids, places, lengths)
+            with torch.no_grad():
+                (target,) = self.encoder.engine().layer_rows(packed, 0)
+            (own,) = self.student.encoder.engine().layer_rows(packed, 0)
+            loss = self._unexplained(own, target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            rate = _EMBEDDING_RATE * min((step + 1) / _EMBEDDING_WARMUP, 1.0) * (1 - step / steps)
+            optimizer.step(replace(DEFAULTS, learn_rate=rate, weight_decay=0.0))
+        return loss.item()
 
     def loss(self, batch: Batch, layers: Sequence[Tensor]) -> Tensor:
         """The loss of a batch, summed over its N subwords. ().
@@ -70,13 +99,14 @@ class Teacher:
         The teacher's rows are divided by their standard deviation: a new encoder's rows have 1, and its norms would
         take hundreds of steps to learn another.
         """
+        pairs = zip(layers, (0, *self.layers), strict=True)
+        return torch.stack([self._unexplained(own, theirs[number]) for own, number in pairs]).mean()
+
+    def _unexplained(self, own: Tensor, target: Tensor) -> Tensor:
+        """The share of the variance of the teacher's rows that the student's leave unexplained. ()."""
         to_teacher = getattr(self.student, _MAP, nn.Identity())
-        found = []
-        for own, number in zip(layers, (0, *self.layers), strict=True):
-            target = theirs[number]
-            deviation = target.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-3)
-            found.append(mse_loss(to_teacher(own), target / deviation))
-        return torch.stack(found).mean()
+        deviation = target.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-3)
+        return mse_loss(to_teacher(own), target / deviation)
 
     def _relations(self, layers: Sequence[Tensor], theirs: Sequence[Tensor], lengths: Ints) -> Tensor:
         """The divergence of the student's relations from the teacher's, mean over heads and rows. ()."""

@@ -183,8 +183,30 @@ def test_narrow_embeddings_are_widened(corpus, encoders, tmp_path):
     assert load(str(tmp_path / "out"), HOW).width == 64
 
 
+def test_embeddings_learn_all_subwords_before_any_text(encoders):
+    model = load_masked(str(encoders["two"]), HOW)
+    before = {name: weight.clone() for name, weight in model.model.named_parameters()}
+    one = load(str(encoders["one"]), HOW)
+
+    def unexplained():
+        n_subwords, n_places = one.tokenizer.get_vocab_size(), 2 * HOW.window
+        ids = np.repeat(np.arange(n_subwords), n_places)
+        every = Packed(ids, np.tile(np.arange(n_places), n_subwords), np.ones_like(ids))
+        with torch.no_grad():
+            own, target = (encoder.engine().layer_rows(every, 0)[0] for encoder in (model.encoder, one))
+        return float(((own - target / target.var(dim=0, correction=0).mean().sqrt()) ** 2).mean())
+
+    assert unexplained() > 0.5
+    last = Teacher(one, model, TeacherSettings(name="one", embedding_steps=300)).teach_embeddings(0)
+    assert unexplained() == pytest.approx(last, abs=0.02), "positions after the window of the training are learned too"
+    assert last < 0.1
+    changed = {name for name, weight in model.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all("embeddings" in name for name in changed)
+
+
 def test_a_run_that_goes_on_ends_in_the_same_weights(corpus, encoders, tmp_path):
-    whole = settings(corpus, encoders["one"], teaching={"relations": 1.0, "relation_heads": 4, "rows": 1.0},
+    whole = settings(corpus, encoders["one"], teaching={"relations": 1.0, "relation_heads": 4, "embedding_steps": 3},
                      encoder={"name": None, "layers": 2, "width": 64, "positions": 64})  # fmt: skip
     adapt(whole, tmp_path / "whole")
 
