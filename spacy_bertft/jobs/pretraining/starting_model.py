@@ -79,7 +79,8 @@ def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None
 def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], teacher: Encoder | None) -> MaskedModel:
     wanted = settings.encoder
     layers, width = SIZES[wanted.size]
-    if wanted.embedding_width and settings.objective.next_sentence:
+    width = wanted.width or width
+    if wanted.embedding_width not in (None, width) and settings.objective.next_sentence:
         raise ConfigError(
             "next_sentence is on, but an encoder with encoder.embedding_width has no head for it. Expected one of the "
             "two. Set next_sentence = false, or embedding_width = null."
@@ -91,7 +92,7 @@ def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], 
         files = _tokenizer_of(teacher, wanted.positions)
     plain, config = new_model(
         wanted.layers or layers,
-        wanted.width or width,
+        width,
         embedding_width=wanted.embedding_width,
         vocabulary_size=vocabulary_size,
         positions=wanted.positions,

@@ -18,7 +18,7 @@ from spacy_bertft.encoder.masked_lm import Batch, load_masked
 from spacy_bertft.encoder.settings import EncoderSettings
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.pretraining.adapt import adapt
-from spacy_bertft.jobs.pretraining.config import TeacherSettings, check_settings
+from spacy_bertft.jobs.pretraining.config import ObjectiveSettings, TeacherSettings, check_settings
 from spacy_bertft.jobs.pretraining.teacher import Teacher, teaching_layers
 from spacy_bertft.types import Packed
 
@@ -181,6 +181,17 @@ def test_narrow_embeddings_are_widened(corpus, encoders, tmp_path):
     saved = weights(tmp_path / "out")
     assert saved["electra.embeddings.word_embeddings.weight"].shape[1] == 16
     assert load(str(tmp_path / "out"), HOW).width == 64
+
+
+def test_only_narrower_embeddings_have_no_head_for_next_sentences(corpus, encoders, tmp_path):
+    def wanted(embedding_width):
+        encoder = {"name": None, "layers": 1, "width": 64, "embedding_width": embedding_width, "positions": 64}
+        found = settings(corpus, encoders["one"], encoder=encoder, steps=1)
+        return found.model_copy(update={"objective": ObjectiveSettings(next_sentence=True)})
+
+    adapt(wanted(64), tmp_path / "out")
+    with pytest.raises(ConfigError, match="embedding_width has no head for it"):
+        adapt(wanted(16), tmp_path / "narrow")
 
 
 def test_embeddings_learn_all_subwords_before_any_text(encoders):
