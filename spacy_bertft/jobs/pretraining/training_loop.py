@@ -107,7 +107,7 @@ class Run:
         training = self.training
         state = self._resume() if resume else RunState(self._identity())
         if not state.curve:
-            if self.teacher is not None:
+            if self.teacher is not None and self.settings.encoder.name is None:
                 self.teacher.teach_embeddings(training.seed)
             state.curve.append(curve_row(state, 0.0, self.evaluate()))
         made = self._made(state.step)

@@ -216,6 +216,15 @@ def test_embeddings_learn_all_subwords_before_any_text(encoders):
     assert all("embeddings" in name for name in changed)
 
 
+def test_the_embeddings_of_an_encoder_that_exists_are_not_learned_anew(corpus, encoders, tmp_path):
+    found = []
+    for number, steps in enumerate((0, 50)):
+        teaching, encoder = {"embedding_steps": steps}, {"name": str(encoders["two"])}
+        adapt(settings(corpus, encoders["one"], encoder=encoder, teaching=teaching, steps=1), tmp_path / str(number))
+        found.append(weights(tmp_path / str(number)))
+    assert same(*found)
+
+
 def test_a_run_that_goes_on_ends_in_the_same_weights(corpus, encoders, tmp_path):
     whole = settings(corpus, encoders["one"], teaching={"relations": 1.0, "relation_heads": 4, "embedding_steps": 3},
                      encoder={"name": None, "layers": 2, "width": 64, "positions": 64})  # fmt: skip
