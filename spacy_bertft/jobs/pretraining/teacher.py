@@ -56,8 +56,6 @@ class Teacher:
         Returns the share of the variance that they leave unexplained in the last step; 1 if the settings want none.
         """
         steps, loss = self.settings.embedding_steps, torch.ones(())
-        if not steps:
-            return loss.item()
         optimizer = ModuleOptimizer(self.student)
         generator = np.random.default_rng([seed, 0])
         both = (self.encoder, self.student.encoder)
