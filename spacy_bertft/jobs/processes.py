@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,9 +100,11 @@ def join_processes() -> Processes:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
             backend = "cpu:gloo,cuda:nccl"
+        # Its functions have the group that there is at their import as a default, and would keep it to the very end.
+        importlib.import_module("torch.distributed.nn.functional")
         # The others wait while the first one evaluates and saves.
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
-        # Otherwise, its threads may still run when the process ends, which aborts it now and then.
+        # Otherwise, its threads still run when the process ends, which aborts it now and then.
         atexit.register(_leave)
     return Processes(count, int(os.environ.get("RANK", "0")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def dies(rank, step):
 print(*run(load_config(sys.argv[1]), Path(sys.argv[2]), resume=sys.argv[3] == "resume"))
 """
 
+# What is registered first runs last.
+THREADS = """
+import atexit, os, sys
+from pathlib import Path
+
+@atexit.register
+def write_names():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(sys.argv[1]).with_name(os.environ["RANK"]).write_text("".join(names))
+"""
+
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
@@ -66,9 +78,12 @@ def config_for(name, corpus, encoder, tmp_path, **training):
     return config
 
 
+def arguments(tmp_path, output, how="start"):
+    return [str(tmp_path / "run.cfg"), str(output), how]
+
+
 def launched(tmp_path, output, count, how="start"):
-    arguments = ["-W", "ignore", "-c", CHILD, str(tmp_path / "run.cfg"), str(output), how]
-    return launch(arguments, count)
+    return launch(["-W", "ignore", "-c", CHILD, *arguments(tmp_path, output, how)], count)
 
 
 def weights(output):
@@ -128,6 +143,15 @@ def test_a_process_without_texts_at_the_start_has_the_learning_rate_of_the_other
     run(config, tmp_path / "one")
     assert launched(tmp_path, tmp_path / "two", 2) == 0
     assert_near(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_no_thread_of_the_group_is_left_when_a_process_ends(corpus, still, tmp_path):
+    config_for("LoRA", corpus, still, tmp_path)
+    assert launch(["-W", "ignore", "-c", THREADS + CHILD, *arguments(tmp_path, tmp_path / "two")], 2) == 0
+    threads = [(tmp_path / str(rank)).read_text().split() for rank in range(2)]
+    assert [[name for name in names if "gloo" in name or "store" in name] for names in threads] == [[], []]
+    assert all(threads)
 
 
 def test_a_dead_process_ends_the_run_which_another_number_continues(corpus, still, tmp_path, capfd):
