@@ -167,4 +167,4 @@ def _choose(nlp: Language, data: Data, encoder: Encoder, facts: EncoderFacts) ->
     train, dev = (
         summarise(examples, encoder.splitter) for examples in (texts, stream_examples(nlp, data.dev, data.options))
     )
-    return choose(RecipeTask((), "", {}), train, dev, facts)
+    return choose(RecipeTask((), "", {}), train, dev, facts, "distillation")

@@ -15,12 +15,13 @@ from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import RecipeTask
 from spacy_bertft.learning.rates import BASE_SIZE, usual_rate
 
-Aim = Literal["accuracy", "speed"]
+Aim = Literal["accuracy", "speed", "distillation"]
 
-# The run: about so many steps, within these epochs. Measured by benchmarks/accuracy/recipes.py.
-_STEPS = {"accuracy": 700, "speed": 350}
-_STEPS_PER_LABEL = {"accuracy": 10, "speed": 5}  # that a run has at least
-_EPOCHS = {"accuracy": (4, 30), "speed": (2, 15)}
+# The run: about so many steps, within these epochs. Measured by benchmarks/accuracy/recipes.py and distillation.py: a
+# student is the better, the longer it sees what its teachers say.
+_STEPS = {"accuracy": 700, "speed": 350, "distillation": 2100}
+_STEPS_PER_LABEL = {"accuracy": 10, "speed": 5, "distillation": 30}  # that a run has at least
+_EPOCHS = {"accuracy": (4, 30), "speed": (2, 15), "distillation": (4, 90)}
 # From so many categories on, twice the rate: each of them has few texts, and a head with as many outputs learns slowly.
 _MANY_CATEGORIES = 50
 _EVALUATIONS = 20
@@ -30,9 +31,10 @@ _SPECIALS = 4  # the most special subwords in a window
 _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
-# Contrastive steps before the training with few texts, and their rate as a share of the training's. Entities gain by
-# so many, categories gained nothing by more (benchmarks/accuracy/few_shot.py).
-_CONTRASTIVE = {"entities": (100, 1.0), "categories": (30, 0.5)}
+# With few texts: contrastive steps before the training, their rate and that of the training as shares of the usual one.
+# Entities gain by so many steps; categories gained nothing by more, and a training at the full rate took away a part of
+# what the steps had brought (benchmarks/accuracy/few_shot.py).
+_FEW = {"entities": (100, 1.0, 1.0), "categories": (30, 0.5, 0.1)}
 _STEPS_AFTER = 100  # of a run after them, for categories; twice as many made no clear difference on two sets
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
@@ -65,7 +67,7 @@ class Choices:
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
     contrastive     contrastive steps before the training, for few texts; None: no such preparation
-    contrastive_rate  … their rate, as a share of `rate`
+    contrastive_rate  … their rate
     """
 
     rate: float = 5e-5
@@ -81,7 +83,7 @@ class Choices:
     spans_key: str = "sc"
     span_sizes: tuple[int, ...] = (1, 2, 3, 4)
     contrastive: int | None = None
-    contrastive_rate: float = 1.0
+    contrastive_rate: float = 5e-5
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> why it is so
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
@@ -124,7 +126,7 @@ def choose(
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
         set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
     if shots:
-        for name, (value, why) in for_few_texts(task).items():
+        for name, (value, why) in for_few_texts(task, found["rate"]).items():
             set_(name, value, why)
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
@@ -160,21 +162,23 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
-def for_few_texts(task: RecipeTask) -> dict[str, tuple[Any, str]]:
+def for_few_texts(task: RecipeTask, usual: float = Choices().rate) -> dict[str, tuple[Any, str]]:
     """The settings by which encoder and heads are prepared for few texts, each with its reason; see --shots.
 
-    Raises a ConfigError if no head of the task learns categories or entities.
+    usual: the rate for more texts. Raises a ConfigError if no head of the task learns categories or entities.
     """
     if not task.kinds & {"ner", *_OF_TEXTS}:
         raise ConfigError(
             f"shots: found a task of {', '.join(sorted(task.kinds))}; expected one with categories or entities, whose "
             "texts can be compared; fix: leave --shots out"
         )
-    steps, rate = _CONTRASTIVE["entities" if "ner" in task.kinds else "categories"]
+    steps, before, after = _FEW["entities" if "ner" in task.kinds else "categories"]
     found: dict[str, tuple[Any, str]] = {
         "contrastive": (steps, "--shots: encoder and heads are prepared for few texts before the training"),
-        "contrastive_rate": (rate, "--shots: the share of the training's rate that these steps take"),
+        "contrastive_rate": (_times(before, usual), "--shots: the highest learning rate of these steps"),
     }
+    if after != 1:
+        found["rate"] = _times(after, usual), f"--shots: {after:g} of the usual {usual:g}, to keep what was prepared"
     if task.kinds & _OF_TEXTS:
         found["pooling"] = "mean", "--shots: the mean of all subwords, as in sentence encoders; [CLS] needs more texts"
     return found
@@ -186,6 +190,10 @@ def _rate(encoder: EncoderFacts, n_categories: int) -> tuple[float, str]:
     if n_categories < _MANY_CATEGORIES:
         return rate, why
     return 2 * rate, f"{why}; twice that for {n_categories:,} categories"
+
+
+def _times(share: float, rate: float) -> float:
+    return float(f"{share * rate:.2g}")
 
 
 def _batch_size(n_texts: int) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted, for_few_texts
+from spacy_bertft.jobs.recipes.choices import Aim, Choices, EncoderFacts, choose, fitted, for_few_texts
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import TASKS
 
@@ -86,10 +86,19 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
     )
     assert plain.contrastive is None
     of_texts = task in ("textcat", "multilabel", "pair")
-    assert (few.contrastive, few.contrastive_rate) == ((30, 0.5) if of_texts else (100, 1.0))
+    assert (few.contrastive, few.contrastive_rate) == ((30, plain.rate / 2) if of_texts else (100, plain.rate))
+    assert few.rate == pytest.approx(plain.rate / 10 if of_texts else plain.rate)
     assert few.reasons["contrastive"].startswith("--shots: ")
     assert plain.pooling == "cls"
     assert few.pooling == ("cls" if task == "ner" else "mean")
+
+
+def test_a_student_is_trained_for_three_times_as_many_steps():
+    plain, student = (
+        choose(TASKS["ner"], summary(2600), summary(300), BASE, aim) for aim in ("accuracy", "distillation")
+    )
+    assert student.batch_size == plain.batch_size
+    assert student.epochs / plain.epochs == pytest.approx(3, rel=0.1)
 
 
 @pytest.mark.parametrize(("task", "epochs"), [("textcat", 12), ("ner", 30)])

@@ -66,10 +66,10 @@ def test_what_was_chosen_is_in_the_config(task, chosen):
 
 def test_the_preparation_for_few_texts_is_a_block_of_its_own():
     assert config("textcat")["initialize"]["before_init"] is None
-    made = config("ner+textcat", chosen=Choices(rate=1e-4, contrastive=7, contrastive_rate=0.5, pooling="mean"))
+    made = config("ner+textcat", chosen=Choices(rate=1e-4, contrastive=7, contrastive_rate=3e-5, pooling="mean"))
     block = made["initialize"]["before_init"]
     assert block["@callbacks"] == "spacy-bertft.contrastive.v1"
-    assert (block["steps"], block["rate"]) == (7, 5e-5)
+    assert (block["steps"], block["rate"]) == (7, 3e-5)
     assert made["components"]["textcat"]["activation"] is None
     assert "activation" not in made["components"]["ner"]
 
