@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Step:
-    """How a pipeline is made: by a job of prepare.py, or (kind "export") by `bertft export` with `flags`."""
+    """How a pipeline is made: by a job of prepare.py, or by `bertft export` or `bertft shrink` (kind) with `flags`."""
 
     name: str
     environment: str
@@ -30,6 +30,9 @@ STEPS = (
     Step("ours", OURS, "ours"),
     Step("ours-onnx", OURS, "export", "ours", flags=("--engine", "onnx")),
     Step("ours-onnx-int8", OURS, "export", "ours", flags=("--engine", "onnx", "--int8", "--force")),
+    Step("student", OURS, "shrink", "ours", flags=("--layers", "3")),
+    Step("student-onnx", OURS, "export", "student", flags=("--engine", "onnx")),
+    Step("student-onnx-int8", OURS, "export", "student", flags=("--engine", "onnx", "--int8", "--force")),
     Step("hf", OURS, "classifier", "ours"),
     Step("hf-component", COMPONENT, "component", "hf"),
     Step("peer", PEER, "peer"),
@@ -89,6 +92,7 @@ class Kitchen:
 
     def _command(self, step: Step, job: dict[str, object], output: Path) -> list[str | Path]:
         python = self.pythons[step.environment]
-        if step.kind == "export":
-            return [python.with_name("bertft"), "export", str(job["source"]), output, *step.flags]
+        if step.kind in ("export", "shrink"):
+            into = [output] if step.kind == "export" else ["--output", output]
+            return [python.with_name("bertft"), step.kind, str(job["source"]), *into, *step.flags]
         return [python, HERE / "prepare.py", step.kind, json.dumps({**job, "output": str(output)})]
