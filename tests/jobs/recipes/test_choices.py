@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spacy_bertft.errors import ConfigError
-from spacy_bertft.jobs.recipes.choices import Aim, Choices, EncoderFacts, choose, fitted, for_few_texts
+from spacy_bertft.jobs.recipes.choices import Choices, EncoderFacts, choose, fitted, for_few_texts
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import TASKS
 
