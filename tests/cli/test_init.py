@@ -55,7 +55,7 @@ def test_for_few_texts_it_writes_what_prepares_encoder_and_heads(data, tiny_bert
         config = load_config(tmp_path / f"{name}.cfg")
         assert config["initialize"]["before_init"]["@callbacks"] == "spacy-bertft.contrastive.v1"
         rate = config["training"]["optimizer"]["learn_rate"]["initial_rate"]
-        assert config["initialize"]["before_init"]["rate"] == pytest.approx(5 * rate)
+        assert config["initialize"]["before_init"]["rate"] == pytest.approx(rate * 0.5 / 0.3, rel=0.02)
         assert config["components"]["textcat"]["pooling"] == "mean"
         assert config["components"]["textcat"]["activation"] is None
     run(*given, tmp_path / "plain.cfg")

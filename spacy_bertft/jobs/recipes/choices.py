@@ -32,9 +32,10 @@ _SPEED_WINDOW = 256
 _RARE = 0.2  # a category is rare that has less than this share of what it would have if all were equal
 _COVERED = 0.99  # the share of spans whose lengths are suggested
 # With few texts: contrastive steps before the training, their rate and that of the training as shares of the usual one.
-# Entities gain by so many steps; categories gained nothing by more, and a training at the full rate took away a part of
-# what the steps had brought (benchmarks/accuracy/few_shot.py).
-_FEW = {"entities": (100, 1.0, 1.0), "categories": (30, 0.5, 0.1)}
+# Entities gain by so many steps; categories gained nothing by more. A training at the full rate took away a part of
+# what the steps had brought to a sentence encoder; at a tenth of it, an encoder that was pretrained on masked words
+# alone learned too little (benchmarks/accuracy/few_shot.py).
+_FEW = {"entities": (100, 1.0, 1.0), "categories": (30, 0.5, 0.3)}
 _STEPS_AFTER = 100  # of a run after them, for categories; twice as many made no clear difference on two sets
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")

@@ -87,7 +87,7 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
     assert plain.contrastive is None
     of_texts = task in ("textcat", "multilabel", "pair")
     assert (few.contrastive, few.contrastive_rate) == ((30, plain.rate / 2) if of_texts else (100, plain.rate))
-    assert few.rate == pytest.approx(plain.rate / 10 if of_texts else plain.rate)
+    assert few.rate == pytest.approx(0.3 * plain.rate if of_texts else plain.rate)
     assert few.reasons["contrastive"].startswith("--shots: ")
     assert plain.pooling == "cls"
     assert few.pooling == ("cls" if task == "ner" else "mean")
