@@ -78,12 +78,9 @@ def config_for(name, corpus, encoder, tmp_path, **training):
     return config
 
 
-def arguments(tmp_path, output, how="start"):
-    return [str(tmp_path / "run.cfg"), str(output), how]
-
-
-def launched(tmp_path, output, count, how="start"):
-    return launch(["-W", "ignore", "-c", CHILD, *arguments(tmp_path, output, how)], count)
+def launched(tmp_path, output, count, how="start", child=CHILD):
+    arguments = ["-W", "ignore", "-c", child, str(tmp_path / "run.cfg"), str(output), how]
+    return launch(arguments, count)
 
 
 def weights(output):
@@ -148,7 +145,7 @@ def test_a_process_without_texts_at_the_start_has_the_learning_rate_of_the_other
 @pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
 def test_no_thread_of_the_group_is_left_when_a_process_ends(corpus, still, tmp_path):
     config_for("LoRA", corpus, still, tmp_path)
-    assert launch(["-W", "ignore", "-c", THREADS + CHILD, *arguments(tmp_path, tmp_path / "two")], 2) == 0
+    assert launched(tmp_path, tmp_path / "two", 2, child=THREADS + CHILD) == 0
     threads = [(tmp_path / str(rank)).read_text().split() for rank in range(2)]
     assert [[name for name in names if "gloo" in name or "store" in name] for names in threads] == [[], []]
     assert all(threads)
