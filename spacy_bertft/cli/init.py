@@ -26,8 +26,9 @@ _NAMES = {
     "by_subwords": "subwords in a batch",
     "unknown": "unknown_label",
     "span_sizes": "sizes",
+    "token_pooling": "pooling of tokens",
     "contrastive": "contrastive steps",
-    "contrastive_rate": "share of the rate",
+    "contrastive_rate": "contrastive rate",
 }
 
 

@@ -62,6 +62,13 @@ def test_for_few_texts_it_writes_what_prepares_encoder_and_heads(data, tiny_bert
     assert load_config(tmp_path / "plain.cfg")["initialize"]["before_init"] is None
 
 
+def test_for_few_entities_each_label_has_one_tag(tmp_path):
+    result = run("ner", "--output", tmp_path / "few.cfg", "--shots")
+    assert result.exit_code == 0, result.output
+    ner = load_config(tmp_path / "few.cfg")["components"]["ner"]
+    assert (ner["scheme"], ner["pooling"]) == ("io", "mean")
+
+
 def test_it_says_how_the_texts_were_divided(data, tiny_bert, tmp_path):
     result = run("textcat", "--train", data, "--encoder", tiny_bert, "--output", tmp_path / "a.cfg")
     assert result.exit_code == 0, result.output

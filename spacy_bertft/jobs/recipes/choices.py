@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spacy_bertft.encoder.pooling import TokenPooling
 from spacy_bertft.errors import ConfigError
 from spacy_bertft.jobs.recipes.summary import Summary
 from spacy_bertft.jobs.recipes.tasks import RecipeTask
 from spacy_bertft.learning.rates import BASE_SIZE, usual_rate
+from spacy_bertft.tasks.entity_spans import Scheme
 
 Aim = Literal["accuracy", "speed", "distillation"]
 
@@ -37,6 +39,7 @@ _COVERED = 0.99  # the share of spans whose lengths are suggested
 # alone learned too little (benchmarks/accuracy/few_shot.py).
 _FEW = {"entities": (100, 1.0, 1.0), "categories": (30, 0.5, 0.3)}
 _STEPS_AFTER = 100  # of a run after them, for categories; twice as many made no clear difference on two sets
+_TOUCHING = 0.05  # the share of entities up to which tags that join neighbours of a label gain more than they lose
 _OF_TEXTS = {"textcat", "textcat_multilabel", "pair"}  # kinds of heads with categories
 _UNKNOWN = ("none", "oos", "out_of_scope", "out-of-scope", "unknown", "other")
 
@@ -67,6 +70,8 @@ class Choices:
     by_subwords     subwords in a batch of texts of similar length; None: batches of any texts
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
+    scheme          of the entities' tags
+    token_pooling   what represents a token of an entity
     contrastive     contrastive steps before the training, for few texts; None: no such preparation
     contrastive_rate  … their rate
     """
@@ -79,6 +84,8 @@ class Choices:
     patience: int = 0
     window: int | None = None
     pooling: str = "cls"
+    scheme: Scheme = "bio"
+    token_pooling: TokenPooling = "first"
     class_weights: str | None = None
     unknown: str | None = None
     spans_key: str = "sc"
@@ -127,7 +134,7 @@ def choose(
         size = _rounded(math.ceil(found["batch_size"] * float(np.mean(train.lengths))))
         set_("by_subwords", size, "batches of texts of similar length, in subwords, take less time")
     if shots:
-        for name, (value, why) in for_few_texts(task, found["rate"]).items():
+        for name, (value, why) in for_few_texts(task, found["rate"], train).items():
             set_(name, value, why)
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
@@ -163,10 +170,13 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
-def for_few_texts(task: RecipeTask, usual: float = Choices().rate) -> dict[str, tuple[Any, str]]:
+def for_few_texts(
+    task: RecipeTask, usual: float = Choices().rate, train: Summary | None = None
+) -> dict[str, tuple[Any, str]]:
     """The settings by which encoder and heads are prepared for few texts, each with its reason; see --shots.
 
-    usual: the rate for more texts. Raises a ConfigError if no head of the task learns categories or entities.
+    usual: the rate for more texts; train: what the texts hold, if they are known. Raises a ConfigError if no head of
+    the task learns categories or entities.
     """
     if not task.kinds & {"ner", *_OF_TEXTS}:
         raise ConfigError(
@@ -182,7 +192,18 @@ def for_few_texts(task: RecipeTask, usual: float = Choices().rate) -> dict[str, 
         found["rate"] = _times(after, usual), f"--shots: {after:g} of the usual {usual:g}, to keep what was prepared"
     if task.kinds & _OF_TEXTS:
         found["pooling"] = "mean", "--shots: the mean of all subwords, as in sentence encoders; [CLS] needs more texts"
+    if "ner" in task.kinds:
+        found["scheme"] = _scheme(train)
+        found["token_pooling"] = "mean", "--shots: the mean of a word's subwords varies less than the first of them"
     return found
+
+
+def _scheme(train: Summary | None) -> tuple[Scheme, str]:
+    """Of the tags, for few texts."""
+    touching, entities = (train.touching, sum(train.entities.values())) if train else (0, 0)
+    if touching > _TOUCHING * entities:
+        return "bio", f"--shots: {touching:,} of {entities:,} entities touch another one of their label"
+    return "io", "--shots: one tag for each label has more tokens to learn from; it joins entities that touch"
 
 
 def _rate(encoder: EncoderFacts, n_categories: int) -> tuple[float, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from spacy_bertft.components.doc_texts import subword_counts
@@ -30,6 +30,7 @@ class Summary:
     lengths      (B,) subwords of each text, without special ones
     pairs        texts with two segments
     entities     label -> entities
+    touching     entities that begin right after another one of their label
     categorised  texts with categories
     categories   category -> texts that have it (0.5 or more)
     exclusive    whether each text with categories has exactly one
@@ -43,6 +44,7 @@ class Summary:
     lengths: Ints
     pairs: int = 0
     entities: Counter[str] = field(default_factory=Counter)
+    touching: int = 0
     categorised: int = 0
     categories: Counter[str] = field(default_factory=Counter)
     exclusive: bool = True
@@ -70,6 +72,7 @@ def summarise(examples: Iterable[Example], splitter: Splitter) -> Summary:
         for doc in docs:
             texts.append(hash(doc.text))
             counts.update(_kinds(doc))
+            counts["touching"] += sum(_touch(one, two) for one, two in pairwise(doc.ents))
             entities.update(ent.label_ for ent in doc.ents)
             categories.update({label: value >= 0.5 for label, value in doc.cats.items()})
             for key in doc.spans.keys() - set(_RESERVED_GROUPS):
@@ -80,6 +83,7 @@ def summarise(examples: Iterable[Example], splitter: Splitter) -> Summary:
         np.concatenate([np.zeros(0, dtype=np.int64), *lengths]),
         pairs=counts["pair"],
         entities=entities,
+        touching=counts["touching"],
         categorised=counts["categorised"],
         categories=categories,
         exclusive=not counts["several"],
@@ -108,3 +112,8 @@ def _kinds(doc: Doc) -> Iterator[str]:
         yield "question"
     if value_of(doc) is not None:
         yield "value"
+
+
+def _touch(one: Span, two: Span) -> bool:
+    """Whether an entity begins right after another one of its label."""
+    return one.end == two.start and one.label == two.label

@@ -91,6 +91,16 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
     assert few.reasons["contrastive"].startswith("--shots: ")
     assert plain.pooling == "cls"
     assert few.pooling == ("cls" if task == "ner" else "mean")
+    assert (plain.scheme, plain.token_pooling) == ("bio", "first")
+    assert (few.scheme, few.token_pooling) == (("bio", "first") if of_texts else ("io", "mean"))
+
+
+@pytest.mark.parametrize(("touching", "scheme"), [(0, "io"), (2, "io"), (3, "bio")])
+def test_for_few_texts_tags_join_entities_unless_many_touch(touching, scheme):
+    train = summary(10, entities=Counter(PER=20, LOC=20), touching=touching)
+    few = choose(TASKS["ner"], train, summary(5), BASE, "accuracy", shots=True)
+    assert few.scheme == scheme
+    assert few.reasons["scheme"].startswith("--shots: one tag" if scheme == "io" else "--shots: 3 of 40 entities touch")
 
 
 def test_a_student_is_trained_for_three_times_as_many_steps():

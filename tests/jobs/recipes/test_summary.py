@@ -61,6 +61,16 @@ def test_several_categories_of_a_text_are_not_exclusive(encoder):
     assert not summary(encoder, one, two).exclusive
 
 
+@pytest.mark.parametrize(
+    ("ents", "touching"),
+    [([(0, 1, "PER"), (1, 2, "PER"), (2, 3, "PER")], 2), ([(0, 1, "PER"), (1, 2, "LOC")], 0), ([(0, 1, "PER")], 0)],
+)
+def test_entities_right_after_another_one_of_their_label_are_counted(encoder, ents, touching):
+    doc = spacy.blank("en")("Anna Bob Ann Berlin")
+    doc.set_ents([Span(doc, *ent) for ent in [*ents, (3, 4, "LOC")]])
+    assert summary(encoder, doc).touching == touching
+
+
 def test_pairs_are_counted(encoder):
     nlp = spacy.blank("en")
     pair = pair_doc(nlp, "Anna", "Bob")
