@@ -59,7 +59,7 @@ AimOption = Annotated[
 ]
 Shots = Annotated[
     bool,
-    typer.Option("--shots", help="For few texts, 8 to 64 per category: prepare encoder and heads before the training."),
+    typer.Option("--shots", help="Prepare for few texts: 8 to 64 per category, or 5 to 20 entities per label."),
 ]
 _Force = Annotated[bool, typer.Option("--force", "-F", help="Replace an existing config.")]
 

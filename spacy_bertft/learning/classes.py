@@ -25,6 +25,7 @@ class Classes:
     names       in the order of the logits
     counts      how many targets of the training data are of each class; how many texts have each label
     totals      how many targets are annotated for it; of exclusive classes, the sum of all counts
+    none        the class of targets that have none of the labels, as tokens outside entities; None: there is no such
 
     Counts need not be whole numbers: a target of probability 0.3 counts 0.3. They are None if unknown.
     """
@@ -32,6 +33,7 @@ class Classes:
     names: tuple[str, ...]
     counts: tuple[float, ...] | None = None
     totals: tuple[float, ...] | None = None
+    none: str | None = None
 
     @classmethod
     def exclusive(cls, names: Sequence[str], statistics: Mapping[str, Any], shared: str | None = None) -> Classes:

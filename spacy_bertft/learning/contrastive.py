@@ -19,7 +19,7 @@ _NEVER = -1e4  # similarity of a vector to itself, which is compared with others
 def shared_classes(targets: Targets, n_classes: int) -> Tensor:
     """How much each two rows have in common: of all their classes, the share that both have. (R, R), from 0 to 1.
 
-    Rows without a class, such as texts of the unknown category, have nothing in common with others.
+    Rows without a class, such as texts of the unknown category and tokens outside entities, have nothing in common.
     """
     import torch
 
@@ -28,6 +28,8 @@ def shared_classes(targets: Targets, n_classes: int) -> Tensor:
         has = (targets.values[:, None] == places).float()  # (R, C)
     else:
         has = (targets.values > 0.5).float()
+    if targets.classes is not None and targets.classes.none is not None:
+        has[:, targets.classes.names.index(targets.classes.none)] = 0.0
     both = has @ has.T
     either = has.sum(dim=1, keepdim=True) + has.sum(dim=1) - both
     return both / either.clamp(min=1.0)

@@ -99,7 +99,8 @@ class EntityTask(HiddenLayer):
             module.output.bias.copy_(self._classes(labels, statistics).log_shares())
 
     def _classes(self, labels: Sequence[str], statistics: Mapping[str, Any]) -> Classes:
-        return Classes.exclusive(_tagging(tuple(labels), self.scheme).tags, statistics)
+        tags = _tagging(tuple(labels), self.scheme).tags
+        return replace(Classes.exclusive(tags, statistics), none=tags[0])
 
     def targets(self, output: HeadOutput[Tensor], examples: Sequence[Example]) -> Targets:
         """The tag of each token that has gold annotation and a subword."""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from spacy_bertft.learning.classes import Classes
 from spacy_bertft.learning.contrastive import shared_classes, supervised_contrastive
 from spacy_bertft.learning.losses import Targets
 
@@ -23,6 +25,14 @@ def test_rows_of_no_class_have_nothing_in_common():
     """Texts of the unknown category: their target is the uniform distribution."""
     found = shared_classes(targets("exclusive", [[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]]), 2)
     assert found.tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_rows_of_the_class_for_none_have_nothing_in_common():
+    """Tokens outside entities."""
+    found = targets("exclusive", [0, 1, 0, 1])
+    classes = Classes(("O", "I-PER"), none="O")
+    assert shared_classes(found, 2).tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]] * 2
+    assert shared_classes(replace(found, classes=classes), 2).tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]] * 2
 
 
 def test_of_several_labels_the_shared_part_counts():

@@ -12,6 +12,8 @@ from spacy_bertft.jobs.recipes.tasks import RecipeTask
 
 _FEW_DEV_TEXTS = 100
 _FEW_EXAMPLES = 5  # of a label
+# Examples of each label, on average, up to which the preparation for few texts gains (benchmarks/accuracy/few_shot.py).
+_FEW_OF_EACH = {"entity labels": 20, "categories": 32}
 _NAMED = 5  # labels in a message
 
 
@@ -89,9 +91,10 @@ def _fix(task: str, found: Summary) -> str:
     return f"{keys}, or choose the task that fits these texts: {', '.join(fitting)}" if fitting else keys
 
 
-def warnings_of(recipe: RecipeTask, train: Summary, dev: Summary) -> tuple[str, ...]:
-    """What the user should know of the data, one sentence each."""
-    return tuple(_warnings(recipe, train, dev))
+def warnings_of(recipe: RecipeTask, train: Summary, dev: Summary, *, shots: bool) -> tuple[str, ...]:
+    """What the user should know of the data, one sentence each. shots: encoder and heads are prepared for few texts."""
+    found = [*_warnings(recipe, train, dev)]
+    return tuple(found if shots else [*found, *_few_of_each(recipe, train, dev)])
 
 
 def _warnings(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]:
@@ -112,6 +115,13 @@ def _warnings(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]
             yield f"{_named(rare)}: {what} with fewer than {_FEW_EXAMPLES} examples, which are hardly ever learned."
     if "textcat_multilabel" in recipe.kinds and train.exclusive and len(train.categories) > 1:
         yield 'Each text has exactly one category: the task "textcat" suits such texts better.'
+
+
+def _few_of_each(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]:
+    for what, counts, _ in _labels(recipe, train, dev):
+        mean = counts.total() / max(1, len(+counts))
+        if 0 < mean <= _FEW_OF_EACH.get(what, 0):
+            yield f"The {what} have {mean:.0f} training examples each on average: --shots suits so few."
 
 
 def _labels(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[tuple[str, Counter[str], Counter[str]]]:

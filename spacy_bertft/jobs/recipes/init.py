@@ -160,7 +160,7 @@ def _for_data(
         options=parts.options if parts.of_other_formats() else None,
         in_pairs=bool(train.pairs),
     )
-    return text, Plan(parts.report, train, dev, facts, chosen, warnings_of(recipe, train, dev))
+    return text, Plan(parts.report, train, dev, facts, chosen, warnings_of(recipe, train, dev, shots=shots))
 
 
 def _summaries(parts: Parts, lang: str, encoder: Encoder) -> tuple[Summary, Summary]:

@@ -36,8 +36,26 @@ def check(task, train, dev):
     check_annotation(task, TASKS[task], Path("train"), Path("dev"), train, dev)
 
 
-def warned(task, train, dev):
-    return warnings_of(TASKS[task], train, dev)
+def warned(task, train, dev, *, shots=False):
+    return warnings_of(TASKS[task], train, dev, shots=shots)
+
+
+@pytest.mark.parametrize(
+    ("task", "held", "what"),
+    [
+        ("ner", {"entities": Counter(PER=10, LOC=30)}, "entity labels have 20"),
+        ("ner", {"entities": Counter(PER=12, LOC=30)}, None),
+        ("ner", {"entities": Counter(PER=50), "categories": Counter(a=8, b=8)}, None),
+        ("textcat", {"categories": Counter(a=32, b=32)}, "categories have 32"),
+        ("textcat", {"categories": Counter(a=33, b=33)}, None),
+        ("spancat", {"spans": {"sc": Counter(X=9)}}, None),
+    ],
+)
+def test_few_texts_are_told_of_their_preparation(task, held, what):
+    texts, others = summary(**held), summary(start=200, **held)
+    hints = [one for one in warned(task, texts, others) if "--shots" in one]
+    assert hints == ([] if what is None else [f"The {what} training examples each on average: --shots suits so few."])
+    assert not any("--shots" in one for one in warned(task, texts, others, shots=True))
 
 
 @pytest.mark.parametrize("held", HOLDS)
@@ -102,7 +120,7 @@ def test_a_category_without_texts_is_no_label():
 
 def test_a_long_list_of_labels_is_cut():
     train = summary(entities=Counter({f"L{number}": 1 for number in range(9)}))
-    (warning,) = warned("ner", train, summary(start=500))
+    (warning,) = warned("ner", train, summary(start=500), shots=True)
     assert warning.startswith("L0, L1, L2, L3, L4 and 4 more: ")
 
 
