@@ -200,7 +200,7 @@ def for_few_texts(
 
 def _scheme(train: Summary | None) -> tuple[Scheme, str]:
     """Of the tags, for few texts."""
-    touching, entities = (train.touching, sum(train.entities.values())) if train else (0, 0)
+    touching, entities = (train.touching, train.entities.total()) if train else (0, 0)
     if touching > _TOUCHING * entities:
         return "bio", f"--shots: {touching:,} of {entities:,} entities touch another one of their label"
     return "io", "--shots: one tag for each label has more tokens to learn from; it joins entities that touch"
