@@ -66,6 +66,18 @@ def contrast_of(nlp, head, temperature=0.1):
         return float(supervised_contrastive(vectors, in_common, temperature=temperature))
 
 
+@pytest.mark.parametrize("scheme", ["bio", "biluo", "io", "iob1"])
+def test_tokens_outside_entities_have_nothing_in_common(tiny_bert, scheme):
+    nlp = prepared(tiny_bert, "ner", config={"scheme": scheme}, steps=0)
+    every = list(golds(nlp, "ner"))
+    features = as_torch(nlp.get_pipe("encoder").predict([eg.predicted for eg in every]))
+    _, targets = nlp.get_pipe("ner")._rows(features, every)
+    in_common = shared_classes(targets, module_of(nlp, "ner").output.out_features)
+    inside = [token.ent_iob_ != "O" for eg in every for token in eg.reference]
+    assert 0 < sum(inside) < len(inside)
+    assert (in_common.diagonal() == 1).tolist() == inside
+
+
 def right(nlp, head):
     """The share of texts whose annotation is predicted."""
     every = list(golds(nlp, head))

@@ -12,7 +12,8 @@ from spacy_bertft.jobs.recipes.tasks import RecipeTask
 
 _FEW_DEV_TEXTS = 100
 _FEW_EXAMPLES = 5  # of a label
-# Examples of each label, on average, up to which the preparation for few texts gains (benchmarks/accuracy/few_shot.py).
+# Examples of each label, on average, up to which the preparation for few texts was measured and gained
+# (benchmarks/accuracy/few_shot.py).
 _FEW_OF_EACH = {"entity labels": 20, "categories": 32}
 _NAMED = 5  # labels in a message
 
@@ -118,10 +119,11 @@ def _warnings(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]
 
 
 def _few_of_each(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]:
-    for what, counts, _ in _labels(recipe, train, dev):
-        mean = counts.total() / max(1, len(+counts))
-        if 0 < mean <= _FEW_OF_EACH.get(what, 0):
-            yield f"The {what} have {mean:.0f} training examples each on average: --shots suits so few."
+    """That the preparation for few texts suits them, if all heads have few; it would not suit one that has many."""
+    means = {what: counts.total() / len(+counts) for what, counts, _ in _labels(recipe, train, dev) if +counts}
+    if means and all(2 <= mean <= _FEW_OF_EACH.get(what, 0) for what, mean in means.items()):
+        held = " and ".join(f"the {what} {mean:.0f}" for what, mean in means.items())
+        yield f"On average, {held} training examples each: --shots suits so few."
 
 
 def _labels(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[tuple[str, Counter[str], Counter[str]]]:

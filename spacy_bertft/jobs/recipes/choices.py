@@ -71,7 +71,7 @@ class Choices:
     unknown         the category of texts that belong to none of the others
     span_sizes      lengths of spans to suggest, in tokens
     scheme          of the entities' tags
-    token_pooling   what represents a token of an entity
+    token_pooling   what represents a token, for entities
     contrastive     contrastive steps before the training, for few texts; None: no such preparation
     contrastive_rate  … their rate
     """
@@ -111,6 +111,7 @@ def choose(
     shots: bool = False,
 ) -> Choices:
     """Settings for a task, its data and an encoder. shots: prepare encoder and heads for few texts."""
+    task = _without_missing_slots(task, train)
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
 
@@ -153,9 +154,8 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     """
     if all(head.name != "intent" for head in task.heads):
         return task
-    heads, weights, about = task.heads, dict(task.weights), task.about
+    heads, weights, about = _without_missing_slots(task, train).heads, dict(task.weights), task.about
     if not train.entities:
-        heads = tuple(head for head in heads if head.kind != "ner")
         del weights["ents_f"]
         about = "Intents: one category per text, or none of the known ones."
     if chosen.unknown is None:
@@ -168,6 +168,12 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
         weights={name: round((value or 0.0) / whole, 2) for name, value in weights.items()},
         about_weights=task.about_weights if chosen.unknown is not None else "",
     )
+
+
+def _without_missing_slots(task: RecipeTask, train: Summary) -> RecipeTask:
+    if train.entities or all(head.name != "intent" for head in task.heads):
+        return task
+    return replace(task, heads=tuple(head for head in task.heads if head.kind != "ner"))
 
 
 def for_few_texts(
@@ -202,7 +208,7 @@ def _scheme(train: Summary | None) -> tuple[Scheme, str]:
     """Of the tags, for few texts."""
     touching, entities = (train.touching, train.entities.total()) if train else (0, 0)
     if touching > _TOUCHING * entities:
-        return "bio", f"--shots: {touching:,} of {entities:,} entities touch another one of their label"
+        return "bio", f"--shots: {touching:,} of {entities:,} entities begin right after another one of their label"
     return "io", "--shots: one tag for each label has more tokens to learn from; it joins entities that touch"
 
 

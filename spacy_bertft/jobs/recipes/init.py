@@ -68,7 +68,7 @@ def init(
                 of the texts is set aside: they become corpus/train.spacy and corpus/dev.spacy beside the config
     encoder     hub name, folder, or package/folder
     aim         "accuracy", or "speed": a shorter training, batches of similar length, smaller windows for long texts
-    shots       prepare encoder and heads for few texts: a few dozen of each category or label (docs/few-examples.md)
+    shots       for few texts: 8 to 64 of each category, or 5 to 20 entities of each label (docs/few-examples.md)
     force       replace existing files
     settings    how the files are read, e.g. text_key="body": the fields of `Options`
     """

@@ -30,7 +30,7 @@ class Summary:
     lengths      (B,) subwords of each text, without special ones
     pairs        texts with two segments
     entities     label -> entities
-    touching     entities that begin right after another one of their label
+    touching     entities that begin right after another one of their label, or after white space that follows it
     categorised  texts with categories
     categories   category -> texts that have it (0.5 or more)
     exclusive    whether each text with categories has exactly one
@@ -115,5 +115,5 @@ def _kinds(doc: Doc) -> Iterator[str]:
 
 
 def _touch(one: Span, two: Span) -> bool:
-    """Whether an entity begins right after another one of its label."""
-    return one.end == two.start and one.label == two.label
+    """Whether nothing but white space is between two entities of a label."""
+    return one.label == two.label and all(token.is_space for token in one.doc[one.end : two.start])

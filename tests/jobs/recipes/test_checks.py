@@ -43,10 +43,18 @@ def warned(task, train, dev, *, shots=False):
 @pytest.mark.parametrize(
     ("task", "held", "what"),
     [
-        ("ner", {"entities": Counter(PER=10, LOC=30)}, "entity labels have 20"),
+        ("ner", {"entities": Counter(PER=10, LOC=30)}, "the entity labels 20"),
         ("ner", {"entities": Counter(PER=12, LOC=30)}, None),
         ("ner", {"entities": Counter(PER=50), "categories": Counter(a=8, b=8)}, None),
-        ("textcat", {"categories": Counter(a=32, b=32)}, "categories have 32"),
+        ("textcat", {"categories": Counter(a=32, b=32)}, "the categories 32"),
+        ("textcat", {"categories": Counter(a=1, b=1)}, None),
+        (
+            "ner+textcat",
+            {"entities": Counter(PER=9), "categories": Counter(a=8)},
+            "the entity labels 9 and the categories 8",
+        ),
+        ("ner+textcat", {"entities": Counter(PER=90), "categories": Counter(a=8)}, None),
+        ("intents", {"categories": Counter(a=8, b=8)}, "the categories 8"),
         ("textcat", {"categories": Counter(a=33, b=33)}, None),
         ("spancat", {"spans": {"sc": Counter(X=9)}}, None),
     ],
@@ -54,7 +62,7 @@ def warned(task, train, dev, *, shots=False):
 def test_few_texts_are_told_of_their_preparation(task, held, what):
     texts, others = summary(**held), summary(start=200, **held)
     hints = [one for one in warned(task, texts, others) if "--shots" in one]
-    assert hints == ([] if what is None else [f"The {what} training examples each on average: --shots suits so few."])
+    assert hints == ([] if what is None else [f"On average, {what} training examples each: --shots suits so few."])
     assert not any("--shots" in one for one in warned(task, texts, others, shots=True))
 
 

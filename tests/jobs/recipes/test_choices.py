@@ -95,12 +95,22 @@ def test_for_few_texts_encoder_and_heads_are_prepared_if_asked_for(task):
     assert (few.scheme, few.token_pooling) == (("bio", "first") if of_texts else ("io", "mean"))
 
 
+def test_intents_without_slots_are_prepared_as_other_categories():
+    train = summary(16, categories=Counter(pay=8, call=8))
+    intents, textcat = (
+        choose(TASKS[task], train, summary(5), BASE, "accuracy", shots=True) for task in ("intents", "textcat")
+    )
+    assert intents.contrastive == textcat.contrastive == 30
+    assert (intents.rate, intents.epochs) == (textcat.rate, textcat.epochs)
+    assert "scheme" not in intents.reasons
+
+
 @pytest.mark.parametrize(("touching", "scheme"), [(0, "io"), (2, "io"), (3, "bio")])
 def test_for_few_texts_tags_join_entities_unless_many_touch(touching, scheme):
     train = summary(10, entities=Counter(PER=20, LOC=20), touching=touching)
     few = choose(TASKS["ner"], train, summary(5), BASE, "accuracy", shots=True)
     assert few.scheme == scheme
-    assert few.reasons["scheme"].startswith("--shots: one tag" if scheme == "io" else "--shots: 3 of 40 entities touch")
+    assert few.reasons["scheme"].startswith("--shots: one tag" if scheme == "io" else "--shots: 3 of 40 entities")
 
 
 def test_a_student_is_trained_for_three_times_as_many_steps():

@@ -71,6 +71,14 @@ def test_entities_right_after_another_one_of_their_label_are_counted(encoder, en
     assert summary(encoder, doc).touching == touching
 
 
+def test_white_space_is_nothing_between_entities(encoder):
+    """The head leaves out tokens without a subword, so that it joins the entities before and after them."""
+    doc = spacy.blank("en")("Anna \n Bob , Ann")
+    doc.set_ents([Span(doc, n, n + 1, "PER") for n in (0, 2, 4)])
+    assert [token.text for token in doc] == ["Anna", "\n ", "Bob", ",", "Ann"]
+    assert summary(encoder, doc).touching == 1
+
+
 def test_pairs_are_counted(encoder):
     nlp = spacy.blank("en")
     pair = pair_doc(nlp, "Anna", "Bob")
