@@ -122,7 +122,7 @@ def _few_of_each(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[s
     """That the preparation for few texts suits them, if all heads have few; it would not suit one that has many."""
     means = {what: counts.total() / len(+counts) for what, counts, _ in _labels(recipe, train, dev) if +counts}
     if means and all(2 <= mean <= _FEW_OF_EACH.get(what, 0) for what, mean in means.items()):
-        held = " and ".join(f"the {what} {mean:.0f}" for what, mean in means.items())
+        held = " and ".join(f"the {what} have {mean:.0f}" for what, mean in means.items())
         yield f"On average, {held} training examples each: --shots suits so few."
 
 

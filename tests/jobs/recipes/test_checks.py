@@ -43,18 +43,18 @@ def warned(task, train, dev, *, shots=False):
 @pytest.mark.parametrize(
     ("task", "held", "what"),
     [
-        ("ner", {"entities": Counter(PER=10, LOC=30)}, "the entity labels 20"),
+        ("ner", {"entities": Counter(PER=10, LOC=30)}, "the entity labels have 20"),
         ("ner", {"entities": Counter(PER=12, LOC=30)}, None),
         ("ner", {"entities": Counter(PER=50), "categories": Counter(a=8, b=8)}, None),
-        ("textcat", {"categories": Counter(a=32, b=32)}, "the categories 32"),
+        ("textcat", {"categories": Counter(a=32, b=32)}, "the categories have 32"),
         ("textcat", {"categories": Counter(a=1, b=1)}, None),
         (
             "ner+textcat",
             {"entities": Counter(PER=9), "categories": Counter(a=8)},
-            "the entity labels 9 and the categories 8",
+            "the entity labels have 9 and the categories have 8",
         ),
         ("ner+textcat", {"entities": Counter(PER=90), "categories": Counter(a=8)}, None),
-        ("intents", {"categories": Counter(a=8, b=8)}, "the categories 8"),
+        ("intents", {"categories": Counter(a=8, b=8)}, "the categories have 8"),
         ("textcat", {"categories": Counter(a=33, b=33)}, None),
         ("spancat", {"spans": {"sc": Counter(X=9)}}, None),
     ],
