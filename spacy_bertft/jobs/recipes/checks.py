@@ -94,11 +94,10 @@ def _fix(task: str, found: Summary) -> str:
 
 def warnings_of(recipe: RecipeTask, train: Summary, dev: Summary, *, shots: bool) -> tuple[str, ...]:
     """What the user should know of the data, one sentence each. shots: encoder and heads are prepared for few texts."""
-    found = [*_warnings(recipe, train, dev)]
-    return tuple(found if shots else [*found, *_few_of_each(recipe, train, dev)])
+    return tuple(_warnings(recipe, train, dev, shots=shots))
 
 
-def _warnings(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]:
+def _warnings(recipe: RecipeTask, train: Summary, dev: Summary, *, shots: bool) -> Iterator[str]:
     if len(dev) < _FEW_DEV_TEXTS:
         yield (
             f"{len(dev)} development texts are few: one text more or less changes a score by about "
@@ -116,6 +115,8 @@ def _warnings(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]
             yield f"{_named(rare)}: {what} with fewer than {_FEW_EXAMPLES} examples, which are hardly ever learned."
     if "textcat_multilabel" in recipe.kinds and train.exclusive and len(train.categories) > 1:
         yield 'Each text has exactly one category: the task "textcat" suits such texts better.'
+    if not shots:
+        yield from _few_of_each(recipe, train, dev)
 
 
 def _few_of_each(recipe: RecipeTask, train: Summary, dev: Summary) -> Iterator[str]:

@@ -139,7 +139,7 @@ def choose(
             set_(name, value, why)
     if task.kinds & {"textcat", "pair"}:
         set_("class_weights", *_class_weights(train))
-    if any(head.name == "intent" for head in task.heads):
+    if _has_intents(task):
         set_("unknown", *_unknown(train))
     if "spancat" in task.kinds:
         set_("spans_key", *_spans_key(train))
@@ -152,7 +152,7 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
 
     The weights of the scores that remain add up to 1.
     """
-    if all(head.name != "intent" for head in task.heads):
+    if not _has_intents(task):
         return task
     heads, weights, about = _without_missing_slots(task, train).heads, dict(task.weights), task.about
     if not train.entities:
@@ -170,8 +170,12 @@ def fitted(task: RecipeTask, train: Summary, chosen: Choices) -> RecipeTask:
     )
 
 
+def _has_intents(task: RecipeTask) -> bool:
+    return any(head.name == "intent" for head in task.heads)
+
+
 def _without_missing_slots(task: RecipeTask, train: Summary) -> RecipeTask:
-    if train.entities or all(head.name != "intent" for head in task.heads):
+    if train.entities or not _has_intents(task):
         return task
     return replace(task, heads=tuple(head for head in task.heads if head.kind != "ner"))
 

@@ -72,7 +72,6 @@ def summarise(examples: Iterable[Example], splitter: Splitter) -> Summary:
         for doc in docs:
             texts.append(hash(doc.text))
             counts.update(_kinds(doc))
-            counts["touching"] += sum(_touch(one, two) for one, two in pairwise(doc.ents))
             entities.update(ent.label_ for ent in doc.ents)
             categories.update({label: value >= 0.5 for label, value in doc.cats.items()})
             for key in doc.spans.keys() - set(_RESERVED_GROUPS):
@@ -112,6 +111,9 @@ def _kinds(doc: Doc) -> Iterator[str]:
         yield "question"
     if value_of(doc) is not None:
         yield "value"
+    for one, two in pairwise(doc.ents):
+        if _touch(one, two):
+            yield "touching"
 
 
 def _touch(one: Span, two: Span) -> bool:
