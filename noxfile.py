@@ -138,10 +138,12 @@ def project(session: nox.Session) -> None:
             "pretrain",
             texts=texts,
             pretrain_teacher="assets/encoder",
+            pretrain_embedding_steps=2,
             pretrain_steps=4,
             pretrain_batch_size=8,
             pretrain_long_steps=2,
             pretrain_long_batch_size=2,
+            pretrain_last_steps=2,
         )
     clones = Path(session.create_tmp()) / "clones"
     shutil.rmtree(clones, ignore_errors=True)

@@ -30,11 +30,11 @@ def test_the_encoder_is_small_and_kept_in_half_precision():
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
     encoder = load(str(ENCODER), EncoderSettings(device="cpu"))
     assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
-    assert (encoder.width, encoder.model.config.num_hidden_layers, encoder.window) == (384, 4, 512)
+    assert (encoder.width, encoder.model.config.num_hidden_layers, encoder.window) == (384, 5, 512)
 
 
 def test_the_encoder_has_learned_to_guess_words():
-    """On messages it has never read; a net with random weights is at the logarithm of the vocabulary's size, 10.3."""
+    """On messages it has never read; a net with random weights is at the logarithm of the vocabulary's size, 9.9."""
     model = load_masked(str(ENCODER), EncoderSettings(device="cpu"))
     assert model.missing == ()
     lines = (ROOT / "assets/support/test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -65,7 +65,7 @@ def test_the_encoders_card_and_curve_say_how_it_was_made():
     recipe = read_settings(ROOT / "configs/pretrain.cfg")
     assert recipe.training.steps == variables["pretrain_steps"]
     assert f"{recipe.training.steps:,} steps" in card
-    assert variables["pretrain_long_steps"] == int(rows[-1]["step"])
+    assert variables["pretrain_last_steps"] == int(rows[-1]["step"])
     assert recipe.teacher.name == variables["pretrain_teacher"]
     for said in (recipe.teacher.name, "Apache 2.0", "CC BY-SA"):
         assert said in card

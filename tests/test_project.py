@@ -71,7 +71,9 @@ def test_the_workflows_run_in_order(project):
     assert project["workflows"]["small"] == ["convert", "train", "distill", "shrink"]
     assert project["workflows"]["wnut17"] == [f"wnut17-{step}" for step in ("check", "convert", "train", "evaluate")]
     assert project["workflows"]["adapt"] == [f"adapt-{step}" for step in ("encoder", "convert", "train", "evaluate")]
-    assert project["workflows"]["pretrain"] == ["pretrain-encoder", "pretrain-long", "pretrain-embed"]
+    assert project["workflows"]["pretrain"] == [
+        f"pretrain-{name}" for name in ("teacher", "encoder", "long", "last", "embed")
+    ]
 
 
 def test_every_dependency_is_there_or_made_by_an_earlier_command(project):
