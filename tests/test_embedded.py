@@ -50,8 +50,8 @@ def test_the_encoder_has_learned_to_guess_words():
     model.eval()
     with torch.no_grad():
         losses = model(Batch(Packed(masked, positions, lengths), rows, whole[rows], None))
-    assert float(losses.masked) / len(rows) < 5.5
-    assert losses.right / len(rows) > 0.15
+    assert float(losses.masked) / len(rows) < 5.0
+    assert losses.right / len(rows) > 0.2
 
 
 def test_the_encoders_card_and_curve_say_how_it_was_made():

@@ -55,7 +55,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of all.")] = 0,
     output: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
 ) -> None:
-    """Print in-scope accuracy, out-of-scope recall and AUROC on test."""
+    """Print in-scope accuracy, out-of-scope recall, the accuracy over all and AUROC on test."""
     folder = Path(os.environ["SPACY_BERTFT_DATA"]) / data
     recipe = hf_trainer.Recipe(encoder, rate, epochs, batch_size)
     rows = []
@@ -67,6 +67,7 @@ def main(
             "system": name,
             "in_scope_accuracy": 100 * float((test.right & kept)[test.known].mean()),
             "out_of_scope_recall": 100 * float((~kept)[~test.known].mean()),
+            "accuracy": 100 * float(np.where(test.known, test.right & kept, ~kept).mean()),
             "auroc": 100 * _auroc(test),
             "in_scope_accuracy_without_threshold": 100 * float(test.right[test.known].mean()),
         }
