@@ -138,6 +138,7 @@ def project(session: nox.Session) -> None:
             "pretrain",
             texts=texts,
             pretrain_teacher="assets/encoder",
+            pretrain_subwords=2500,
             pretrain_embedding_steps=2,
             pretrain_steps=4,
             pretrain_batch_size=8,

@@ -65,6 +65,8 @@ def test_the_encoders_card_and_curve_say_how_it_was_made():
     recipe = read_settings(ROOT / "configs/pretrain.cfg")
     assert recipe.training.steps == variables["pretrain_steps"]
     assert f"{recipe.training.steps:,} steps" in card
+    assert f"{variables['pretrain_long_steps']:,} steps" in card
+    assert variables["pretrain_subwords"] == srsly.read_json(ENCODER / "config.json")["vocab_size"]
     assert variables["pretrain_last_steps"] == int(rows[-1]["step"])
     assert recipe.teacher.name == variables["pretrain_teacher"]
     for said in (recipe.teacher.name, "Apache 2.0", "CC BY-SA"):

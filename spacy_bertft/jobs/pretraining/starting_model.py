@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from spacy_bertft.encoder.checkpoint import CONFIG
+from spacy_bertft.encoder.checkpoint import ABOUT_LOADING, CONFIG
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
@@ -19,7 +19,7 @@ from spacy_bertft.jobs.writing import disk_error
 
 _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # Settings of a tokenizer's class that say how it was called last, and from where it was loaded.
-_ABOUT_LENGTHS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only"}
+_ABOUT_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", *ABOUT_LOADING}
 
 
 def starting_model(settings: Settings, note: Callable[[str], None], teacher: Encoder | None = None) -> MaskedModel:
@@ -108,7 +108,7 @@ def _tokenizer_of(teacher: Encoder, positions: int) -> dict[str, bytes]:
     files = {name: content for name, content in teacher.checkpoint.files.items() if name != CONFIG}
     tokenizer, settings = (json.loads(files.get(name, b"{}")) for name in (_TOKENIZER, _TOKENIZER_CONFIG))
     tokenizer.update(truncation=None, padding=None)
-    settings = {name: value for name, value in settings.items() if name not in _ABOUT_LENGTHS}
+    settings = {name: value for name, value in settings.items() if name not in _ABOUT_CALLS}
     settings["model_max_length"] = positions
     return files | {
         name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

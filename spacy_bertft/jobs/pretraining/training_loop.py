@@ -27,6 +27,7 @@ from spacy_bertft.jobs.pretraining.resume import NO_LOSSES, RunState, load_check
 from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
 from spacy_bertft.jobs.pretraining.starting_model import load_teacher, starting_model
 from spacy_bertft.jobs.pretraining.teacher import Teacher
+from spacy_bertft.jobs.pretraining.tokenise import tokenizer_hash
 from spacy_bertft.jobs.processes import join_processes
 from spacy_bertft.learning.optimizer import ModuleOptimizer
 from spacy_bertft.learning.step_settings import StepSettings
@@ -187,13 +188,13 @@ class Run:
         return [engine(batch.packed)] if self.teacher is None else engine.layer_rows(batch.packed)
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that must match to resume from a checkpoint; duration and speed may change."""
+        """The settings and the tokenizer that must match to resume from a checkpoint; duration and speed may change."""
         settings = json.loads(self.settings.model_dump_json())
         for name in ("steps", "evaluate_every", "save_every", "device", "batch_subwords", "gradient_checkpointing"):
             settings["training"].pop(name)
         settings["corpus"].pop("cache")
-        identity: dict[str, Any] = settings
-        return identity
+        # A folder with another encoder or teacher may have the same name.
+        return {**settings, "tokenizer": tokenizer_hash(self.model.encoder.tokenizer)}
 
     def _resume(self) -> RunState:
         found = find_checkpoints(self.output)

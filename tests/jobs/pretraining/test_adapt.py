@@ -123,6 +123,18 @@ def test_other_settings_are_no_way_to_go_on(corpus, encoder, tmp_path):
         adapt(settings(corpus, encoder, learn_rate=2e-3), tmp_path, resume=True)
 
 
+def test_another_tokenizer_in_the_same_folder_is_no_way_to_go_on(corpus, tmp_path):
+    made = make_encoder(tmp_path / "encoder", "bert-uncased", head="AutoModelForPreTraining")
+    _stop_after(8, settings(corpus, made), tmp_path / "out")
+    tokenizer = json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))
+    numbers = tokenizer["model"]["vocab"]
+    one, two = sorted(numbers)[-2:]
+    numbers[one], numbers[two] = numbers[two], numbers[one]
+    (made / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"other settings \(tokenizer: '"):
+        adapt(settings(corpus, made), tmp_path / "out", resume=True)
+
+
 @pytest.mark.parametrize("kept", [0.3, 0.0])
 def test_a_damaged_checkpoint_is_a_clear_error(corpus, encoder, tmp_path, kept):
     (path,) = _stop_after(8, settings(corpus, encoder), tmp_path).values()
