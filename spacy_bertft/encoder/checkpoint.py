@@ -33,7 +33,6 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 # Our own, beside them: a hash of the base's weights.
 ADAPTER_BASE = "adapter_base.json"
 _SAVE_ID = "save_id"  # in the metadata of the weights
-ABOUT_LOADING = ("is_local", "local_files_only")  # what a tokenizer notes of where it came from
 
 
 @dataclass(frozen=True)
@@ -218,14 +217,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def saved_files(*parts: Any) -> dict[str, bytes]:
-    """The files that transformers' configs and tokenizers save.
-
-    What a tokenizer notes of where it came from is left out, and removed from the tokenizer.
-    """
+    """The files that transformers' configs and tokenizers save."""
     with TemporaryDirectory() as folder:
         for part in parts:
-            for name in ABOUT_LOADING:
-                getattr(part, "init_kwargs", {}).pop(name, None)
             part.save_pretrained(folder)
         return read_files(Path(folder))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from spacy_bertft.encoder.checkpoint import ABOUT_LOADING, CONFIG
+from spacy_bertft.encoder.checkpoint import CONFIG
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
@@ -18,8 +20,9 @@ from spacy_bertft.jobs.text_files import check_model
 from spacy_bertft.jobs.writing import disk_error
 
 _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-# Settings of a tokenizer's class that say how it was called last, and from where it was loaded.
-_ABOUT_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", *ABOUT_LOADING}
+# Settings of a tokenizer's class that say from where it was loaded, and how it was called last.
+_ABOUT_LOADING = {"is_local", "local_files_only"}
+_ABOUT_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", *_ABOUT_LOADING}
 
 
 def starting_model(settings: Settings, note: Callable[[str], None], teacher: Encoder | None = None) -> MaskedModel:
@@ -73,7 +76,17 @@ def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None
     if model.missing:
         names = ", ".join(model.missing[:4])
         note(f"{wanted.name} lacks {len(model.missing)} weights, which start at random: {names}")
+    _forget_source(model.encoder)
     return model
+
+
+def _forget_source(encoder: Encoder) -> None:
+    """Drop what the tokenizer noted on loading, which would be saved with the result."""
+    settings = json.loads(encoder.checkpoint.files.get(_TOKENIZER_CONFIG, b"{}"))
+    kept = {name: value for name, value in settings.items() if name not in _ABOUT_LOADING}
+    if kept != settings:
+        files = {**encoder.checkpoint.files, _TOKENIZER_CONFIG: _to_bytes(kept)}
+        encoder.checkpoint = replace(encoder.checkpoint, files=files)
 
 
 def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], teacher: Encoder | None) -> MaskedModel:
@@ -111,9 +124,12 @@ def _tokenizer_of(teacher: Encoder, positions: int) -> dict[str, bytes]:
     settings = {name: value for name, value in settings.items() if name not in _ABOUT_CALLS}
     settings["model_max_length"] = positions
     return files | {
-        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-        for name, content in ((_TOKENIZER, tokenizer), (_TOKENIZER_CONFIG, settings))
+        name: _to_bytes(content) for name, content in ((_TOKENIZER, tokenizer), (_TOKENIZER_CONFIG, settings))
     }
+
+
+def _to_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _learned_tokenizer(settings: Settings, note: Callable[[str], None]) -> tuple[int, dict[str, bytes]]:

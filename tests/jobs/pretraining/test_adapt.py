@@ -63,6 +63,7 @@ def test_training_lowers_the_loss_and_the_result_is_an_encoder(corpus, encoder, 
     assert result.after.perplexity < result.before.perplexity
     assert result.after.accuracy > result.before.accuracy
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out") is not None
+    assert "local" not in (tmp_path / "out/tokenizer_config.json").read_text(encoding="utf-8")  # as it was loaded
     plain = load(str(tmp_path / "out"), EncoderSettings(device="cpu"))
     assert plain.width == 32
     rows = curve(tmp_path / "out")
