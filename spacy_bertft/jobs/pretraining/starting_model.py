@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from spacy_bertft.encoder.checkpoint import CONFIG
+from spacy_bertft.encoder.checkpoint import CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from spacy_bertft.encoder.encoder import Encoder
 from spacy_bertft.encoder.loading import load
 from spacy_bertft.encoder.masked_lm import MaskedModel, load_masked
@@ -19,7 +19,6 @@ from spacy_bertft.jobs.pretraining.texts import read_documents
 from spacy_bertft.jobs.text_files import check_model
 from spacy_bertft.jobs.writing import disk_error
 
-_TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # Settings of a tokenizer's class that say from where it was loaded, and how it was called last.
 _ABOUT_LOADING = {"is_local", "local_files_only"}
 _ABOUT_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", *_ABOUT_LOADING}
@@ -82,10 +81,10 @@ def _loaded(settings: Settings, how: EncoderSettings, note: Callable[[str], None
 
 def _forget_source(encoder: Encoder) -> None:
     """Drop what the tokenizer noted on loading, which would be saved with the result."""
-    settings = json.loads(encoder.checkpoint.files.get(_TOKENIZER_CONFIG, b"{}"))
+    settings = json.loads(encoder.checkpoint.files.get(TOKENIZER_CONFIG, b"{}"))
     kept = {name: value for name, value in settings.items() if name not in _ABOUT_LOADING}
     if kept != settings:
-        files = {**encoder.checkpoint.files, _TOKENIZER_CONFIG: _to_bytes(kept)}
+        files = {**encoder.checkpoint.files, TOKENIZER_CONFIG: _to_bytes(kept)}
         encoder.checkpoint = replace(encoder.checkpoint, files=files)
 
 
@@ -119,12 +118,12 @@ def _new(settings: Settings, how: EncoderSettings, note: Callable[[str], None], 
 def _tokenizer_of(teacher: Encoder, positions: int) -> dict[str, bytes]:
     """The files of a teacher's tokenizer, without the lengths that texts were cut and filled up to for the teacher."""
     files = {name: content for name, content in teacher.checkpoint.files.items() if name != CONFIG}
-    tokenizer, settings = (json.loads(files.get(name, b"{}")) for name in (_TOKENIZER, _TOKENIZER_CONFIG))
+    tokenizer, settings = (json.loads(files.get(name, b"{}")) for name in (TOKENIZER, TOKENIZER_CONFIG))
     tokenizer.update(truncation=None, padding=None)
     settings = {name: value for name, value in settings.items() if name not in _ABOUT_CALLS}
     settings["model_max_length"] = positions
     return files | {
-        name: _to_bytes(content) for name, content in ((_TOKENIZER, tokenizer), (_TOKENIZER_CONFIG, settings))
+        name: _to_bytes(content) for name, content in ((TOKENIZER, tokenizer), (TOKENIZER_CONFIG, settings))
     }
 
 

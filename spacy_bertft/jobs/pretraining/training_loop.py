@@ -27,7 +27,6 @@ from spacy_bertft.jobs.pretraining.resume import NO_LOSSES, RunState, load_check
 from spacy_bertft.jobs.pretraining.sampling import Stretches, batches
 from spacy_bertft.jobs.pretraining.starting_model import load_teacher, starting_model
 from spacy_bertft.jobs.pretraining.teacher import Teacher
-from spacy_bertft.jobs.pretraining.tokenise import tokenizer_hash
 from spacy_bertft.jobs.processes import join_processes
 from spacy_bertft.learning.optimizer import ModuleOptimizer
 from spacy_bertft.learning.step_settings import StepSettings
@@ -194,7 +193,7 @@ class Run:
             settings["training"].pop(name)
         settings["corpus"].pop("cache")
         # A folder with another encoder or teacher may have the same name.
-        return {**settings, "tokenizer": tokenizer_hash(self.model.encoder.tokenizer)}
+        return {**settings, "tokenizer": self.cache.tokenizer_hash}
 
     def _resume(self) -> RunState:
         found = find_checkpoints(self.output)
